@@ -1,0 +1,27 @@
+"""Optional dependencies: imported where they are used, and named when they are missing."""
+
+import importlib
+from types import ModuleType
+
+from whence._errors import MissingExtraError
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: What to import, such as ``"pyarrow.parquet"``.
+        extra: The extra of Whence that installs it, such as ``"parquet"``.
+
+    Raises:
+        MissingExtraError: If the module's package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # the package is there; something inside it is broken, and its own message says what
+        raise MissingExtraError(
+            f'This needs {package}, which is not installed. Install it with: pip install "whence[{extra}]"'
+        ) from error

@@ -1,0 +1,82 @@
+"""Writing files so that a reader finds the old one or the new one, never half of one."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from whence._errors import DiskError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose a path on another disk",
+    errno.EDQUOT: "the quota is used up: free some space, or choose a path on another disk",
+    errno.EROFS: "the file system is read-only: choose another path",
+    errno.EACCES: "permission is denied: choose a path that you may write to",
+    errno.EPERM: "permission is denied: choose a path that you may write to",
+}
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into an error that says what to do.
+
+    Raises:
+        DiskError: If the disk is full, over quota, read-only or not writable for this user.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        raise DiskError(f"Cannot write {path}: {error.strerror}. What was there is unchanged; {remedy}.") from error
+
+
+def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:
+    """Write a file under a temporary name in its folder, sync it, and rename it over ``path``.
+
+    Args:
+        path: Where the file is to be.
+        content: The bytes, or a function that writes the file at the path it is given.
+
+    Raises:
+        DiskError: If the disk is full or refuses to write; ``path`` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(path):
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def checksum(content: bytes | bytearray | memoryview) -> str:
+    """Return the checksum of some bytes, as ``"blake2b:..."``."""
+    return f"blake2b:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+
+def file_checksum(path: Path) -> str:
+    """Return the checksum of a file's bytes, as ``"blake2b:..."``, without reading it whole into memory."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _sync(path: Path) -> None:
+    """Make the operating system put a file, or a folder's list of names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
