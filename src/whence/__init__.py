@@ -1,3 +1,8 @@
 """Whence: trace what a trained network does back to where it came from."""
 
-__all__: tuple[str, ...] = ()
+from whence.datasets import Examples, as_examples
+
+__all__ = (
+    "Examples",
+    "as_examples",
+)

@@ -15,6 +15,7 @@ def require(module: str, extra: str) -> ModuleType:
 
     Raises:
         MissingExtraError: If the module's package is not installed.
+        ModuleNotFoundError: If the package is there, but something that it imports is not.
     """
     try:
         return importlib.import_module(module)

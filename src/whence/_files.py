@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from whence._errors import DiskError
@@ -25,6 +25,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
     Raises:
         DiskError: If the disk is full, over quota, read-only or not writable for this user.
+        OSError: As it came, if it is of another kind.
     """
     try:
         yield
@@ -56,7 +57,8 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> N
             temporary.replace(path)
             _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def checksum(content: bytes | bytearray | memoryview) -> str:
