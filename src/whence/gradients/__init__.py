@@ -1,0 +1,7 @@
+"""Per-example gradients: one rule a layer type, a generic fallback."""
+
+from whence.gradients.capture import Captured, capture
+from whence.gradients.factored import Outer, Scatter
+from whence.gradients.per_example import Dense, PerExample, Sum
+
+__all__ = ["Captured", "Dense", "Outer", "PerExample", "Scatter", "Sum", "capture"]

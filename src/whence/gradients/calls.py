@@ -1,0 +1,99 @@
+"""What one call of one layer leaves behind: its inputs, and the gradients of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from whence._errors import GradientError
+from whence.gradients.per_example import PerExample
+
+Rule = Callable[["Call", frozenset[str]], dict[str, PerExample]]
+"""From one call and the wanted parameters (named within the module) to their gradients."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one layer during the captured forward pass.
+
+    Args:
+        name: Path of the module in the model.
+        module: The layer.
+        arguments: Positional and keyword arguments, all tensors detached.
+        axis: Where the examples stand in the layer's tensors.
+        training: Whether the layer was in training mode.
+        buffers: The layer's own buffers as they were.
+        random_state: State of the random generator before the call, where a rule needs it.
+        outputs: The outputs' tensors, copied for rules that compute them again.
+        gradients: Gradients of the loss by position among the outputs' tensors.
+        versions, parameter_versions: How often inputs and parameters had been written to.
+    """
+
+    name: str
+    module: nn.Module
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    axis: int
+    training: bool
+    buffers: dict[str, Tensor]
+    random_state: Tensor | None = None
+    outputs: list[Tensor] = field(default_factory=list)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    parameter_versions: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    @property
+    def input(self) -> Tensor:
+        """The first argument, for layers that have one."""
+        args, kwargs = self.arguments
+        return cast("Tensor", args[0] if args else next(iter(kwargs.values())))
+
+    @property
+    def gradient(self) -> Tensor:
+        """The gradient of the loss with respect to the first output."""
+        return self.gradients[0]
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the input and the output's gradient, examples first, in the parameter's type."""
+        return (
+            self.input.movedim(self.axis, 0).to(dtype),
+            self.gradient.movedim(self.axis, 0).to(dtype),
+        )
+
+    def check_unchanged(self) -> None:
+        """Refuse inputs and parameters that were written to since the call.
+
+        Raises:
+            GradientError: If one was.
+        """
+        if any(version(tensor) != before for tensor, before in self.versions):
+            raise GradientError(
+                f"An input of layer {self.name!r} ({type(self.module).__name__}) was modified in "
+                "place after the layer had read it, so the layer's gradients cannot be formed. Make "
+                "the operation that follows out of place (inplace=False, x = x + y for x += y)."
+            )
+        if any(version(p) != before for p, before in self.parameter_versions):
+            raise GradientError(
+                f"A parameter of layer {self.name!r} ({type(self.module).__name__}) changed before "
+                "its per-example gradients were formed. Leave the capture block before "
+                "optimizer.step()."
+            )
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often the tensor was written to (0 if torch does not count)."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def tensors(tree: object) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def detached(tree: Any) -> Any:
+    """Return the nest with every tensor detached (sharing memory)."""
+    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)

@@ -1,0 +1,107 @@
+"""The rule of convolutions."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whence.gradients.calls import Call
+from whence.gradients.factored import Outer
+from whence.gradients.per_example import Dense, PerExample
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def convolution(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
+    """Σ_l e_l ⊗ (patch of a under l) for the weight, Σ_l e_l for the bias, over positions l.
+
+    The weight's gradients are written out, unless the patches take less room (a layer with many
+    channels and few positions).
+    """
+    layer = cast("Convolution", call.module)
+    a, e = call.factors(layer.weight.dtype)
+    found: dict[str, PerExample] = {}
+    if "weight" in wanted:
+        rows, columns = layer.out_channels, prod(layer.weight.shape[1:])
+        positions = prod(e.shape[2:])
+        factored = layer.groups == 1 and positions * (rows + columns) < rows * columns
+        found["weight"] = (patched if factored else written)(layer, padded(layer, a), e)
+    if "bias" in wanted:
+        found["bias"] = Dense(e.flatten(2).sum(2))
+    return found
+
+
+def padded(layer: Convolution, a: Tensor) -> Tensor:
+    """Return the input with the layer's own padding around it."""
+    sides: list[int] = []
+    for axis in reversed(range(len(layer.kernel_size))):
+        if layer.padding == "same":
+            total = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+            sides += [total // 2, total - total // 2]
+        elif layer.padding == "valid":
+            sides += [0, 0]
+        else:
+            sides += [cast("tuple[int, ...]", layer.padding)[axis]] * 2
+    if not any(sides):
+        return a
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(a, sides, mode=mode)
+
+
+def written(
+    layer: Convolution,
+    a: Float[Tensor, "examples channels *space"],
+    e: Float[Tensor, "examples rows *positions"],
+) -> Dense:
+    """Return the weight's gradients written out, one matrix product per offset of the kernel.
+
+    Patches are unfolded along the last axis only; an offset along the others is a slice. On LeNet-5
+    (batch 256, float32, 2 threads) that takes 1.0 ms for the first layer and 1.7 ms for the second;
+    a full unfold and one product 4.1 and 3.6, einsum over windows 3.8 and 3.2, one grouped
+    convolution 1.9 and 2.2, a product per single offset without unfolding 2.1 and 3.7.
+    """
+    *outer, last = layer.kernel_size
+    examples, groups, inside = e.shape[0], layer.groups, layer.in_channels // layer.groups
+    unfolded = windows(a, -1, last, layer.stride[-1], layer.dilation[-1]).movedim(-1, 2).contiguous()
+    by_group = e.reshape(examples * groups, e.shape[1] // groups, -1)
+    values = e.new_empty(*by_group.shape[:2], inside, *layer.kernel_size)
+    for offset in product(*(range(size) for size in outer)):
+        block = unfolded
+        for axis, at in enumerate(offset):
+            begin, step = at * layer.dilation[axis], layer.stride[axis]
+            block = block[
+                (slice(None),) * (3 + axis) + (slice(begin, begin + step * (e.shape[2 + axis] - 1) + 1, step),)
+            ]
+        block = block.reshape(examples * groups, inside * last, by_group.shape[2])
+        one = torch.bmm(by_group, block.transpose(1, 2))
+        values[(slice(None),) * 3 + offset] = one.view(*by_group.shape[:2], inside, last)
+    return Dense(values.reshape(examples, *layer.weight.shape))
+
+
+def patched(
+    layer: Convolution,
+    a: Float[Tensor, "examples channels *space"],
+    e: Float[Tensor, "examples rows *positions"],
+) -> Outer:
+    """Return the weight's gradients as factors: output gradients and the patches they saw."""
+    dimensions = len(layer.kernel_size)
+    patches = a
+    for axis in range(dimensions):
+        size, stride, dilation = layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis]
+        patches = windows(patches, 2 + axis, size, stride, dilation)
+    positions = range(2, 2 + dimensions)
+    kernel = range(2 + dimensions, 2 + 2 * dimensions)
+    columns = patches.permute(0, *positions, 1, *kernel)
+    columns = columns.reshape(e.shape[0], prod(e.shape[2:]), prod(layer.weight.shape[1:]))
+    return Outer(e.flatten(2).transpose(1, 2), columns, layer.weight.shape)
+
+
+def windows(a: Tensor, axis: int, size: int, stride: int, dilation: int) -> Tensor:
+    """Return a view in which ``axis`` counts positions and a new last axis the kernel's taps."""
+    return a.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]

@@ -1,0 +1,30 @@
+"""The rule of embeddings."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from whence.gradients.calls import Call
+from whence.gradients.factored import Scatter
+from whence.gradients.per_example import PerExample
+
+
+def embedding(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
+    """e_l added to row index_l for every position l; the padding row gets nothing.
+
+    With ``scale_grad_by_freq`` the frequencies are those of the whole batch, as in training.
+    """
+    layer = cast("nn.Embedding", call.module)
+    examples = call.gradient.shape[call.axis]
+    indices = call.input.movedim(call.axis, 0).reshape(examples, -1).long()
+    e = call.gradient.movedim(call.axis, 0).to(layer.weight.dtype)
+    e = e.reshape(*indices.shape, layer.embedding_dim)
+    if layer.padding_idx is not None:
+        e = e * (indices != layer.padding_idx)[..., None]
+    if layer.scale_grad_by_freq:
+        counts = torch.bincount(indices.reshape(-1), minlength=layer.num_embeddings)
+        e = e / counts[indices][..., None]
+    return {"weight": Scatter(indices, e, layer.weight.shape)} if wanted else {}

@@ -1,0 +1,12 @@
+"""The rule of any other module: torch.func on that module alone."""
+
+from __future__ import annotations
+
+from whence._errors import GradientError
+from whence.gradients.calls import Call
+from whence.gradients.per_example import PerExample
+
+
+def fallback(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
+    """Not there yet."""
+    raise GradientError(f"Layer {call.name!r} is not supported yet; wanted {sorted(wanted)}.")
