@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import jaxtyping
 import numpy as np
 import pytest
+import tests.typechecker  # noqa: F401  (the hook finds it by name)
 import torch
 
-jaxtyping.install_import_hook("whence", "beartype.beartype")  # before whence is imported
+jaxtyping.install_import_hook("whence", "tests.typechecker.checked")  # before whence is imported
 os.environ.setdefault("WHENCE_PROGRESS", "0")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
