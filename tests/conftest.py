@@ -7,11 +7,15 @@ from collections.abc import Iterator
 import jaxtyping
 import numpy as np
 import pytest
-import tests.typechecker  # noqa: F401  (the hook finds it by name)
 import torch
+from hypothesis import settings
+
+import tests.typechecker  # noqa: F401  (the hook finds it by name)
 
 jaxtyping.install_import_hook("whence", "tests.typechecker.checked")  # before whence is imported
 os.environ.setdefault("WHENCE_PROGRESS", "0")
+settings.register_profile("whence", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("whence")
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 

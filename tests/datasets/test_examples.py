@@ -45,6 +45,12 @@ class Noisy(Dataset[Any]):
         return torch.rand(2), index
 
 
+def doubled(items: list[Any]) -> Any:
+    """Collate, and double the inputs."""
+    inputs, labels = default_collate(items)
+    return inputs * 2, labels
+
+
 class Stream(IterableDataset[Any]):
     """A stream."""
 
@@ -116,14 +122,10 @@ def test_examples_are_returned_as_they_are() -> None:
     examples = as_examples(pair())
     assert as_examples(examples) is examples
     assert as_examples(examples, collate_fn=default_collate) is examples
-    assert as_examples(examples, collate_fn=list) is not examples
+    assert as_examples(examples, collate_fn=doubled) is not examples
 
 
 def test_a_collate_function_is_used_for_tensors_too() -> None:
-    def doubled(items: list[Any]) -> Any:
-        inputs, labels = default_collate(items)
-        return inputs * 2, labels
-
     x, y = pair()
     assert torch.equal(as_examples((x, y), collate_fn=doubled).batch([3])[0], 2 * x[3:4])
 
