@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,6 +17,10 @@ Rule = Callable[["Call", frozenset[str]], dict[str, PerExample]]
 """From one call and the wanted parameters (named within the module) to their gradients."""
 
 
+REPEATS = {torch.float64: 1e-8, torch.float32: 1e-2, torch.bfloat16: 1e-1}
+"""By how much outputs computed again may differ, relative to the largest (products may be TF32 on a GPU)."""
+
+
 @dataclass(eq=False)
 class Call:
     """One call of one layer during the captured forward pass.
@@ -28,6 +32,7 @@ class Call:
         axis: Where the examples stand in the layer's tensors.
         training: Whether the layer was in training mode.
         buffers: The layer's own buffers as they were.
+        autocast: The lower precision that autocast computed in, if it was on.
         random_state: State of the random generator before the call, where a rule needs it.
         outputs: The outputs' tensors, copied for rules that compute them again.
         gradients: Gradients of the loss by position among the outputs' tensors.
@@ -40,6 +45,7 @@ class Call:
     axis: int
     training: bool
     buffers: dict[str, Tensor]
+    autocast: torch.dtype | None = None
     random_state: Tensor | None = None
     outputs: list[Tensor] = field(default_factory=list)
     gradients: dict[int, Tensor] = field(default_factory=dict)
@@ -57,12 +63,39 @@ class Call:
         """The gradient of the loss with respect to the first output."""
         return self.gradients[0]
 
+    def output_axis(self, index: int) -> int:
+        """Return where the examples stand in an output's tensor (a recurrent state has them on axis 1)."""
+        return 1 if index and isinstance(self.module, nn.RNNBase) else self.axis
+
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the input and the output's gradient, examples first, in the parameter's type."""
         return (
             self.input.movedim(self.axis, 0).to(dtype),
             self.gradient.movedim(self.axis, 0).to(dtype),
         )
+
+    def same_autocast(self) -> torch.autocast:
+        """Return a context that computes in the precision of the call."""
+        device = next(iter(self.gradients.values())).device.type
+        return torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def check_repeats(self, outputs: Sequence[Tensor | None]) -> None:
+        """Refuse a call that, computed again, gave something else.
+
+        Raises:
+            GradientError: If an output differs by more than rounding.
+        """
+        for seen, again in zip(self.outputs, outputs, strict=False):
+            if again is None or not seen.is_floating_point() or not seen.numel():
+                continue
+            allowed = REPEATS[torch.float64 if seen.dtype == again.dtype == torch.float64 else torch.float32]
+            allowed = REPEATS[torch.bfloat16] if self.autocast is not None else allowed
+            if (seen - again).abs().amax() > allowed * seen.abs().amax():
+                raise GradientError(
+                    f"Layer {self.name!r} ({type(self.module).__name__}) gives other outputs when it is computed "
+                    "again example by example, so it draws random numbers or mixes the examples of a batch. Let its "
+                    "parameters belong to a module of their own that does neither."
+                )
 
     def check_unchanged(self) -> None:
         """Refuse inputs and parameters that were written to since the call.

@@ -14,6 +14,7 @@ from whence._errors import GradientError
 from whence.gradients.calls import Call, detached, tensors, version
 from whence.gradients.check import Totals, check_batch
 from whence.gradients.factored import summed
+from whence.gradients.fallback import fallback
 from whence.gradients.layers import Layer, layers_of, sequence_first
 from whence.gradients.per_example import PerExample
 from whence.gradients.registry import RECOMPUTING, SHARED_LOOKUP, needs_random_state
@@ -25,6 +26,7 @@ class Captured:
 
     def __init__(self) -> None:
         self._found: dict[str, PerExample] | None = None
+        self._idle = False
 
     def gradients(self) -> dict[str, PerExample]:
         """Return the per-example gradients, by parameter name; once the block has been left.
@@ -33,12 +35,17 @@ class Captured:
         written: with a mean over the batch, each example's is divided by the batch size.
 
         Raises:
-            GradientError: If the block is still open, or was left by an error.
+            GradientError: If the block is still open, was left by an error, or saw no backward pass.
         """
         if self._found is None:
             raise GradientError(
                 "There are no per-example gradients yet: the capture block is open, or was left by an "
                 "error. Call gradients() after the `with capture(...)` block."
+            )
+        if self._idle:
+            raise GradientError(
+                "The model was called inside the capture block, but no gradient reached any of its layers. "
+                "Call loss.backward() inside the block too."
             )
         return self._found
 
@@ -77,6 +84,7 @@ def capture(model: nn.Module, names: Collection[str]) -> Iterator[Captured]:
     with _Watch(model, layers_of(model, names)) as watch:
         yield captured
     captured._found = watch.form()
+    captured._idle = watch.idle
 
 
 class _Watch:
@@ -90,6 +98,7 @@ class _Watch:
         self._states: dict[int, Tensor] = {}
         self._totals = Totals()
         self._batch: int | None = None
+        self.idle = False
 
     def __enter__(self) -> _Watch:
         with ExitStack() as hooks:
@@ -157,6 +166,7 @@ class _Watch:
             axis=layer.axis,
             training=module.training,
             buffers={name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)},
+            autocast=autocast_type(outputs[0].device.type),
             random_state=self._states.pop(id(module), None),
             outputs=[tensor.detach().clone() for tensor in outputs] if again else [],
             versions=[(tensor, version(tensor)) for tensor in tensors(arguments)],
@@ -175,22 +185,23 @@ class _Watch:
         """Form the gradients of every parameter that took part."""
         calls, self._calls = self._calls, []
         active = [(layer, call) for layer, call in calls if call.gradients]
-        if calls and not active:
-            raise GradientError(
-                "The model was called inside the capture block, but no gradient reached any of its layers. "
-                "Call loss.backward() inside the block too."
-            )
+        self.idle = bool(calls) and not active
         terms: dict[str, list[PerExample]] = {}
         with torch.no_grad():
             for layer, call in active:
                 call.check_unchanged()
-                check_batch(call, self._batch)
+                check_batch(call, self._batch, inputs=layer.rule is not fallback)
                 with torch.autocast(call.gradient.device.type, enabled=False):
                     for inner, gradient in layer.rule(call, frozenset(layer.parameters)).items():
                         terms.setdefault(layer.parameters[inner], []).append(gradient)
             found = {name: summed(parts) for name, parts in terms.items()}
             self._totals.check(found)
         return found
+
+
+def autocast_type(device: str) -> torch.dtype | None:
+    """Return the precision that autocast computes in at this moment, or None if it is off."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def on_gradient(tensor: Tensor, see: Callable[[Tensor], None]) -> Callable[[], None]:

@@ -92,30 +92,42 @@ def missed(name: str, what: str) -> str:
     )
 
 
-def check_batch(call: Call, batch: int | None) -> None:
+def check_batch(call: Call, batch: int | None, *, inputs: bool) -> None:
     """Refuse a layer whose rows are not the examples.
+
+    Args:
+        call: One call of the layer.
+        batch: Examples that the model was given, if it was called.
+        inputs: Whether the first argument must have the example axis too.
 
     Raises:
         GradientError: If the layer's example axis has not the batch's size.
     """
     kind = type(call.module).__name__
-    seen = tuple(call.input.shape)
-    least = next((n for base, n in LEAST_AXES.items() if isinstance(call.module, base)), 1 + call.axis)
-    if len(seen) < least:
-        raise GradientError(
-            f"Layer {call.name!r} ({kind}) was called on a tensor of shape {seen}, which has no example axis. "
-            "Give it a batch."
-        )
-    size, expected = seen[call.axis], seen[call.axis] if batch is None else batch
-    if size == expected == call.gradient.shape[call.axis]:
-        return
-    folded = (
-        f" It is {size // expected} times that: the examples were"
-        if expected and size % expected == 0
-        else " The examples were"
-    )
-    raise GradientError(
-        f"Layer {call.name!r} ({kind}) saw {size} rows along axis {call.axis} of a tensor of shape {seen}, but "
-        f"the batch has {expected} examples.{folded} folded into a longer axis, or moved to another one, and "
-        "cannot be told apart. Keep the examples on axis 0 and add axes after it (a Linear takes any number)."
-    )
+    seen = [(tuple(e.shape), call.output_axis(index)) for index, e in call.gradients.items()]
+    if inputs:
+        seen.insert(0, (tuple(call.input.shape), call.axis))
+        least = next((n for base, n in LEAST_AXES.items() if isinstance(call.module, base)), 1 + call.axis)
+        if len(seen[0][0]) < least:
+            raise GradientError(
+                f"Layer {call.name!r} ({kind}) was called on a tensor of shape {seen[0][0]}, which has no axis for "
+                "the examples. Give it a batch, with the examples first."
+            )
+    for shape, axis in seen:
+        size = shape[axis] if axis < len(shape) else 1
+        expected = size if batch is None else batch
+        if size != expected:
+            raise GradientError(
+                f"Layer {call.name!r} ({kind}) saw a tensor of shape {shape} with {size} rows along axis {axis}, but "
+                f"the batch has {expected} examples. {reason(size, expected)} Keep the examples on axis 0 and put "
+                "other axes after it (a Linear takes any number)."
+            )
+
+
+def reason(size: int, expected: int) -> str:
+    """Say why a layer may see another number of rows than there are examples."""
+    if size == 1:
+        return "The layer works once for all examples, so its gradient cannot be shared out."
+    if expected and size % expected == 0:
+        return f"That is {size // expected} times as many: the examples were folded into a longer axis (windows, time)."
+    return "The examples were moved to another axis, or the layer works once for all examples."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from whence._errors import ShapeError
 
 
+@runtime_checkable
 class PerExample(Protocol):
     """Per-example gradients of one parameter, made on demand.
 
