@@ -1,0 +1,58 @@
+"""A page in HTML: the template, its style and script, and plotly.js, all in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from whence.report.page import Page
+
+
+def render(page: Page) -> str:
+    """Return the page as one HTML document that loads nothing from anywhere.
+
+    Text is escaped by the template engine; on top of that the document's own content security policy names the two
+    scripts by their checksum, so that no other script can run and nothing can be fetched.
+    """
+    scripts = {"plotly": get_plotlyjs(), "script": _asset("page.js")}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("whence.report", "assets"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {' '.join(_checksum(one) for one in scripts.values())}"
+    )
+    return environment.get_template("page.html.j2").render(
+        page=page,
+        policy=policy,
+        style=Markup(_asset("page.css")),
+        drawings={figure.key: figure.drawing for figure in page.figures},
+        pictures_data=_pictures(page),
+        **{name: Markup(source) for name, source in scripts.items()},
+    )
+
+
+def _pictures(page: Page) -> dict[str, str]:
+    """Return every picture once, by the key that its <img> elements name."""
+    targets = {f"target-{index}": shown.picture for index, shown in page.target_looks.items()}
+    train = {f"train-{index}": shown.picture for index, shown in page.train_looks.items()}
+    return {key: picture for key, picture in {**targets, **train}.items() if picture is not None}
+
+
+def _asset(name: str) -> str:
+    return (resources.files("whence.report") / "assets" / name).read_text("utf-8")
+
+
+def _checksum(script: str) -> str:
+    digest: Any = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -1,0 +1,176 @@
+"""One self-contained HTML page about one audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from whence._errors import ArgumentError, LabelError
+from whence._files import write_atomically
+from whence.audit import Audit
+from whence.datasets import Examples
+from whence.report.answers import Answerer, Answers
+from whence.report.confusion import Confusion, confusion
+from whence.report.explain import Explainer, Explanation
+from whence.report.figures import Figure
+from whence.report.pictures import Look, look
+from whence.report.proof import Proof, proof
+from whence.report.summary import run_facts, summary
+from whence.report.training import curves, training_figures
+from whence.runs import Run
+
+_MOST = 24  # targets explained, unless the caller chooses
+_RIGHT = 6  # right answers among them, where there is room
+
+
+@final
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page, ready to be put into HTML.
+
+    Attributes:
+        title: Its heading.
+        lead: What the run was, in a sentence or two.
+        facts: Pairs of name and value about the run and the audit.
+        proof: The completeness certificate.
+        training: Plots of how training went.
+        confusion: Which classes are taken for which.
+        explanations: The chosen targets.
+        target_looks: How the chosen targets look, by index.
+        train_looks: How the listed training examples look, by id.
+        unit: Of an influence, as it stands beside a number.
+        rule: What a sign means.
+    """
+
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str], ...]
+    proof: Proof
+    training: tuple[Figure, ...]
+    confusion: Confusion | None
+    explanations: tuple[Explanation, ...]
+    target_looks: dict[int, Look]
+    train_looks: dict[int, Look]
+    unit: str
+    rule: str
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All plots of the page."""
+        return (*self.proof.figures, *self.training, *(plot for one in self.explanations for plot in one.figures))
+
+
+def write_report(
+    run: Run, audit: Audit, targets: Examples, path: str | Path, *, chosen: Sequence[Any] | None = None, k: int = 25
+) -> Path:
+    """Write one HTML page about an audit: self-contained, readable offline.
+
+    It shows the completeness certificate, how training went, which classes are mixed up, and for each chosen target
+    the training examples, layers and epochs behind its prediction (path-integrated loss-gradient kernels, figures
+    1-4). A page that stands at ``path`` already is replaced, whole or not at all.
+
+    Args:
+        run: The run that was audited.
+        audit: The audit.
+        targets: The examples that were audited, in the order of the audit.
+        path: Where to write the page.
+        chosen: Ids of the targets to explain, as in ``audit.influence.coords["target"]``. When left out: up to 24 wrong
+            predictions, largest loss first, then a few right ones.
+        k: How many training examples to list each time.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.
+        LabelError: If a chosen target was not audited.
+        DiskError: If the disk is full or refuses to write.
+    """
+    from whence.report.html import render
+
+    place = Path(path)
+    page = make_page(run, audit, targets, chosen=chosen, k=k)
+    write_atomically(place, render(page).encode("utf-8"))
+    return place
+
+
+def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any] | None = None, k: int = 25) -> Page:
+    """Collect everything the page shows; arguments as for :func:`write_report`.
+
+    Raises:
+        ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.
+    """
+    if k < 1:
+        raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
+    indices = example_indices(audit, targets)
+    asked = sorted(set(indices))
+    answerer = Answerer(run)
+    answers = answerer.at(run.steps, targets, asked)
+    names = targets.class_names or run.examples.class_names
+    positions = _positions(audit, chosen) if chosen is not None else _worth_explaining(answers, asked, indices)
+    explainer = Explainer(audit, answers, asked, targets.labels, names, k)
+    explanations = tuple(explainer.explain(position, indices[position]) for position in positions)
+    listed = {one.index for each in explanations for ranking in each.rankings for one in ranking.listed}
+    return Page(
+        f"Audit of {run.path.name}",
+        summary(run, audit, answers),
+        run_facts(run, audit, answers),
+        proof(audit),
+        training_figures(curves(run, targets, answerer=answerer)),
+        confusion(answers, names),
+        explanations,
+        {each.index: look(targets, each.index) for each in explanations},
+        {index: look(run.examples, index) for index in sorted(listed)},
+        audit.unit,
+        _rule(audit),
+    )
+
+
+def _rule(audit: Audit) -> str:
+    quantity = audit.data.attrs.get("quantity", "quantity")
+    if audit.helps < 0:
+        return f"A negative influence helped: the example drove the target's {quantity} down."
+    return f"A positive influence helped: the example drove the target's {quantity} up."
+
+
+def example_indices(audit: Audit, targets: Examples) -> list[int]:
+    """Return which of the targets' examples each row of the audit is about.
+
+    Raises:
+        ArgumentError: If there are rows about examples that the targets do not have.
+    """
+    coordinate = audit.influence.coords["target"]
+    known = audit.data.coords.get("example", coordinate).values
+    found = [int(one) for one in known] if np.issubdtype(known.dtype, np.integer) else list(range(known.size))
+    if found and not 0 <= min(found) <= max(found) < len(targets):
+        raise ArgumentError(
+            f"The audit is about targets {min(found)} to {max(found)}, but {len(targets)} targets were given. "
+            "Give the examples that were audited, in the same order."
+        )
+    return found
+
+
+def _positions(audit: Audit, chosen: Sequence[Any]) -> list[int]:
+    known = {str(one): position for position, one in enumerate(audit.influence.coords["target"].values)}
+    missing = [one for one in chosen if str(one) not in known]
+    if missing:
+        raise LabelError(
+            f"No target id {missing[0]!r} among the {len(known)} audited. See audit.influence.coords['target']."
+        )
+    return [known[str(one)] for one in chosen]
+
+
+def _worth_explaining(answers: Answers, asked: list[int], indices: list[int]) -> list[int]:
+    """Choose wrong answers, largest loss first, then the least certain right ones."""
+    losses = dict(zip(asked, answers.losses.tolist(), strict=True))
+    order = sorted(range(len(indices)), key=lambda position: -losses[indices[position]])
+    if answers.labels is None or answers.predicted is None:
+        return order[:_MOST]
+    right = dict(zip(asked, (answers.labels == answers.predicted).tolist(), strict=True))
+    mistakes = [position for position in order if not right[indices[position]]][:_MOST]
+    others = [position for position in order if right[indices[position]]]
+    return [*mistakes, *others[: max(_RIGHT if not mistakes else 0, min(_RIGHT, _MOST - len(mistakes)))]]

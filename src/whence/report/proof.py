@@ -1,0 +1,187 @@
+"""The completeness certificate: true against reconstructed change, and how the error grew over training."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from whence.audit import Audit
+from whence.report.figures import FIRST, MUTED, Figure, Rows, axis, compact, layout
+from whence.report.words import count, number, short_unit, signed
+
+_DOTS = 2000  # targets drawn in the scatter plot
+_SOURCES = {
+    "initial parameters": "the initial parameters, through weight decay",
+    "initial optimizer state": "the optimizer's state at the start",
+    "buffers": "the statistics of normalisation layers",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Proof:
+    """What the page says about completeness.
+
+    Attributes:
+        verdict: One sentence.
+        facts: Pairs of name and value.
+        residuals: Rows of the residual by source: source, mean, mean absolute, in the audit's unit.
+        figures: The plots.
+    """
+
+    verdict: str
+    facts: tuple[tuple[str, str], ...]
+    residuals: Rows
+    figures: tuple[Figure, ...]
+
+
+def proof(audit: Audit) -> Proof:
+    """Collect the certificate of an audit (path-integrated loss-gradient kernels, definitions 12 and 13, figure 1)."""
+    whole, unit = audit.completeness, short_unit(audit.unit)
+    change = float(np.abs(whole.true_change).mean())
+    share = whole.mean_error / change if change else float("nan")
+    verdict = (
+        f"Added up, the shares give each target's true change to within {number(whole.mean_error)} {unit} on average; "
+        f"the mean change is {number(change)} {unit}, so {percent_of(share)} is left unexplained."
+    )
+    facts = (
+        ("mean error", f"{number(whole.mean_error)} {unit}"),
+        ("largest error", f"{number(float(np.abs(whole.error).max()))} {unit}"),
+        ("correlation", correlation_text(whole.correlation)),
+        ("mean change", f"{number(change)} {unit}"),
+        *_method(audit),
+    )
+    figures = (_scatter(audit, unit), *_over_time(audit, unit))
+    return Proof(verdict, facts, _residuals(whole.residual), figures)
+
+
+def percent_of(share: float) -> str:
+    """Write a small share with as many digits as it needs."""
+    return f"{number(100 * share, 2)} %" if np.isfinite(share) else "no measurable part"
+
+
+def correlation_text(value: float) -> str:
+    """Write a correlation with as many nines as it has."""
+    if not np.isfinite(value):
+        return "not defined"
+    return "1.000000000" if value > 1 - 5e-10 else f"{value:.9f}"
+
+
+def _method(audit: Audit) -> tuple[tuple[str, str], ...]:
+    attrs = audit.data.attrs
+    names = {
+        "quadrature": "quadrature",
+        "precision": "precision",
+        "subsample": "every n-th step",
+        "tolerance": "tolerance",
+    }
+    return tuple((name, str(attrs[key])) for key, name in names.items() if attrs.get(key) not in {None, "", 1, "none"})
+
+
+def _residuals(residual: xr.DataArray) -> Rows:
+    rows = []
+    for source in residual.coords["source"].values if "source" in residual.coords else range(residual.sizes["source"]):
+        part = residual.sel(source=source) if "source" in residual.coords else residual.isel(source=source)
+        name = _SOURCES.get(str(source), str(source))
+        rows.append((name, signed(float(part.mean())), number(float(np.abs(part).mean()))))
+    return tuple(rows)
+
+
+def _scatter(audit: Audit, unit: str) -> Figure:
+    whole = audit.completeness
+    every = max(1, -(-whole.true_change.size // _DOTS))
+    true, ours = whole.true_change.values[::every], whole.reconstructed.values[::every]
+    ends = [float(min(true.min(), ours.min())), float(max(true.max(), ours.max()))]
+    names = [str(one) for one in whole.true_change.coords["target"].values[::every]]
+    diagonal = {
+        "x": compact(ends),
+        "y": compact(ends),
+        "mode": "lines",
+        "line": {"color": MUTED, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+        "name": "equal",
+    }
+    dots = {
+        "x": compact(true),
+        "y": compact(ours),
+        "mode": "markers",
+        "marker": {"color": FIRST, "size": 5, "opacity": 0.6},
+        "text": names,
+        "hovertemplate": "target %{text}<br>true %{x}<br>reconstructed %{y}<extra></extra>",
+        "name": "targets",
+    }
+    shown = np.linspace(0, true.size - 1, min(12, true.size)).astype(int)
+    order = np.argsort(true, kind="stable")[shown]
+    rows = tuple((names[at], signed(float(true[at]), 5), signed(float(ours[at]), 5)) for at in order)
+    return Figure(
+        "proof-scatter",
+        "True and reconstructed change",
+        f"Each dot is one of {count(whole.true_change.size, 'target')}; on the dotted line, the sum of all shares equals "
+        f"the true change. Changes run from {signed(float(true.min()))} to {signed(float(true.max()))} {unit}.",
+        (diagonal, dots),
+        layout(axis(f"true change ({unit})"), axis("reconstructed")),
+        ("target", f"true change ({unit})", "reconstructed"),
+        rows,
+    )
+
+
+def _over_time(audit: Audit, unit: str) -> tuple[Figure, ...]:
+    """Mean error and correlation at the end of each epoch (figure 1 of the paper)."""
+    if "course" not in audit.data or audit.data.sizes.get("point", 0) < 2:
+        return ()
+    course = np.asarray(audit.data["course"].values, np.float64)
+    true = course - course[:, :1]
+    ours = np.asarray(audit.data["explained"].values, np.float64)
+    ours = ours - ours[:, :1]
+    errors = np.abs(true - ours).mean(0)
+    match = _correlations(true, ours)
+    epochs = list(range(errors.size))
+    rows = tuple((str(at), number(float(errors[at])), correlation_text(float(match[at]))) for at in epochs)
+    columns = ("epoch", f"mean error ({unit})", "correlation")
+    last = len(epochs) - 1
+    error = Figure(
+        "proof-error",
+        "Mean error over training",
+        f"Mean absolute error after each epoch: {number(float(errors[min(1, last)]))} {unit} after the first, "
+        f"{number(float(errors[last]))} after the last.",
+        (_line(epochs, errors, FIRST, "mean error"),),
+        layout(axis("epoch", rangemode="tozero"), axis(f"mean error ({unit})", rangemode="tozero", tickformat="~g")),
+        columns,
+        rows,
+    )
+    lack = np.where(1 - match > 0, 1 - match, np.nan)
+    correlation = Figure(
+        "proof-correlation",
+        "Correlation over training",
+        "Correlation of true and reconstructed change over the targets, as its distance from 1: "
+        f"{correlation_text(float(match[last]))} at the end.",
+        (_line(epochs, lack, FIRST, "1 − correlation"),),
+        layout(axis("epoch", rangemode="tozero"), axis("1 − correlation", type="log", exponentformat="power", dtick=1)),
+        columns,
+        rows,
+    )
+    return error, correlation
+
+
+def _correlations(
+    true: Float[NDArray[np.float64], "target point"], ours: Float[NDArray[np.float64], "target point"]
+) -> Float[NDArray[np.float64], " point"]:
+    """Return the correlation over targets at each point; nan at the start, where nothing has changed yet."""
+    x, y = true - true.mean(0), ours - ours.mean(0)
+    norm = np.sqrt((x * x).sum(0) * (y * y).sum(0))
+    return np.divide((x * y).sum(0), norm, out=np.full(norm.shape, np.nan), where=norm > 0)
+
+
+def _line(x: list[int], y: Float[NDArray[np.float64], " point"], colour: str, name: str) -> dict[str, object]:
+    return {
+        "x": x,
+        "y": compact(y, 10),
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 4},
+        "name": name,
+        "hovertemplate": "epoch %{x}<br>%{y}<extra></extra>",
+    }

@@ -1,0 +1,151 @@
+"""How training went: loss and accuracy at a few moments of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from whence.datasets import Examples
+from whence.report.answers import Answerer, Answers
+from whence.report.figures import FIRST, SECOND, Figure, axis, compact, layout
+from whence.report.words import number, percent
+from whence.runs import Run
+
+_MOMENTS = 50
+_ENOUGH = 12  # with fewer snapshots than this, the ends of epochs are reached by replaying
+_EXAMPLES = 1024
+
+
+@final
+@dataclass(frozen=True)
+class Curves:
+    """Loss and accuracy along a run; the lists run over the same moments.
+
+    Attributes:
+        epochs: Moment, in epochs since the start (a fraction inside an epoch).
+        training_loss: Mean loss of a fixed sample of the training examples.
+        target_loss: Mean loss of a fixed sample of the targets.
+        training_accuracy: Share of right answers, or None when the task is not classification.
+        target_accuracy: The same for targets.
+        sampled: How many training examples and targets were asked.
+    """
+
+    epochs: tuple[float, ...]
+    training_loss: tuple[float, ...]
+    target_loss: tuple[float, ...]
+    training_accuracy: tuple[float, ...] | None
+    target_accuracy: tuple[float, ...] | None
+    sampled: tuple[int, int]
+
+
+def curves(run: Run, targets: Examples, *, answerer: Answerer | None = None) -> Curves:
+    """Ask the model at up to 50 moments of its training.
+
+    The moments are the run's snapshots, which cost no replay; with fewer than 12 of them, the ends of epochs as well.
+    At most 1,024 training examples and as many targets are asked, evenly spaced.
+
+    Args:
+        run: The run.
+        targets: The targets, all of them; a sample is taken.
+        answerer: What to ask, when there is one already.
+    """
+    asked = answerer or Answerer(run)
+    ours, theirs = spaced(len(run.examples), _EXAMPLES), spaced(len(targets), _EXAMPLES)
+    steps = _moments(run)
+    training = [asked.at(step, run.examples, ours) for step in steps]
+    aimed = [asked.at(step, targets, theirs) for step in steps]
+    return Curves(
+        tuple(_epoch(run, step) for step in steps),
+        _losses(training),
+        _losses(aimed),
+        _accuracies(training),
+        _accuracies(aimed),
+        (len(ours), len(theirs)),
+    )
+
+
+def training_figures(found: Curves) -> tuple[Figure, ...]:
+    """Return the plots of loss and, for a classifier, accuracy."""
+    loss = _figure("training-loss", "Loss", "mean loss", found, found.training_loss, found.target_loss)
+    if found.training_accuracy is None or found.target_accuracy is None:
+        return (loss,)
+    return (
+        _figure("training-accuracy", "Accuracy", "share right", found, found.training_accuracy, found.target_accuracy),
+        loss,
+    )
+
+
+def spaced(length: int, most: int) -> list[int]:
+    """Return up to ``most`` evenly spaced indices of ``range(length)``.
+
+    Example:
+        >>> spaced(3, 5), spaced(9, 3)
+        ([0, 1, 2], [0, 4, 8])
+    """
+    return sorted({int(at) for at in np.linspace(0, length - 1, min(length, most))})
+
+
+def _moments(run: Run) -> list[int]:
+    steps = {0, run.steps, *(segment.start for segment in run.segments())}
+    if len(steps) < _ENOUGH:
+        steps |= _epoch_ends(run)
+    ordered = sorted(steps)
+    return [ordered[at] for at in spaced(len(ordered), _MOMENTS)]
+
+
+def _epoch_ends(run: Run) -> set[int]:
+    epochs = [run.record_of(step).epoch for step in range(run.steps)]
+    ends = [step for step in range(1, run.steps) if epochs[step] != epochs[step - 1]]
+    return {ends[at] for at in spaced(len(ends), _MOMENTS)} if ends else set()
+
+
+def _epoch(run: Run, step: int) -> float:
+    """Return the moment in epochs, taking all epochs to be of one length."""
+    return step * run.epochs / run.steps if run.steps else 0.0
+
+
+def _losses(answers: Iterable[Answers]) -> tuple[float, ...]:
+    return tuple(float(one.losses.mean()) for one in answers)
+
+
+def _accuracies(answers: Iterable[Answers]) -> tuple[float, ...] | None:
+    found = [one.accuracy for one in answers]
+    known = [one for one in found if one is not None]
+    return tuple(known) if len(known) == len(found) else None
+
+
+def _figure(
+    key: str, title: str, unit: str, found: Curves, training: tuple[float, ...], aimed: tuple[float, ...]
+) -> Figure:
+    share = key.endswith("accuracy")
+    text = percent if share else number
+    sampled = f"Measured on {found.sampled[0]:,} training examples and {found.sampled[1]:,} targets."
+    summary = (
+        f"{title} on the training data went from {text(training[0])} to {text(training[-1])}, "
+        f"on the targets from {text(aimed[0])} to {text(aimed[-1])}. {sampled}"
+    )
+    scale: dict[str, Any] = {"tickformat": ".0%"} if share else {"rangemode": "tozero"}
+    rows = tuple(
+        (number(epoch), text(ours), text(theirs))
+        for epoch, ours, theirs in zip(found.epochs, training, aimed, strict=True)
+    )
+    traces = (
+        _curve(found.epochs, training, "training data", FIRST, "solid"),
+        _curve(found.epochs, aimed, "targets", SECOND, "dash"),
+    )
+    plan = layout(axis("epoch"), axis(unit, **scale), showlegend=True)
+    return Figure(key, title, summary, traces, plan, ("epoch", "training data", "targets"), rows)
+
+
+def _curve(epochs: tuple[float, ...], values: tuple[float, ...], name: str, colour: str, dash: str) -> dict[str, Any]:
+    return {
+        "x": compact(epochs),
+        "y": compact(values),
+        "name": name,
+        "mode": "lines",
+        "line": {"color": colour, "width": 2, "dash": dash},
+        "hovertemplate": f"{name}<br>epoch %{{x:.3g}}<br>%{{y:.4g}}<extra></extra>",
+    }
