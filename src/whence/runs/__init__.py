@@ -1,0 +1,32 @@
+"""Recorded runs: record a training loop, open the run, walk its steps again."""
+
+from whence.runs.loss import TrainingLoss, training_loss
+from whence.runs.manifest import Manifest
+from whence.runs.record import record, start_recording
+from whence.runs.recorder import Recorder
+from whence.runs.run import ModelState, Run, Segment, open_run
+from whence.runs.settings import GroupSettings, unsupported
+from whence.runs.statistics import GradientStatistics
+from whence.runs.step_record import StepRecord
+from whence.runs.verification import Verification
+from whence.runs.walker import Around, ReplayedStep
+
+__all__ = (
+    "Around",
+    "GradientStatistics",
+    "GroupSettings",
+    "Manifest",
+    "ModelState",
+    "Recorder",
+    "ReplayedStep",
+    "Run",
+    "Segment",
+    "StepRecord",
+    "TrainingLoss",
+    "Verification",
+    "open_run",
+    "record",
+    "start_recording",
+    "training_loss",
+    "unsupported",
+)

@@ -1,0 +1,193 @@
+"""The loss of the training: a mean or a sum of one loss per example."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from whence._errors import RecordingError, UnsupportedLossError
+from whence.datasets import Examples, call_model
+from whence.runs.randomness import kept_randomness
+from whence.runs.trees import leaves, rows, to_device
+
+_TRIED = 4  # examples on which a loss is tried
+_TOLERANCE = 1e-4  # relative; float32 sums of a few losses agree far better, another reduction far worse
+
+_Function = Callable[..., Tensor]
+
+
+@final
+class TrainingLoss:
+    """A loss in its two forms; made by :func:`training_loss`.
+
+    Attributes:
+        name: What the loss is called in messages and in ``run.json``.
+    """
+
+    def __init__(self, name: str, whole: _Function, each: _Function) -> None:
+        self.name = name
+        self._whole = whole
+        self._each = each
+
+    def __repr__(self) -> str:
+        return f"TrainingLoss({self.name})"
+
+    def __call__(self, outputs: Any, labels: Any) -> Tensor:
+        """Return the loss of a batch as in training: a 0-dim tensor."""
+        return self._whole(outputs, labels)
+
+    def per_example(self, outputs: Any, labels: Any) -> Tensor:
+        """Return one loss per example, (batch,); where an example has several positions, their sum."""
+        return self._each(outputs, labels)
+
+
+def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLoss:
+    """Find out what kind of loss ``loss`` is, by trying it on the first examples.
+
+    The model is called in evaluation mode without gradients; its modes, its buffers and torch's random state are
+    afterwards as they were.
+
+    Args:
+        loss: A torch loss function or module (anything with ``reduction``), a callable ``(outputs, labels)`` giving
+            one loss per example (training is then taken to use their mean), or one giving their mean or sum.
+        model: The model.
+        examples: The training data.
+
+    Raises:
+        UnsupportedLossError: If the loss cannot be called so, or is neither a mean nor a sum over examples.
+        RecordingError: If the model cannot be called with the inputs of the data.
+    """
+    if isinstance(loss, TrainingLoss):
+        return loss
+    name = loss_name(loss)
+    if not callable(loss):
+        raise UnsupportedLossError(f"loss must be a callable (outputs, labels) → loss; got {name}.")
+    outputs, labels = _outputs(model, examples)
+    count = _batch_size(labels, outputs)
+    forms = _forms(name, loss, outputs, labels, count)
+    if forms is None:
+        forms = _scalar_forms(name, loss, outputs, labels, count)
+    return TrainingLoss(name, *forms)
+
+
+def loss_name(loss: Any) -> str:
+    """Return what a loss is called."""
+    if isinstance(loss, TrainingLoss):
+        return loss.name
+    if isinstance(loss, functools.partial):
+        return f"{loss_name(loss.func)} with {', '.join(f'{key}={value!r}' for key, value in loss.keywords.items())}"
+    if isinstance(loss, nn.Module):
+        return f"{type(loss).__qualname__}({loss.extra_repr()})"
+    return str(getattr(loss, "__qualname__", None) or repr(loss))
+
+
+def _forms(name: str, loss: _Function, outputs: Any, labels: Any, count: int) -> tuple[_Function, _Function] | None:
+    """Return whole and per-example form of a loss that can give one loss per example; None for a scalar one."""
+    if isinstance(loss, nn.Module) and isinstance(getattr(loss, "reduction", None), str):
+        unreduced: _Function = copy.copy(loss)
+        unreduced.reduction = "none"  # type: ignore[attr-defined]
+        given = loss.reduction
+    elif _takes_reduction(loss):
+        unreduced = functools.partial(loss, reduction="none")
+        given = loss.keywords.get("reduction", "mean") if isinstance(loss, functools.partial) else "mean"
+    else:
+        unreduced, given = loss, "none"
+    found = _try(name, unreduced, outputs, labels)
+    if found.dim() == 0 and given == "none" and unreduced is loss:
+        return None
+    if found.dim() == 0 or len(found) != count:
+        raise UnsupportedLossError(
+            f"The loss {name} gives values of shape {tuple(found.shape)} for {count} examples; "
+            "it must give one loss per example (first axis), or their mean or sum."
+        )
+    each = functools.partial(_summed_positions, unreduced)
+    return (functools.partial(_mean, each), each) if given == "none" else (loss, each)
+
+
+def _scalar_forms(name: str, loss: _Function, outputs: Any, labels: Any, count: int) -> tuple[_Function, _Function]:
+    """Check that a scalar loss is a mean or a sum over examples.
+
+    Raises:
+        UnsupportedLossError: If it is neither.
+    """
+    with torch.no_grad():
+        whole = loss(outputs, labels).double()
+        singles = _one_by_one(loss, outputs, labels).double()
+    for reduced in (singles.mean(), singles.sum()):
+        if torch.allclose(whole, reduced, rtol=_TOLERANCE, atol=_TOLERANCE * float(singles.abs().max())):
+            return loss, functools.partial(_one_by_one, loss)
+    raise UnsupportedLossError(
+        f"The loss {name} is neither a mean nor a sum over examples: for the first {count} examples it gives "
+        f"{float(whole):.6g}; their own losses have mean {float(singles.mean()):.6g} and sum "
+        f"{float(singles.sum()):.6g}. Contrastive and ranking losses cannot be shared out to examples; "
+        "otherwise give a callable (outputs, labels) that returns one loss per example."
+    )
+
+
+def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
+    """Call the model on the first examples and leave it as it was."""
+    tensor = next(iter(model.parameters()), None)
+    device = tensor.device if tensor is not None else torch.device("cpu")
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with kept_randomness(device), torch.no_grad():
+            inputs, labels = to_device(examples.batch(range(min(_TRIED, len(examples)))), device)
+            model.eval()
+            return call_model(model, inputs), labels
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise RecordingError(
+            f"The model {type(model).__name__} cannot be called with the inputs of the training data: {error}. "
+            "What the loop does to a batch before the model belongs into the dataset (see datasets.Augmented) "
+            "or into the model."
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                if not torch.equal(buffer, kept):
+                    buffer.copy_(kept)
+
+
+def _try(name: str, loss: _Function, outputs: Any, labels: Any) -> Tensor:
+    try:
+        with torch.no_grad():
+            found = loss(outputs, labels)
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise UnsupportedLossError(
+            f"The loss {name} cannot be called as loss(model(inputs), labels): {error}. "
+            "Give a callable (outputs, labels) that returns one loss per example."
+        ) from error
+    if not isinstance(found, Tensor):
+        raise UnsupportedLossError(f"The loss {name} must return a tensor; it returned {type(found).__name__}.")
+    return found
+
+
+def _takes_reduction(loss: _Function) -> bool:
+    try:
+        return "reduction" in inspect.signature(loss).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _batch_size(labels: Any, outputs: Any) -> int:
+    return len(next(iter(leaves(labels)), next(iter(leaves(outputs)))))
+
+
+def _summed_positions(unreduced: _Function, outputs: Any, labels: Any) -> Tensor:
+    found = unreduced(outputs, labels)
+    return found if found.dim() == 1 else found.flatten(1).sum(1)
+
+
+def _mean(each: _Function, outputs: Any, labels: Any) -> Tensor:
+    return torch.mean(each(outputs, labels))
+
+
+def _one_by_one(loss: _Function, outputs: Any, labels: Any) -> Tensor:
+    count = _batch_size(labels, outputs)
+    return torch.stack([loss(rows(outputs, i, i + 1), rows(labels, i, i + 1)) for i in range(count)])

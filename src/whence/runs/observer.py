@@ -1,0 +1,229 @@
+"""Hooks on the model and the optimizer that see each step of a loop which does not know of them."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from whence._errors import RecordingError, UnsupportedOptimizerError
+from whence.runs.modes import Modes, ModesReader
+from whence.runs.randomness import RandomState
+from whence.runs.settings import SettingsReader, parameter_names
+from whence.runs.statistics import gradient_statistics
+from whence.runs.step_record import StepRecord
+from whence.runs.trees import leaves
+from whence.runs.versions import BufferWatch, ParameterWatch
+
+
+@dataclass(eq=False)
+class Microbatch:
+    """A batch that was handed to the loop, and what the hooks saw of it.
+
+    Attributes:
+        ids: Example ids, int64 (batch,).
+        epoch: Number of the epoch.
+        position: How many batches of the epoch had been handed out with this one.
+        inputs: What was handed out, until the model was called with it.
+    """
+
+    ids: Tensor
+    epoch: int
+    position: int
+    inputs: Any = None
+    modes: Modes | None = None
+    random: RandomState | None = None
+    before: RandomState | None = None
+    buffers: Mapping[str, Tensor] | None = None
+    called: int = 0  # times of the observer's clock: 0 is never
+    backward: int = 0
+
+
+@final
+class Observer:
+    """See the steps of a training loop.
+
+    Args:
+        model: The model that the loop calls.
+        optimizer: The optimizer whose steps are seen.
+        random: The random state that a replay stands at before the next microbatch.
+        step: The number of the next step.
+        emit: Called after each step with its record.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        random: RandomState,
+        step: int,
+        emit: Callable[[StepRecord], None],
+    ) -> None:
+        self.random = random
+        self._model = model
+        self._optimizer = optimizer
+        self._emit = emit
+        self._step = step
+        self._names = parameter_names(model)
+        self._device = next(iter(self._names)).device if self._names else torch.device("cpu")
+        self._settings = SettingsReader(optimizer, self._names)
+        self._modes = ModesReader(model, self._device)
+        self._parameters = ParameterWatch(self._names)
+        self._buffers = BufferWatch(model)
+        self._offered: Microbatch | None = None
+        self._pending: list[Microbatch] = []
+        self._draft: StepRecord | None = None
+        self._updated: frozenset[str] = frozenset()
+        self._clock = 0
+        self._checked_inputs = False
+
+    def attach(self, stack: ExitStack) -> None:
+        """Register the hooks; closing ``stack`` takes them away."""
+        for handle in (
+            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            self._model.register_forward_hook(self._after_forward),
+            self._optimizer.register_step_pre_hook(self._before_step),
+            self._optimizer.register_step_post_hook(self._after_step),
+        ):
+            stack.callback(handle.remove)
+
+    def offer(self, batch: Microbatch) -> None:
+        """Take note of a batch that is handed to the loop next."""
+        self._offered = batch
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def _before_forward(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        batch = self._offered
+        if batch is None or not torch.is_grad_enabled():
+            return
+        if batch.called:
+            raise RecordingError(
+                f"The model was called twice with gradients on the batch for step {self._step}. A step is recorded as "
+                "one call of the model per batch: put a call that only measures under torch.no_grad(); a loss that "
+                "needs several calls (adversarial, contrastive, SAM) cannot be recorded unless the model makes them."
+            )
+        if not self._checked_inputs:
+            _check_inputs(batch.inputs, args, kwargs)
+            self._checked_inputs = True
+        batch.inputs = None
+        batch.modes = self._modes.read()
+        batch.before = RandomState.read(self._device)
+        batch.buffers = self._buffers.changed()
+
+    def _after_forward(self, _model: nn.Module, _args: tuple[Any, ...], outputs: Any) -> None:
+        batch = self._offered
+        if batch is None or batch.before is None or not torch.is_grad_enabled():
+            return
+        batch.called = self._tick()
+        after = RandomState.read(self._device)
+        if not after.same(batch.before):
+            batch.random = None if batch.before.same(self.random) else batch.before
+            self.random = after
+        batch.before = None
+        self._buffers.note()
+        self._pending.append(batch)
+        output = next((tensor for tensor in _tensors(outputs) if tensor.requires_grad), None)
+        if output is not None:
+            output.register_hook(lambda _gradient: self._at_backward(batch))
+
+    def _at_backward(self, batch: Microbatch) -> None:
+        """Forget microbatches whose gradients were thrown away: gone through before this one, and no gradient left."""
+        batch.backward = batch.backward or self._tick()
+        earlier = [other for other in self._pending if 0 < other.backward < batch.called]
+        if earlier and all(p.grad is None for group in self._optimizer.param_groups for p in group["params"]):
+            self._pending = [other for other in self._pending if other not in earlier]
+
+    def _before_step(
+        self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        changed = _run_closure(args, kwargs)
+        batches = [batch for batch in self._pending if batch.backward] or self._pending
+        if not batches:
+            raise RecordingError(self._no_batch())
+        trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+        gradients = {self._names[p]: p.grad for p in trained if p.grad is not None}
+        sparse = [name for name, gradient in gradients.items() if gradient.is_sparse]
+        if sparse:
+            raise UnsupportedOptimizerError(
+                f"Step {self._step} has a sparse gradient for {sparse[0]}. Make its layer with sparse=False."
+            )
+        if self._updated != gradients.keys():
+            self._updated = frozenset(gradients)
+        self._draft = StepRecord(
+            step=self._step,
+            epoch=batches[-1].epoch,
+            position=batches[-1].position,
+            batches=tuple(batch.ids for batch in batches),
+            settings=self._settings.read(),
+            modes=tuple(batch.modes for batch in batches if batch.modes is not None),
+            updated=self._updated,
+            statistics=gradient_statistics(gradients.values()),
+            random=tuple(batch.random for batch in batches),
+            buffers={number: batch.buffers for number, batch in enumerate(batches) if batch.buffers},
+            touched=self._parameters.changed(),
+        )
+        return changed
+
+    def _after_step(self, _optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        draft, self._draft = self._draft, None
+        if draft is None:
+            return
+        self._pending.clear()
+        self._offered = None
+        self._step += 1
+        self._parameters.note()
+        now = RandomState.read(self._device)
+        self._emit(draft if now.same(self.random) else replace(draft, after=now))
+
+    def _no_batch(self) -> str:
+        if self._offered is None:
+            return (
+                f"Step {self._step} was made without a batch from the recorder, so its examples are not known. Take "
+                "the batches from recorder.batches(...) or recorder.watch(loader), and make one optimizer step per "
+                "batch (or per several)."
+            )
+        return (
+            f"Step {self._step} was made, but the model given to record() was not called with gradients on the batch. "
+            "Call that very object, model(inputs), not a part or a wrapped copy of it."
+        )
+
+
+def _run_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Run the closure of ``optimizer.step(closure)`` before the gradient is read; hand its value to the step."""
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        value = closure()
+    return (*args[:1], lambda: value), {key: kept for key, kept in kwargs.items() if key != "closure"}
+
+
+def _check_inputs(inputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that the model is called with the very inputs that were handed out."""
+    if inputs is None:
+        return
+    wanted = list(leaves(inputs))
+    given = list(leaves(args)) + list(leaves(kwargs))
+    found = [any(_equal(tensor, other) for other in given) for tensor in wanted]
+    if not all(found):
+        shapes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in given]
+        raise RecordingError(
+            f"The model was called with other inputs ({'; '.join(shapes)}) than the recorder handed out "
+            f"({'; '.join(f'{t.dtype} {tuple(t.shape)}' for t in wanted)}). Replay cannot know what the loop did in "
+            "between: move it into the dataset (random transforms: datasets.Augmented) or into the model."
+        )
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    return tensor.shape == other.shape and tensor.dtype == other.dtype and torch.equal(tensor.cpu(), other.cpu())
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return list(leaves(outputs))

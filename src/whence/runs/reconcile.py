@@ -1,0 +1,99 @@
+"""Find what a training loop did to its gradient before the optimizer saw it."""
+
+import math
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from whence.runs.statistics import GradientStatistics, gradient_statistics
+
+TOLERANCE = 1e-5
+"""Relative. Four float32 sums over n elements agree to about eps·log2(n) ≈ 3e-6 in any order of summation; another
+gradient, such as that of one other example in the batch, differs by far more."""
+
+_ULPS = 3  # neighbours tried on either side of a scalar, to find the very one that the loop used
+
+Scale = float | dict[str, float | Tensor]
+
+
+@final
+class Mismatch(Exception):
+    """No supported change turns the gradient into the recorded one."""
+
+
+def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int) -> Scale:
+    """Change gradients in place into the recorded ones, and return by which factor.
+
+    Tried in order: nothing; one scalar (accumulation, clipping by norm, loss scaling); clipping by value, also after
+    division by the number of microbatches.
+
+    Args:
+        gradients: As computed again, by parameter name.
+        wanted: Statistics of the gradient that the optimizer saw.
+        microbatches: How many batches the step accumulated.
+
+    Returns:
+        The factor from the gradient computed to the one used: a number, or a tensor of the shape of each parameter.
+
+    Raises:
+        Mismatch: If none of these gives the recorded statistics.
+    """
+    raw = gradient_statistics(gradients.values())
+    if raw == wanted:
+        return 1.0
+    if not all(math.isfinite(v) for v in (raw.l2, raw.linf, wanted.l2, wanted.linf)) or raw.linf == 0.0:
+        raise Mismatch
+    scalar = _scalar(gradients, raw, wanted)
+    if scalar is not None:
+        for gradient in gradients.values():
+            gradient.mul_(scalar)
+        return scalar
+    for factor in dict.fromkeys((1.0, 1.0 / microbatches)):
+        clipped = {name: (g * factor).clamp(-wanted.linf, wanted.linf) for name, g in gradients.items()}
+        if gradient_statistics(clipped.values()).close(wanted, TOLERANCE):
+            return _take_clipped(gradients, clipped)
+    raise Mismatch
+
+
+def exact(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> bool:
+    """Return whether gradients have the recorded statistics bit by bit."""
+    return gradient_statistics(gradients.values()) == wanted
+
+
+def _scalar(gradients: Mapping[str, Tensor], raw: GradientStatistics, wanted: GradientStatistics) -> float | None:
+    """Return the scalar between two gradients, the very one that was used if it can be told; None if there is none."""
+    ratio = wanted.l2 / raw.l2
+    scaled = GradientStatistics(raw.l2 * ratio, raw.linf * ratio, raw.l1 * ratio, raw.total * ratio)
+    if not scaled.close(wanted, TOLERANCE):
+        return None
+    if raw.close(wanted, 1e-12):
+        return 1.0
+    kind = next(iter(gradients.values())).dtype
+    for candidate in _candidates(wanted.linf / raw.linf, kind):
+        if float(torch.tensor(raw.linf, dtype=kind) * candidate) != wanted.linf:
+            continue
+        if gradient_statistics(gradient * candidate for gradient in gradients.values()) == wanted:
+            return candidate
+    return ratio
+
+
+def _candidates(ratio: float, kind: torch.dtype) -> list[float]:
+    """Return a scalar's neighbours in the type of the gradients, nearest first."""
+    centre = torch.tensor(ratio, dtype=kind)
+    found = [centre]
+    for towards in (math.inf, -math.inf):
+        value = centre
+        for _ in range(_ULPS):
+            value = torch.nextafter(value, torch.tensor(towards, dtype=kind))
+            found.append(value)
+    return sorted((float(value) for value in found), key=lambda value: abs(value - ratio))
+
+
+def _take_clipped(gradients: Mapping[str, Tensor], clipped: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
+    scale: dict[str, float | Tensor] = {}
+    for name, gradient in gradients.items():
+        scale[name] = torch.where(gradient == 0, torch.ones_like(gradient), clipped[name] / gradient)
+        gradient.copy_(clipped[name])
+    return scale

@@ -1,0 +1,244 @@
+"""A recorded run: its steps, and how to walk them again."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError
+from whence.datasets import Examples, as_examples
+from whence.runs.landing import Landing, check_landing, measure
+from whence.runs.layout import snapshots_of, table_path
+from whence.runs.loss import TrainingLoss, training_loss
+from whence.runs.manifest import Manifest, check_data, check_model
+from whence.runs.settings import decode_settings, optimizer_class
+from whence.runs.snapshots import Snapshots, TrainingState
+from whence.runs.step_record import StepRecord
+from whence.runs.steps import StepTable
+from whence.runs.verification import Verification, verify
+from whence.runs.walker import Around, ReplayedStep, Walker
+
+
+@final
+@dataclass(frozen=True)
+class Segment:
+    """Steps ``start`` to ``stop - 1``; there is a snapshot before step ``start``."""
+
+    start: int
+    stop: int
+
+
+@final
+@dataclass(frozen=True)
+class ModelState:
+    """Copies of a model's tensors at one moment, by name.
+
+    Attributes:
+        parameters: All parameters, trained or not.
+        buffers: All buffers.
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+@final
+class Run:
+    """A recorded run; made by :func:`open_run`.
+
+    Attributes:
+        path: Its folder.
+        steps: Number of whole steps.
+        epochs: Number of epochs that have steps.
+        examples: The training data.
+        loss: The loss of the training.
+        model: A private copy of the model, with which steps are walked again; its parameters change then.
+        parameter_names: The trained parameters (those in the optimizer), shared ones once.
+        manifest: What ``run.json`` says.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, model: nn.Module, examples: Examples, loss: TrainingLoss
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.model = model
+        self.examples = examples
+        self.loss = loss
+        self.parameter_names = manifest.trained
+        self._table = StepTable.read_from(table_path(path))
+        self._snapshots = snapshots_of(path)
+        self._epochs = self._table.epochs_of_steps()
+        self.steps = len(self._epochs)
+        self.epochs = int(self._epochs.max()) + 1 if self.steps else 0
+        self._load = lru_cache(maxsize=2)(self._snapshots.load)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.steps} steps, {self.epochs} epochs)"
+
+    def close(self) -> None:
+        """Close the run's files."""
+        self._table.close()
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots of the run."""
+        return self._snapshots
+
+    def record_of(self, step: int) -> StepRecord:
+        """Return what was recorded of a step.
+
+        Raises:
+            ArgumentError: If there is no such step.
+            RunFormatError: If its row cannot be read.
+        """
+        return self._table.read(step)
+
+    def epoch_of_steps(self) -> np.ndarray:
+        """Return the epoch of each step, int64 (steps,)."""
+        return self._epochs.copy()
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Return the stretches between snapshots, in order, covering all steps."""
+        starts = [step for step in self._snapshots.steps() if step < self.steps]
+        return tuple(Segment(start, stop) for start, stop in zip(starts, [*starts[1:], self.steps], strict=True))
+
+    def state_at(self, step: int) -> ModelState:
+        """Return parameters and buffers before step ``step``; ``run.steps`` is the end of the training.
+
+        Raises:
+            ArgumentError: If the step is not between 0 and ``run.steps``.
+            SnapshotError: If the snapshot needed is truncated, altered or missing.
+            ReplayError: If the steps from that snapshot on do not give what was recorded.
+        """
+        state = self.training_state_at(step)
+        return ModelState(
+            {name: value.detach().clone() for name, value in state.parameters.items()},
+            {name: value.detach().clone() for name, value in state.buffers.items()},
+        )
+
+    def training_state_at(self, step: int) -> TrainingState:
+        """Return all that the training stood at before step ``step``, optimizer and random state included.
+
+        Errors are those of :meth:`state_at`.
+        """
+        self._check_range(step, step)
+        start = self._snapshot_before(step)
+        if start == step:
+            return self._load(start)
+        walker = self._walker(start)
+        for number in range(start, step):
+            walker.step(self.record_of(number))
+        return walker.state()
+
+    def replay(self, start: int, stop: int, *, around: Around | None = None) -> Iterator[ReplayedStep]:
+        """Make steps ``start`` to ``stop - 1`` again, from the nearest snapshot before them.
+
+        Each step is yielded just after ``optimizer.step()``. Wherever a snapshot is passed, the walk is compared with
+        it and goes on from it. torch's random state, outside of the steps, is left alone.
+
+        Args:
+            start, stop: The first step, and the one after the last.
+            around: Given the model, a block to enter around forward and backward of each microbatch. Where the loop
+                accumulated gradients, finding out how may take a second attempt at a step, which enters it again.
+
+        Yields:
+            The steps.
+
+        Raises:
+            ArgumentError: If the steps are not between 0 and ``run.steps``.
+            SnapshotError: If a snapshot needed is truncated, altered or missing.
+            ReplayError: If a gradient is not the recorded one, or the walk misses a snapshot; the message names the
+                steps and likely causes.
+        """
+        self._check_range(start, stop)
+        if start == stop:
+            return
+        first = self._snapshot_before(start)
+        kept = set(self._snapshots.steps())
+        walker = self._walker(first)
+        last = first
+        for number in range(first, stop):
+            if number != first and number in kept:
+                self._land(walker, last, number)
+                walker.stand(self._load(number), self.record_of(number).settings)
+                last = number
+            made = walker.step(self.record_of(number), around if number >= start else None)
+            if number >= start:
+                yield made
+        if stop in kept:
+            self._land(walker, last, stop)
+
+    def verify(self, *, repair: bool = False) -> Verification:
+        """Walk the whole run again and compare with every snapshot.
+
+        Args:
+            repair: Write a snapshot that is truncated, altered or missing anew, from the one before it. The very first
+                cannot be made again.
+
+        Returns:
+            What was compared, and how closely it agreed.
+
+        Raises:
+            SnapshotError: If a snapshot is damaged and ``repair`` is False, or it is the first.
+            ReplayError: If the run cannot be walked again.
+        """
+        return verify(self, repair=repair)
+
+    def walker_at(self, step: int, state: TrainingState) -> Walker:
+        """Return a walker on the run's model that stands before step ``step``."""
+        walker = Walker(self.model, optimizer_class(self.manifest.optimizer), self.examples, self.loss)
+        settings = self.record_of(step).settings if step < self.steps else decode_settings(self.manifest.groups)
+        walker.stand(state, settings)
+        return walker
+
+    def land(self, walker: Walker, start: int, stop: int) -> Landing:
+        """Compare a walker that came from ``start`` with the snapshot before ``stop``."""
+        return measure(walker.state(), self._load(stop), self._load(start), stop - start)
+
+    def _walker(self, step: int) -> Walker:
+        return self.walker_at(step, self._load(step))
+
+    def _land(self, walker: Walker, start: int, stop: int) -> None:
+        touched = {
+            number: record.touched for number in range(start, stop) if (record := self.record_of(number)).touched
+        }
+        check_landing(self.land(walker, start, stop), start, stop, touched)
+
+    def _snapshot_before(self, step: int) -> int:
+        return max((kept for kept in self._snapshots.steps() if kept <= step), default=0)
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.steps:
+            raise ArgumentError(f"The run has steps 0 to {self.steps}; got {start} to {stop}.")
+
+
+def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, loss: Any) -> Run:
+    """Open a recorded run.
+
+    Args:
+        path: The folder that :func:`record` made.
+        model: A model built as the recorded one; its values do not matter, and it is not changed.
+        train_data: The training data; see :func:`whence.datasets.as_examples`.
+        loss: The loss of the training, as given to :func:`record`.
+
+    Raises:
+        RunNotFoundError: If there is no run at ``path``.
+        RunFormatError: If a file of it cannot be read.
+        ModelMismatchError: If the model has other parameters or buffers; the differences are listed.
+        ChangedDataError: If the data is not that of the run.
+        UnsupportedLossError: If the loss is not a mean or sum over examples.
+    """
+    folder = Path(path)
+    manifest = Manifest.load(folder)
+    check_model(manifest, model)
+    examples = as_examples(train_data)
+    check_data(manifest, examples)
+    private = copy.deepcopy(model)
+    return Run(folder, manifest, private, examples, training_loss(loss, private, examples))

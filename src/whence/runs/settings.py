@@ -1,0 +1,175 @@
+"""Which optimizers can be walked again, and the numbers that each step of one depends on."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+from whence._errors import ReplayError, UnsupportedOptimizerError
+
+SUPPORTED: tuple[type[Optimizer], ...] = (SGD, RMSprop, Adagrad, Adam, AdamW)
+"""The optimizers that can be recorded; a subclass of one is another optimizer, and is refused."""
+
+_NAMES = ", ".join(kind.__name__ for kind in SUPPORTED)
+
+
+@final
+@dataclass(frozen=True)
+class GroupSettings:
+    """One parameter group during one step.
+
+    Attributes:
+        names: The parameters of the group, by their names in the model.
+        options: Learning rate, momentum, weight decay and all else that the group says.
+    """
+
+    names: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+def unsupported(optimizer: Optimizer) -> str | None:
+    """Return why an optimizer cannot be recorded, or None when it can."""
+    kind = type(optimizer)
+    if kind not in SUPPORTED:
+        return f"{kind.__module__}.{kind.__qualname__} is not one of the optimizers that can be walked again ({_NAMES})"
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        return f"{kind.__name__} has differentiable=True, which changes how its step is made"
+    return None
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """Return the supported optimizer called ``name``.
+
+    Raises:
+        ReplayError: If there is none; the run is of a later version.
+    """
+    for kind in SUPPORTED:
+        if kind.__name__ == name:
+            return kind
+    raise ReplayError(f"The run was recorded with {name!r}; this version of Whence walks only {_NAMES}.")
+
+
+def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Check that an optimizer can be recorded and trains only parameters of ``model``.
+
+    Raises:
+        UnsupportedOptimizerError: If not; the message says which optimizer, option or parameter.
+    """
+    reason = unsupported(optimizer)
+    if reason is not None:
+        raise UnsupportedOptimizerError(f"This training cannot be recorded: {reason}. Choose one of {_NAMES}.")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise UnsupportedOptimizerError(
+                f"The layer {name!r} gives sparse gradients, which cannot be recorded. Make it with sparse=False."
+            )
+    known = {id(parameter) for parameter in model.parameters()}
+    strangers = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"] if id(p) not in known]
+    if strangers:
+        raise UnsupportedOptimizerError(
+            f"The optimizer trains {len(strangers)} parameters that are not in the model (shapes {strangers[:4]}). "
+            "Give record() the module that holds everything the optimizer trains, and make the optimizer "
+            "after the model has its final form."
+        )
+
+
+def parameter_names(model: nn.Module) -> dict[Tensor, str]:
+    """Return each parameter's name in the model, shared ones once."""
+    return {parameter: name for name, parameter in model.named_parameters()}
+
+
+def trained_names(optimizer: Optimizer, names: Mapping[Tensor, str]) -> tuple[str, ...]:
+    """Return the names of the parameters in the optimizer, in its order."""
+    return tuple(names[p] for group in optimizer.param_groups for p in group["params"])
+
+
+@final
+class SettingsReader:
+    """Read an optimizer's settings each step; while nothing changes, the same object is returned."""
+
+    def __init__(self, optimizer: Optimizer, names: Mapping[Tensor, str]) -> None:
+        self._optimizer = optimizer
+        self._names = names
+        self._key: object = None
+        self._settings: tuple[GroupSettings, ...] = ()
+
+    def read(self) -> tuple[GroupSettings, ...]:
+        """Return the settings of each group now.
+
+        Raises:
+            UnsupportedOptimizerError: If a group was added whose parameters are not in the model.
+        """
+        key = [
+            (len(group["params"]), [_plain(value) for name, value in group.items() if name != "params"])
+            for group in self._optimizer.param_groups
+        ]
+        if key != self._key:
+            self._settings = tuple(self._group(group) for group in self._optimizer.param_groups)
+            self._key = key
+        return self._settings
+
+    def _group(self, group: Mapping[str, Any]) -> GroupSettings:
+        missing = [tuple(p.shape) for p in group["params"] if p not in self._names]
+        if missing:
+            raise UnsupportedOptimizerError(
+                f"A parameter group was added whose parameters are not in the model (shapes {missing[:4]}). "
+                "Give record() the module that holds everything the optimizer trains."
+            )
+        options = {name: _plain(value) for name, value in group.items() if name != "params"}
+        return GroupSettings(tuple(self._names[p] for p in group["params"]), options)
+
+
+def encode_settings(settings: Iterable[GroupSettings]) -> list[dict[str, Any]]:
+    """Return settings as JSON's types."""
+    return [{"names": list(group.names), "options": dict(group.options)} for group in settings]
+
+
+def decode_settings(encoded: Iterable[Mapping[str, Any]]) -> tuple[GroupSettings, ...]:
+    """Return settings from what :func:`encode_settings` made."""
+    return tuple(
+        GroupSettings(tuple(group["names"]), {name: _as_key(value) for name, value in group["options"].items()})
+        for group in encoded
+    )
+
+
+def new_optimizer(
+    kind: type[Optimizer], settings: Iterable[GroupSettings], parameters: Mapping[str, Tensor]
+) -> Optimizer:
+    """Make an optimizer over ``parameters`` with the recorded groups and settings."""
+    groups = [{"params": [parameters[name] for name in group.names]} for group in settings]
+    optimizer = kind(groups, lr=0.0)  # type: ignore[call-arg]  # every supported class takes lr
+    apply_settings(optimizer, settings, parameters)
+    return optimizer
+
+
+def apply_settings(optimizer: Optimizer, settings: Iterable[GroupSettings], parameters: Mapping[str, Tensor]) -> None:
+    """Give an optimizer the recorded settings of one step, with the groups that were added since."""
+    for number, group in enumerate(settings):
+        if number == len(optimizer.param_groups):
+            optimizer.add_param_group({"params": [parameters[name] for name in group.names]})
+        optimizer.param_groups[number].update({name: _live(value) for name, value in group.options.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Return a group's value as JSON's types can hold it; a tensor with its type."""
+    if isinstance(value, Tensor):
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, tuple | list):
+        return tuple(_plain(part) for part in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return repr(value)
+
+
+def _as_key(value: Any) -> Any:
+    return tuple(_as_key(part) for part in value) if isinstance(value, list) else value
+
+
+def _live(value: Any) -> Any:
+    """Undo :func:`_plain`."""
+    if isinstance(value, Mapping):
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    return tuple(_live(part) for part in value) if isinstance(value, tuple) else value

@@ -1,0 +1,46 @@
+"""What is recorded of one optimizer step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from torch import Tensor
+
+from whence.runs.modes import Modes
+from whence.runs.randomness import RandomState
+from whence.runs.settings import GroupSettings
+from whence.runs.statistics import GradientStatistics
+
+
+@final
+@dataclass(frozen=True)
+class StepRecord:
+    """What was recorded of one optimizer step.
+
+    Attributes:
+        step: Number of the step, from 0.
+        epoch: Number of the epoch, from 0.
+        position: How many batches of the epoch had been handed out when the step was made.
+        batches: Example ids of each microbatch, each int64 (batch,); more than one when gradients were accumulated.
+        settings: Each parameter group's learning rate and all else it says.
+        modes: The model's modes at each microbatch.
+        updated: Names of the parameters that had a gradient; torch skipped the others.
+        statistics: Norms and sum of the gradient that the optimizer saw.
+        random: torch's random state before each microbatch; None where it goes on from the microbatch before.
+        after: torch's random state after the step where it does not follow from ``random``; else None.
+        buffers: For a microbatch, the buffers that something other than training changed before it, by name.
+        touched: Parameters that something other than the optimizer changed in place before the step.
+    """
+
+    step: int
+    epoch: int
+    position: int
+    batches: tuple[Tensor, ...]
+    settings: tuple[GroupSettings, ...]
+    modes: tuple[Modes, ...]
+    updated: frozenset[str]
+    statistics: GradientStatistics
+    random: tuple[RandomState | None, ...]
+    after: RandomState | None = None
+    buffers: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    touched: tuple[str, ...] = ()

@@ -1,0 +1,221 @@
+"""Make recorded steps again, one by one, on a private model."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from whence._errors import ReplayError
+from whence.datasets import Examples, call_model
+from whence.runs.causes import mismatch
+from whence.runs.loss import TrainingLoss
+from whence.runs.randomness import RandomState, kept_randomness
+from whence.runs.reconcile import TOLERANCE, Mismatch, Scale, exact, reconcile
+from whence.runs.settings import GroupSettings, apply_settings, new_optimizer
+from whence.runs.snapshots import TrainingState, apply_state, read_state
+from whence.runs.statistics import GradientStatistics, gradient_statistics
+from whence.runs.step_record import StepRecord
+from whence.runs.trees import to_device
+
+Around = Callable[[nn.Module], AbstractContextManager[Any]]
+"""Given the model, a block to enter around forward and backward of each microbatch."""
+
+_LARGEST_DIVISOR = 4096  # microbatches that one step may plausibly accumulate
+
+_Reduction = Callable[[Any, Any], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class ReplayedStep:
+    """A step made again, just after ``optimizer.step()``.
+
+    Attributes:
+        index: Number of the step.
+        record: What was recorded of it.
+        parameters: The trained parameters before the step, by name: copies.
+        buffers: The buffers before the step, by name: copies.
+        optimizer: The optimizer, its state as after the step.
+        updated: Names of the parameters that had a gradient.
+        scale: The factor from the gradient of the loss (as seen by ``around``) to the one the optimizer used: clipping,
+            accumulation, loss scaling. One number for all, or by parameter name a number or tensor of its shape.
+        seen: What ``around`` gave, for each microbatch.
+    """
+
+    index: int
+    record: StepRecord
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    optimizer: Optimizer
+    updated: frozenset[str]
+    scale: Scale
+    seen: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What forming a step's gradient starts from."""
+
+    record: StepRecord
+    trained: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    random: RandomState
+    around: Around | None
+
+
+@final
+class Walker:
+    """Stand at a moment of the recorded training and make its next step.
+
+    Args:
+        model: The model to walk with; its parameters, buffers and modes change.
+        optimizer: Class of the optimizer.
+        examples: The training data.
+        loss: The loss.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: type[Optimizer], examples: Examples, loss: TrainingLoss) -> None:
+        self._model = model
+        self._kind = optimizer
+        self._examples = examples
+        self._loss = loss
+        self._parameters: dict[str, Tensor] = dict(model.named_parameters())
+        self._device = next(iter(self._parameters.values())).device
+        self._optimizer: Optimizer | None = None
+        self._random: RandomState | None = None
+        self._reductions: list[_Reduction] = [loss, self._summed]
+        self._divisor = 1
+        self._may_divide = True
+
+    def stand(self, state: TrainingState, settings: tuple[GroupSettings, ...]) -> None:
+        """Go to a state, with the parameter groups of the step that follows it."""
+        self._optimizer = new_optimizer(self._kind, settings, self._parameters)
+        apply_state(state, self._model, self._optimizer)
+        self._random = state.random
+
+    def state(self) -> TrainingState:
+        """Return the state, referring to its live tensors.
+
+        Raises:
+            ReplayError: If the walker stands nowhere yet.
+        """
+        if self._optimizer is None or self._random is None:
+            raise ReplayError("The walker stands nowhere; call stand() first.")
+        return read_state(self._model, self._optimizer, self._random)
+
+    def step(self, record: StepRecord, around: Around | None = None) -> ReplayedStep:
+        """Make a recorded step.
+
+        Args:
+            record: The step; the walker must stand just before it.
+            around: Entered around forward and backward of each microbatch.
+
+        Raises:
+            ReplayError: If the gradient is not the recorded one.
+        """
+        optimizer, random = self._optimizer, self._random
+        if optimizer is None or random is None:
+            raise ReplayError("The walker stands nowhere; call stand() first.")
+        apply_settings(optimizer, record.settings, self._parameters)
+        trained = {name: self._parameters[name] for group in record.settings for name in group.names}
+        before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+        self._set_buffers(record.buffers.get(0, {}))
+        buffers = {name: buffer.detach().clone() for name, buffer in self._model.named_buffers()}
+        with kept_randomness(self._device):
+            scale, seen = self._gradients(_Step(record, trained, buffers, random, around))
+            self._random = RandomState.read(self._device)
+        optimizer.step()
+        return ReplayedStep(record.step, record, before, buffers, optimizer, record.updated, scale, seen)
+
+    def _gradients(self, step: _Step) -> tuple[Scale, tuple[Any, ...]]:
+        """Leave the gradients that the optimizer saw in the parameters; return what was done to them, and seen."""
+        wanted = step.record.statistics
+        reductions = self._reductions if len(step.record.batches) > 1 else self._reductions[:1]
+        for reduction in list(reductions):
+            found = self._attempt(step, reduction, self._divisor)
+            if found is None:
+                continue
+            self._reductions.sort(key=lambda known: known is not reduction)
+            divisor = _divisor(found[0]) if self._divisor == 1 and self._may_divide else 1
+            if divisor == 1 or exact(_gradients_of(step.trained), wanted):
+                return found
+            divided = self._attempt(step, reduction, divisor)
+            if divided is not None and exact(_gradients_of(step.trained), wanted):
+                self._divisor = divisor  # the loop divides the loss itself, which rounds otherwise
+                return divided
+            self._may_divide = False
+            return self._attempt(step, reduction, 1) or found
+        raise ReplayError(mismatch(step.record, self._unscaled(step), self._loss.name))
+
+    def _attempt(self, step: _Step, reduction: _Reduction, divisor: int) -> tuple[Scale, tuple[Any, ...]] | None:
+        """Form the gradient in one way; None if it is not the recorded one."""
+        step.random.restore(self._device)
+        self._set_buffers(step.buffers)
+        seen = self._backward(step.record, reduction, divisor, step.around)
+        self._mask(step)
+        try:
+            scale = reconcile(_gradients_of(step.trained), step.record.statistics, len(step.record.batches))
+        except Mismatch:
+            return None
+        return scale, seen
+
+    def _unscaled(self, step: _Step) -> GradientStatistics:
+        self._attempt(step, self._reductions[0], 1)
+        return gradient_statistics(_gradients_of(step.trained).values())
+
+    def _backward(
+        self, record: StepRecord, reduction: _Reduction, divisor: int, around: Around | None
+    ) -> tuple[Any, ...]:
+        for parameter in self._model.parameters():
+            parameter.grad = None
+        seen = []
+        for number, ids in enumerate(record.batches):
+            batch = self._examples.batch(ids, epoch=record.epoch)
+            inputs, labels = to_device(batch, self._device)
+            record.modes[number].apply(self._model)
+            self._set_buffers(record.buffers.get(number, {}) if number else {})
+            state = record.random[number]
+            if state is not None:
+                state.restore(self._device)
+            with torch.enable_grad(), around(self._model) if around else nullcontext() as value:
+                with record.modes[number].precision(self._device):
+                    loss = reduction(call_model(self._model, inputs), labels)
+                (loss if divisor == 1 else loss / divisor).backward()  # type: ignore[no-untyped-call]
+            seen.append(value)
+        return tuple(seen)
+
+    def _mask(self, step: _Step) -> None:
+        """Give exactly the recorded parameters a gradient: zero where the loop had kept a zero one."""
+        for name, parameter in step.trained.items():
+            if name not in step.record.updated:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _set_buffers(self, values: Mapping[str, Tensor]) -> None:
+        if not values:
+            return
+        with torch.no_grad():
+            for name, buffer in self._model.named_buffers():
+                if name in values:
+                    buffer.copy_(values[name])
+
+    def _summed(self, outputs: Any, labels: Any) -> Tensor:
+        """Return the sum of the losses, for loops that divide by the number of examples of all microbatches."""
+        return self._loss.per_example(outputs, labels).sum()
+
+
+def _gradients_of(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.grad for name, parameter in trained.items() if parameter.grad is not None}
+
+
+def _divisor(scale: Scale) -> int:
+    """Return the whole number that a scale divides by, 1 if it does not."""
+    if not isinstance(scale, float) or not 0.0 < scale < 1.0:
+        return 1
+    whole = round(1.0 / scale)
+    return whole if whole <= _LARGEST_DIVISOR and abs(scale * whole - 1.0) < TOLERANCE else 1
