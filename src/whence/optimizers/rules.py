@@ -240,10 +240,25 @@ def initial_buffer(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*s
     return None if buffer is None else buffer.detach().to_dense().clone()
 
 
+def buffer_name(kind: type[Optimizer]) -> str | None:
+    """Return which entry of an optimizer's state is the buffer of :func:`initial_buffer`, None if it has none.
+
+    Args:
+        kind: One of :data:`SUPPORTED`.
+
+    Raises:
+        UnsupportedOptimizerError: If the class has no rule.
+    """
+    return _rule(kind).buffer
+
+
 def _rule_of(optimizer: Optimizer) -> _Rule:
-    found = _RULES.get(type(optimizer))
+    return _rule(type(optimizer))
+
+
+def _rule(kind: type[Optimizer]) -> _Rule:
+    found = _RULES.get(kind)
     if found is None:
-        kind = type(optimizer)
         known = ", ".join(supported.__name__ for supported in SUPPORTED)
         raise UnsupportedOptimizerError(
             f"There is no rule for the optimizer {kind.__module__}.{kind.__qualname__} (subclasses "
