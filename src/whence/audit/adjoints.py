@@ -1,0 +1,216 @@
+"""What a target's quantity still owes to each parameter and optimizer buffer, walked backwards step by step.
+
+The state is one row of parameters a target. A step of it (math of the reverse walk: transpose of the optimizer's step,
+then one matrix product with the batch's per-example gradients) is done block by block of parameters, small enough that
+everything a block needs stays in the processor's cache: neither the targets' gradients nor the batch's are ever written
+out whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whence.audit.products import add_product
+from whence.gradients import PerExample
+from whence.optimizers import LinearStep
+
+BLOCK_BYTES = 4 * 2**20  # per matrix; measured best on CPUs with 16-32 MiB of shared cache
+Coefficient = float | Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Block:
+    """Rows ``start..stop`` of one parameter's first axis; ``width`` entries in all, from entry ``first``."""
+
+    name: str
+    layer: int
+    start: int
+    stop: int
+    first: int
+    width: int
+
+
+@final
+@dataclass(frozen=True)
+class Microbatch:
+    """Per-example gradients of one microbatch, and what the loop and the clipping made of them."""
+
+    gradients: Mapping[str, PerExample]
+    examples: int
+    scale: Mapping[str, Coefficient] | float
+
+    def scale_of(self, name: str) -> Coefficient:
+        """Return the factor from raw to used gradient of a parameter: a number, or one number an entry."""
+        return self.scale if isinstance(self.scale, float | int) else self.scale.get(name, 1.0)
+
+
+def blocks(shapes: Mapping[str, torch.Size], layers: Mapping[str, int], rows: int, dtype: torch.dtype) -> list[Block]:
+    """Cut the parameters into blocks of whole rows, of at most ``BLOCK_BYTES`` for ``rows`` targets if possible."""
+    found = []
+    for name, shape in shapes.items():
+        length = shape[0] if shape else 1
+        row = shape.numel() // length if length else 0
+        step = max(1, BLOCK_BYTES // max(1, rows * row * dtype.itemsize))
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            found.append(Block(name, layers[name], start, stop, start * row, (stop - start) * row))
+    return found
+
+
+@final
+class Adjoints:
+    """Sensitivities of every target's remaining change to the shares of parameters and optimizer buffers.
+
+    Args:
+        shapes: Shape of every trained parameter.
+        layers: Number of the layer of every trained parameter.
+        targets: How many rows.
+        dtype: In which they are held.
+        device: Where they are held.
+        mixed: Whether the product with the batch's gradients rounds its factors to bfloat16.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, torch.Size],
+        layers: Mapping[str, int],
+        targets: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        mixed: bool,
+    ) -> None:
+        self.blocks = blocks(shapes, layers, targets, dtype)
+        self.layers = max(layers.values()) + 1
+        self.targets, self._mixed = targets, mixed
+        self.buffers = [torch.zeros(targets, block.width, dtype=dtype, device=device) for block in self.blocks]
+        self.parameters: list[Tensor] | None = None  # zero between steps, so not held, until a step decays parameters
+        self.pending = dict.fromkeys(
+            shapes, 1.0
+        )  # the buffers' factor still to be applied (saves one pass over memory)
+
+    def step(
+        self,
+        steps: Mapping[str, LinearStep],
+        gradients: Mapping[str, PerExample],
+        batch: Sequence[Microbatch],
+    ) -> Float[Tensor, "layers targets examples"]:
+        """Walk back over one step and return what each example of its batch did to each target, layer by layer.
+
+        Args:
+            steps: The optimizer's step of each parameter that it updated.
+            gradients: The targets' gradients, integrated along the step.
+            batch: The microbatches of the step.
+        """
+        if self.parameters is None and any(step.decay or step.coupled for step in steps.values()):
+            self.hold_parameters()
+        total = sum(one.examples for one in batch)
+        found = self.buffers[0].new_zeros(self.layers, self.targets, total)
+        for index, block in enumerate(self.blocks):
+            if block.name in steps:
+                h = gradients[block.name].part(block.start, block.stop) if block.name in gradients else None
+                pulled = self._pull(index, block, h, steps[block.name])
+                if pulled is not None:
+                    self._multiply(found[block.layer], block, *pulled, batch, steps[block.name].sign)
+                    self._settle(index, h, steps[block.name], *pulled)
+        for name, step in steps.items():
+            if step.buffered:
+                self.pending[name] = step.beta
+        return found
+
+    def _pull(self, index: int, block: Block, h: Tensor | None, step: LinearStep) -> tuple[Tensor, float] | None:
+        """Walk one block back; return its sensitivity to the used gradient as (matrix, factor), or None if it is 0."""
+        p = None if self.parameters is None else self.parameters[index]
+        if p is not None and h is not None:
+            p += h
+        moved = h if p is None else p
+        b = self.buffers[index]
+        kappa, sigma, gamma = (_slice(value, block) for value in (step.kappa, step.sigma, step.gamma))
+        if step.buffered:
+            pending = self.pending[block.name]
+            if pending != 1.0:
+                b.mul_(pending)
+            if moved is not None:
+                _subtract(b, sigma, moved)
+        if moved is None and not step.buffered:
+            return None
+        return _sensitivity(b, moved, kappa, gamma)
+
+    def _settle(self, index: int, h: Tensor | None, step: LinearStep, u: Tensor, factor: float) -> None:
+        """Bring one block's sensitivity to the parameters themselves to before the step: (1-d) p + λ u - h̄."""
+        if self.parameters is None:
+            return
+        p = self.parameters[index]
+        if u is p:
+            p.mul_(1.0 - step.decay + step.coupled * factor)
+        else:
+            p.mul_(1.0 - step.decay)
+            if step.coupled:
+                p.add_(u, alpha=step.coupled * factor)
+        if h is not None:
+            p -= h
+
+    def _multiply(
+        self, found: Tensor, block: Block, u: Tensor, factor: float, batch: Sequence[Microbatch], sign: float
+    ) -> None:
+        column = 0
+        for one in batch:
+            gradient = one.gradients.get(block.name)
+            if gradient is not None:
+                scale = _slice(one.scale_of(block.name), block)
+                left = u if isinstance(scale, float) else u * scale
+                part = gradient.part(block.start, block.stop)
+                alpha = sign * (factor * scale if isinstance(scale, float) else factor)
+                add_product(found[:, column : column + one.examples], left, part, scale=alpha, mixed=self._mixed)
+            column += one.examples
+
+    def hold_parameters(self) -> None:
+        """Make room for the sensitivities to the parameters themselves, zero so far."""
+        self.parameters = [torch.zeros_like(one) for one in self.buffers]
+
+    def owed(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return per target what it owes to initial parameters and to initial optimizer buffers, in float64."""
+        first, second = (
+            torch.zeros(self.targets, dtype=torch.float64, device=self.buffers[0].device) for _ in range(2)
+        )
+        for index, block in enumerate(self.blocks):
+            if self.parameters is not None:
+                first += _times(self.parameters[index], parameters[block.name], block)
+            if block.name in buffers:
+                second += self.pending[block.name] * _times(self.buffers[index], buffers[block.name], block)
+        return first, second
+
+
+def _slice(value: Coefficient, block: Block) -> Coefficient:
+    if isinstance(value, Tensor):
+        return value.reshape(-1)[block.first : block.first + block.width]
+    return float(value)
+
+
+def _subtract(total: Tensor, factor: Coefficient, term: Tensor) -> None:
+    if isinstance(factor, Tensor):
+        total.addcmul_(term, factor, value=-1.0)
+    elif factor:
+        total.add_(term, alpha=-factor)
+
+
+def _sensitivity(b: Tensor, moved: Tensor | None, kappa: Coefficient, gamma: Coefficient) -> tuple[Tensor, float]:
+    """Return κ b - γ p as (matrix, factor), without a temporary where a matrix at hand will do."""
+    if (isinstance(gamma, float) and gamma == 0.0) or moved is None:
+        return (b, kappa) if isinstance(kappa, float) else (b * kappa, 1.0)
+    if isinstance(kappa, float) and kappa == 0.0:
+        return (moved, -gamma) if isinstance(gamma, float) else (moved * gamma, -1.0)
+    u = b * kappa
+    _subtract(u, gamma, moved)
+    return u, 1.0
+
+
+def _times(rows: Tensor, parameter: Tensor, block: Block) -> Tensor:
+    return rows.double() @ parameter.detach().reshape(-1)[block.first : block.first + block.width].double()

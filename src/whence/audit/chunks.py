@@ -1,0 +1,232 @@
+"""What an audit has to do, worked out from its arguments: the plan of the walk and the chunks of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError, AuditError
+from whence.audit.groups import Grouping, as_by
+from whence.audit.quadrature import rule
+from whence.audit.quantities import Numbers, Quantity, as_quantity
+from whence.audit.targets import State, TargetPass
+from whence.audit.walk import Plan, Tally, cast
+from whence.datasets import Examples, as_examples, call_model
+from whence.optimizers import buffer_name
+from whence.runs import Run
+from whence.runs.settings import decode_settings, optimizer_class
+
+_DTYPES = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
+_PASS_ROWS = 1024  # targets that go through the model at once, at most
+
+
+@final
+@dataclass(frozen=True)
+class Chunk:
+    """What the walk of one chunk of targets gave besides its influences.
+
+    Attributes:
+        tally: Its sums.
+        residuals: What no example did, (targets, sources).
+        predictions: Predicted class of each target example at the end of the run, or None.
+    """
+
+    tally: Tally
+    residuals: Tensor
+    predictions: Tensor | None
+
+
+@final
+@dataclass(frozen=True)
+class Question:
+    """What a caller asks of an audit, as `whence.audit` describes it."""
+
+    quantity: str | Numbers
+    classes: Sequence[int] | Literal["all"] | None
+    by: str | Sequence[str]
+    quadrature: str
+    tolerance: float | None
+    subsample: int
+    precision: str | None
+    ids: Sequence[int] | None
+
+
+@final
+@dataclass(frozen=True)
+class Work:
+    """An audit's arguments, read and checked.
+
+    Attributes:
+        run: The recorded run.
+        examples: Where the targets come from.
+        ids: Which of them are audited.
+        quantity: What is audited of each.
+        grouping: Axes of the influences.
+        plan: How to walk.
+        chunks: Which of ``ids`` each chunk walks.
+        layers: Names of the layers, in order.
+        tolerance: As asked for, for the record.
+        precision: The one used.
+    """
+
+    run: Run
+    examples: Examples
+    ids: Tensor
+    quantity: Quantity
+    grouping: Grouping
+    plan: Plan
+    chunks: tuple[range, ...]
+    layers: tuple[str, ...]
+    tolerance: float | None
+    precision: str
+
+    @property
+    def per_example(self) -> int:
+        """Rows a target example: one a class, or one."""
+        return len(self.quantity.numbers)
+
+    @property
+    def rows(self) -> int:
+        """Length of the axis of targets."""
+        return len(self.ids) * self.per_example
+
+    @property
+    def dtype_name(self) -> str:
+        """Of the influences, as NumPy names it."""
+        return "float64" if self.plan.dtype == torch.float64 else "float32"
+
+    def rows_of(self, number: int) -> slice:
+        """Return where a chunk's targets stand along the axis of targets."""
+        chunk = self.chunks[number]
+        return slice(chunk.start * self.per_example, chunk.stop * self.per_example)
+
+    def targets_of(self, number: int) -> TargetPass:
+        """Return what evaluates a chunk's targets."""
+        chunk = self.chunks[number]
+        inputs, labels = self.examples.batch(self.ids[chunk.start : chunk.stop])
+        device = next(self.run.model.parameters()).device
+        return TargetPass(
+            self.run.model,
+            to_device(inputs, device),
+            to_device(labels, device),
+            self.quantity,
+            self.run.parameter_names,
+            self.plan.dtype,
+        )
+
+    def initial_buffers(self) -> State:
+        """Return the optimizer buffers with which the run began, by parameter."""
+        entry = buffer_name(optimizer_class(self.run.manifest.optimizer))
+        state = self.run.training_state_at(0).optimizer
+        return {name: one[entry] for name, one in state.items() if entry is not None and entry in one}
+
+    def final_state(self) -> tuple[State, State]:
+        """Return parameters and buffers at the end of the run."""
+        last = self.run.state_at(self.run.steps)
+        parameters = {name: last.parameters[name] for name in self.run.parameter_names}
+        return cast(parameters, self.plan.dtype), cast(last.buffers, self.plan.dtype)
+
+
+def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> Work:
+    """Read and check what is asked.
+
+    Raises:
+        ArgumentError: If the question is outside what `whence.audit` lists.
+        AuditError: If the run has no step.
+    """
+    if run.steps == 0:
+        raise AuditError(
+            f"The run at {run.path} has no step, so there is nothing to audit. Record some training first."
+        )
+    examples = as_examples(targets)
+    ids = _chosen(question.ids, len(examples))
+    precision = question.precision or ("float64" if _dtype(run.model) == torch.float64 else "float32")
+    quantity = as_quantity(question.quantity, run.loss, question.classes, _probe(run, examples, ids))
+    layers = layer_names(run)
+    grouping = _grouping(run, as_by(question.by), len(layers))
+    plan = Plan(
+        rule=rule(question.quadrature),
+        share=None if question.tolerance is None else question.tolerance / run.steps,
+        subsample=question.subsample,
+        dtype=_DTYPES[precision],
+        mixed=precision == "mixed",
+        layers={name: layers.index(layer_of(name)) for name in run.parameter_names},
+    )
+    chunks = _chunks(run, grouping, plan, len(ids), len(quantity.numbers), memory_budget)
+    return Work(run, examples, ids, quantity, grouping, plan, chunks, layers, question.tolerance, precision)
+
+
+def layer_of(parameter: str) -> str:
+    """Return the name of the layer that owns a parameter (the model itself is ``"model"``)."""
+    return parameter.rpartition(".")[0] or "model"
+
+
+def layer_names(run: Run) -> tuple[str, ...]:
+    """Return the layers with trained parameters, in the model's order."""
+    return tuple(dict.fromkeys(layer_of(name) for name in run.parameter_names))
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """Move tensors in nested dicts, tuples and lists to a device."""
+    return torch.utils._pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _chosen(ids: Sequence[int] | None, count: int) -> Tensor:
+    if ids is None:
+        return torch.arange(count)
+    outside = [one for one in ids if not 0 <= int(one) < count]
+    if outside or len(ids) == 0 or len(set(ids)) != len(ids):
+        raise ArgumentError(
+            f"`ids` must name some of the {count} targets (0..{count - 1}), each once; got {list(ids)[:10]}"
+            f"{' ...' if len(ids) > 10 else ''}."
+        )
+    return torch.tensor([int(one) for one in ids])
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(one.dtype for one in model.parameters() if one.is_floating_point())
+
+
+def _probe(run: Run, examples: Examples, ids: Tensor) -> Any:
+    """Return the model's outputs on one target, to see their shape."""
+    inputs, _ = examples.batch(ids[:1])
+    modes = {module: module.training for module in run.model.modules()}
+    run.model.eval()
+    try:
+        with torch.no_grad():
+            return call_model(run.model, to_device(inputs, next(run.model.parameters()).device))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _grouping(run: Run, by: tuple[str, ...], layers: int) -> Grouping:
+    train, labels, count = len(run.examples), None, 0
+    if "label" in by:
+        known = run.examples.labels
+        if known.ndim != 1 or known.is_floating_point():
+            raise ArgumentError(
+                f"`by` holds 'label', but the training labels (shape {tuple(known.shape)}, {known.dtype}) are not one "
+                "whole number per example. Leave 'label' out, and group the result yourself."
+            )
+        kinds, labels = known.unique(return_inverse=True)
+        count = len(kinds)
+    return Grouping(by, train, labels, count, layers, run.epochs, run.steps)
+
+
+def _chunks(
+    run: Run, grouping: Grouping, plan: Plan, examples: int, per_example: int, memory_budget: int
+) -> tuple[range, ...]:
+    """Cut the targets so that adjoints and one slab of influences take half the budget; the rest is for the replay."""
+    live = dict(run.model.named_parameters())
+    decays = any(group.options.get("weight_decay") for group in decode_settings(run.manifest.groups))
+    entries = sum(live[name].numel() for name in run.parameter_names) * (2 if decays else 1)
+    row = (entries + grouping.slab_entries) * torch.empty((), dtype=plan.dtype).itemsize
+    size = max(1, min(_PASS_ROWS, memory_budget // 2 // (row * per_example)))
+    pieces = -(-examples // size)
+    size = -(-examples // pieces)
+    return tuple(range(start, min(start + size, examples)) for start in range(0, examples, size))

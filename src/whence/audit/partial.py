@@ -1,0 +1,184 @@
+"""An audit under way, kept on disk so that it can be taken up where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+import safetensors.torch
+import zarr
+from safetensors import SafetensorError
+from torch import Tensor
+
+from whence._errors import AuditError
+from whence._files import disk_errors, file_checksum, write_atomically
+from whence.audit.adjoints import Adjoints
+from whence.audit.chunks import Chunk, Work
+from whence.audit.result import Audit
+from whence.audit.storage import DiskSink, load_audit, refuse_existing, with_plain_strings
+from whence.audit.targets import TargetPass
+from whence.audit.walk import Tally, Walk, stand
+
+_TALLY = tuple(one.name for one in dataclasses.fields(Tally))
+
+
+@final
+class Partial:
+    """A folder beside the audit's path: the growing influences, finished chunks, and the walk under way.
+
+    Args:
+        path: Where the finished audit is to be.
+        work: The audit.
+
+    Raises:
+        AuditError: If an unfinished audit there was begun with other arguments.
+        DiskError: If the disk is full or refuses to write.
+    """
+
+    def __init__(self, path: Path, work: Work) -> None:
+        self._path, self._work = path, work
+        self._folder = path.with_name(f".{path.name}.partial")
+        self.seconds_before = 0.0
+        with disk_errors(path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._agree()
+            group = zarr.open_group(self._folder / "audit.zarr", mode="a", zarr_format=3)
+            self.sink = DiskSink(group, work.grouping, work.rows, work.dtype_name, work.quantity.unit)
+
+    def __enter__(self) -> Partial:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave what is unfinished where it is, and say so."""
+        if error is not None:
+            error.add_note(f"What was audited so far is kept: call again with path={str(self._path)!r} to go on.")
+
+    def finished(self, number: int) -> Chunk | None:
+        """Return what a finished chunk gave, or None if it is not finished."""
+        found = _read(self._folder / f"chunk-{number}.safetensors")
+        if found is None:
+            return None
+        tensors, _ = found
+        return Chunk(
+            Tally(**{name: tensors[name] for name in _TALLY}), tensors["residuals"], tensors.get("predictions")
+        )
+
+    def keep(self, number: int, chunk: Chunk) -> None:
+        """Keep what a finished chunk gave, and forget its walk."""
+        tensors = {name: getattr(chunk.tally, name) for name in _TALLY} | {"residuals": chunk.residuals}
+        if chunk.predictions is not None:
+            tensors["predictions"] = chunk.predictions.cpu()
+        _write(self._folder / f"chunk-{number}.safetensors", tensors, {})
+        (self._folder / "walk.safetensors").unlink(missing_ok=True)
+
+    def save(self, number: int, walk: Walk) -> None:
+        """Keep a walk that stands between two segments."""
+        tensors = {name: getattr(walk.tally, name) for name in _TALLY} | {"slab": walk.slab.values}
+        tensors |= {f"buffer.{index}": one for index, one in enumerate(walk.adjoints.buffers)}
+        tensors |= {f"parameter.{index}": one for index, one in enumerate(walk.adjoints.parameters or [])}
+        facts = {
+            "chunk": number,
+            "next_segment": walk.next_segment,
+            "moment": walk.moment,
+            "pending": walk.adjoints.pending,
+        }
+        _write(self._folder / "walk.safetensors", tensors, facts)
+
+    def resume(self, number: int, targets: TargetPass) -> Walk | None:
+        """Return the walk of a chunk as it was last saved, or None if there is none."""
+        found = _read(self._folder / "walk.safetensors")
+        if found is None or found[1]["chunk"] != number:
+            return None
+        tensors, facts = found
+        walk = stand(self._work.run, targets, self._work.plan, self._work.grouping, facts["next_segment"])
+        walk.moment = facts["moment"]
+        walk.tally = Tally(**{name: tensors[name] for name in _TALLY})
+        walk.slab.values.copy_(tensors["slab"])
+        _restore(walk.adjoints, tensors, facts["pending"])
+        return walk
+
+    def finish(self, audit: Audit) -> Audit:
+        """Add the rest to the influences on disk, give the group its place, and open it.
+
+        Raises:
+            AuditError: If something appeared at the path meanwhile.
+            DiskError: If the disk is full or refuses to write.
+        """
+        refuse_existing(self._path)
+        with disk_errors(self._path):
+            group = self._folder / "audit.zarr"
+            with_plain_strings(audit.data).to_zarr(group, mode="a", consolidated=False, zarr_format=3)
+            group.rename(self._path)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return load_audit(self._path)
+
+    def _agree(self) -> None:
+        """Write what the audit is, or compare with what was written when it was begun."""
+        file = self._folder / "work.json"
+        ours = _describe(self._work)
+        if not file.exists():
+            write_atomically(file, json.dumps(ours, indent=1).encode())
+            return
+        theirs = json.loads(file.read_text())
+        different = sorted(key for key in ours if ours[key] != theirs.get(key))
+        if different:
+            raise AuditError(
+                f"An unfinished audit for {self._path} was begun with other arguments ({', '.join(different)} differ). "
+                f"Call with the same ones to go on, choose another path, or remove {self._folder} to begin anew."
+            )
+
+
+def _describe(work: Work) -> dict[str, Any]:
+    plan = work.plan
+    return {
+        "run": file_checksum(work.run.path / "run.json"),
+        "steps": work.run.steps,
+        "targets": work.examples.fingerprint,
+        "ids": work.ids.tolist(),
+        "quantity": work.quantity.name,
+        "classes": list(work.quantity.classes or ()),
+        "by": list(work.grouping.by),
+        "quadrature": plan.rule.name,
+        "tolerance": work.tolerance,
+        "subsample": plan.subsample,
+        "precision": work.precision,
+        "chunks": [[chunk.start, chunk.stop] for chunk in work.chunks],
+    }
+
+
+def _restore(adjoints: Adjoints, tensors: dict[str, Tensor], pending: dict[str, float]) -> None:
+    for index, one in enumerate(adjoints.buffers):
+        one.copy_(tensors[f"buffer.{index}"])
+    if "parameter.0" in tensors:
+        adjoints.hold_parameters()
+    for index, one in enumerate(adjoints.parameters or []):
+        one.copy_(tensors[f"parameter.{index}"])
+    adjoints.pending = dict(pending)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    plain = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+    write_atomically(
+        path, lambda temporary: safetensors.torch.save_file(plain, temporary, {"facts": json.dumps(facts)})
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return tensors and facts of a file, or None if there is none."""
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, json.loads(file.metadata()["facts"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise AuditError(
+            f"{path} is damaged ({error}). Remove the folder {path.parent} to begin the audit anew."
+        ) from error

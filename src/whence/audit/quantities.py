@@ -1,0 +1,133 @@
+"""What is audited of each target: its loss, a logit, a probability, or any number the caller computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whence._errors import ArgumentError, ShapeError
+from whence.runs import TrainingLoss
+
+Numbers = Callable[[Any, Any], Tensor]
+"""(outputs, labels) -> one differentiable number per example."""
+
+
+@final
+@dataclass(frozen=True)
+class Quantity:
+    """One number per target, and how to read it.
+
+    Attributes:
+        name: ``"loss"``, ``"logit"``, ``"probability"`` or the callable's name.
+        unit: What a change of 1 means.
+        helps: Sign of a change for the better: -1 for a loss, +1 otherwise.
+        classes: The classes audited of each example, or None for one number (its own label's).
+        numbers: One function per entry of ``classes`` (one function if it is None).
+    """
+
+    name: str
+    unit: str
+    helps: int
+    classes: tuple[int, ...] | None
+    numbers: tuple[Numbers, ...]
+
+
+def as_quantity(
+    quantity: str | Numbers, loss: TrainingLoss, classes: Sequence[int] | Literal["all"] | None, outputs: Any
+) -> Quantity:
+    """Read the ``quantity`` and ``classes`` that a caller gave.
+
+    Args:
+        quantity: ``"loss"``, ``"logit"``, ``"probability"``, or a callable (outputs, labels) -> one number per example.
+        loss: The run's loss.
+        classes: For a logit or a probability: the classes to audit of each target, ``"all"``, or None for its label's.
+        outputs: Outputs of the model on a few targets, to count the classes.
+
+    Raises:
+        ArgumentError: If the quantity is unknown, or the classes do not fit it.
+    """
+    if callable(quantity):
+        _no_classes(classes, "a callable")
+        name = getattr(quantity, "__name__", type(quantity).__name__)
+        return Quantity(name, f"units of {name}", 1, None, (quantity,))
+    if quantity == "loss":
+        _no_classes(classes, "the loss")
+        return Quantity(
+            "loss", "nats of target loss" if _in_nats(loss) else "units of target loss", -1, None, (loss.per_example,)
+        )
+    if quantity not in {"logit", "probability"}:
+        raise ArgumentError(f"No quantity {quantity!r}. Choose 'loss', 'logit', 'probability', or give a callable.")
+    logits = _logits(outputs)
+    read = _logit if quantity == "logit" else _probability
+    unit = "units of target logit" if quantity == "logit" else "target probability"
+    if classes is None:
+        return Quantity(quantity, unit, 1, None, (read,))
+    chosen = _chosen(classes, logits.shape[1])
+    return Quantity(quantity, unit, 1, chosen, tuple(_of_class(read, one) for one in chosen))
+
+
+def evaluate(numbers: Numbers, outputs: Any, labels: Any, examples: int) -> Float[Tensor, " examples"]:
+    """Return one number per example, checked.
+
+    Raises:
+        ShapeError: If ``numbers`` does not give exactly one number per example.
+    """
+    values = numbers(outputs, labels)
+    if not isinstance(values, Tensor) or values.shape != (examples,):
+        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(
+            f"The audited quantity must be one number per example, shape ({examples},); got {given}. "
+            "Return a tensor with one entry per row of the outputs, without reducing over the batch."
+        )
+    return values
+
+
+def _in_nats(loss: TrainingLoss) -> bool:
+    """Whether a loss is a negative natural logarithm of a probability, by its name."""
+    return any(name in loss.name for name in ("cross_entropy", "CrossEntropy", "nll_loss", "NLLLoss"))
+
+
+def _no_classes(classes: object, of: str) -> None:
+    if classes is not None:
+        raise ArgumentError(f"`classes` chooses logits or probabilities; {of} has none. Leave `classes` out.")
+
+
+def _logits(outputs: Any) -> Float[Tensor, "examples classes"]:
+    logits = getattr(outputs, "logits", outputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ArgumentError(
+            f"Logits and probabilities need outputs of shape (examples, classes); this model gives {given}. "
+            "Audit a callable (outputs, labels) -> one number per example instead."
+        )
+    return logits
+
+
+def _logit(outputs: Any, labels: Any) -> Float[Tensor, " examples"]:
+    return _logits(outputs).gather(1, labels.reshape(-1, 1)).squeeze(1)
+
+
+def _probability(outputs: Any, labels: Any) -> Float[Tensor, " examples"]:
+    return torch.softmax(_logits(outputs), 1).gather(1, labels.reshape(-1, 1)).squeeze(1)
+
+
+def _of_class(read: Numbers, index: int) -> Numbers:
+    return lambda outputs, labels: read(outputs, torch.full_like(labels, index))
+
+
+def _chosen(classes: Sequence[int] | str, count: int) -> tuple[int, ...]:
+    if isinstance(classes, str):
+        if classes != "all":
+            raise ArgumentError(f"`classes` must be 'all' or a list of class numbers, got {classes!r}.")
+        return tuple(range(count))
+    outside = [one for one in classes if not 0 <= int(one) < count]
+    if outside or not classes:
+        raise ArgumentError(
+            f"`classes` must name some of the model's {count} outputs (0..{count - 1}), got {list(classes)}."
+        )
+    return tuple(int(one) for one in classes)

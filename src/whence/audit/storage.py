@@ -1,0 +1,133 @@
+"""Audits on disk: a Zarr group, written whole or not at all, read row by row."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import xarray as xr
+import zarr
+from jaxtyping import Float
+from torch import Tensor
+
+from whence._errors import AuditError
+from whence._files import disk_errors
+from whence.audit.groups import Grouping
+from whence.audit.result import Audit
+
+FORMAT = 1
+_CHUNK_BYTES = 4 * 2**20
+
+
+def save_dataset(data: xr.Dataset, path: Path) -> None:
+    """Write a dataset as a Zarr group under a temporary name and rename it to ``path``.
+
+    Raises:
+        AuditError: If something stands at ``path`` already.
+        DiskError: If the disk is full or refuses to write.
+    """
+    refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with_plain_strings(data).to_zarr(temporary, mode="w-", consolidated=False, zarr_format=3)
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        AuditError: If something stands at ``path`` already.
+    """
+    if path.exists():
+        raise AuditError(f"Something stands at {path} already. Choose another path, or remove it first.")
+
+
+def load_audit(path: str | Path) -> Audit:
+    """Open a saved audit; influences stay on disk and are read row by row.
+
+    Raises:
+        AuditError: If there is no audit at ``path``, or one of another format.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise AuditError(f"No audit at {path}: there is no such folder. Give the path that an audit was saved to.")
+    try:
+        data = xr.open_zarr(path, chunks=None, consolidated=False)
+    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+        raise AuditError(f"{path} is not a saved audit: {error}. Give the path that an audit was saved to.") from error
+    if "influence" not in data or data.attrs.get("format") != FORMAT:
+        raise AuditError(
+            f"{path} holds no audit of format {FORMAT} (its format: {data.attrs.get('format')}). "
+            "Give the path that an audit was saved to, or open it with the version of Whence that wrote it."
+        )
+    return Audit(with_plain_strings(data))
+
+
+@final
+class MemorySink:
+    """Influences of all targets in one array in memory."""
+
+    def __init__(self, grouping: Grouping, targets: int, dtype: str) -> None:
+        self.array = np.zeros(grouping.shape(targets), dtype=dtype)
+        self._grouping = grouping
+        self.rows = slice(0, targets)
+
+    def write(self, moment: int, values: Float[Tensor, "targets rows ..."]) -> None:
+        """Keep the influences on the targets ``rows`` at one position along time."""
+        _put(self.array, self._grouping, self.rows, moment, values)
+
+
+@final
+class DiskSink:
+    """Influences of all targets in one Zarr array of an unfinished group."""
+
+    def __init__(self, group: zarr.Group, grouping: Grouping, targets: int, dtype: str, unit: str) -> None:
+        self._grouping = grouping
+        self.rows = slice(0, targets)
+        shape = grouping.shape(targets)
+        if "influence" in group:
+            self.array = group["influence"]
+        else:
+            self.array = group.create_array(
+                "influence",
+                shape=shape,
+                chunks=_chunks(grouping, shape, np.dtype(dtype).itemsize),
+                dtype=dtype,
+                dimension_names=grouping.dims,
+                attributes={"unit": unit},
+            )
+
+    def write(self, moment: int, values: Float[Tensor, "targets rows ..."]) -> None:
+        """Keep the influences on the targets ``rows`` at one position along time."""
+        _put(self.array, self._grouping, self.rows, moment, values)
+
+
+def _put(array: np.ndarray | zarr.Array, grouping: Grouping, rows: slice, moment: int, values: Tensor) -> None:
+    index: list[slice | int] = [rows, *(slice(None) for _ in grouping.dims[1:])]
+    if grouping.time is not None:
+        index[grouping.dims.index(grouping.time)] = moment
+    array[tuple(index)] = values.cpu().numpy()
+
+
+def _chunks(grouping: Grouping, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """One moment, one layer, all examples of a few targets: what a top list reads is then a few files."""
+    rows = max(1, min(shape[0], _CHUNK_BYTES // max(1, shape[1] * itemsize)))
+    return (rows, max(1, shape[1]), *(1 for _ in grouping.dims[2:]))
+
+
+def with_plain_strings(data: xr.Dataset) -> xr.Dataset:
+    """Hold text as Python strings: the one form of text that Zarr's format 3 specifies."""
+    text = {
+        name: coordinate.astype(object)
+        for name, coordinate in data.variables.items()
+        if coordinate.dtype.kind in {"U", "T", "O"}
+    }
+    return data.assign_coords({name: variable for name, variable in text.items() if name in data.coords})

@@ -1,0 +1,127 @@
+"""Gradients of the audited quantity at any parameters, one row a target."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whence.audit.quantities import Quantity, evaluate
+from whence.datasets import call_model
+from whence.gradients import PerExample, capture
+from whence.gradients.combine import interleave
+
+State = Mapping[str, Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class TargetGradients:
+    """The quantity and its gradient at one state of the model.
+
+    Attributes:
+        values: The quantity in float64, one entry a target.
+        gradients: One entry a trained parameter that the quantity depends on.
+    """
+
+    values: Float[Tensor, " targets"]
+    gradients: dict[str, PerExample]
+
+    def along(self, change: State) -> Float[Tensor, " targets"]:
+        """Return the directional derivative ⟨∇q, change⟩ of each target, in float64."""
+        total = torch.zeros_like(self.values)
+        for name, gradient in self.gradients.items():
+            if name in change:
+                total += gradient.dot(change[name]).double()
+        return total
+
+
+@final
+class TargetPass:
+    """Evaluates targets with a private copy of the model, in evaluation mode, at given parameters and buffers.
+
+    Args:
+        model: The trained model; copied.
+        inputs: Inputs of the targets, first axis = target example.
+        labels: Their labels.
+        quantity: What is audited. With classes, the rows run over the classes of the first target, then of the second.
+        names: Trained parameters.
+        dtype: In which to compute.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Any, labels: Any, quantity: Quantity, names: tuple[str, ...], dtype: torch.dtype
+    ) -> None:
+        self._model = copy.deepcopy(model).to(dtype=dtype).eval()
+        self._inputs, self._labels = _cast(inputs, dtype), labels
+        self._quantity, self._names = quantity, names
+        self._examples = len(labels)
+        self.dtype = dtype
+        self._state = {
+            **dict(self._model.named_parameters(remove_duplicate=False)),
+            **dict(self._model.named_buffers()),
+        }
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name in names)
+
+    def gradients(self, parameters: State, buffers: State) -> TargetGradients:
+        """Return the quantity and its per-target gradients at the given state."""
+        self._load(parameters, buffers)
+        found = [self._one(numbers) for numbers in self._quantity.numbers]
+        if len(found) == 1:
+            return found[0]
+        return _interleave(found)
+
+    def values(self, parameters: State, buffers: State) -> Float[Tensor, " targets"]:
+        """Return the quantity alone, in float64."""
+        self._load(parameters, buffers)
+        with torch.no_grad():
+            outputs = call_model(self._model, self._inputs)
+            rows = [evaluate(one, outputs, self._labels, self._examples) for one in self._quantity.numbers]
+        return torch.stack(rows, 1).reshape(-1).double()
+
+    def predictions(self, parameters: State, buffers: State) -> Tensor | None:
+        """Return the predicted class of each target example, or None if the outputs are not (examples, classes)."""
+        self._load(parameters, buffers)
+        with torch.no_grad():
+            outputs = call_model(self._model, self._inputs)
+        logits = getattr(outputs, "logits", outputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            return None
+        return logits.argmax(1)
+
+    def _one(self, numbers: Any) -> TargetGradients:
+        with torch.enable_grad(), capture(self._model, self._names) as captured:
+            values = evaluate(numbers, call_model(self._model, self._inputs), self._labels, self._examples)
+            if values.requires_grad:
+                values.sum().backward()
+        for parameter in self._model.parameters():
+            parameter.grad = None
+        return TargetGradients(values.detach().double(), captured.gradients() if values.requires_grad else {})
+
+    def _load(self, parameters: State, buffers: State) -> None:
+        with torch.no_grad():
+            for name, value in (*parameters.items(), *buffers.items()):
+                self._state[name].copy_(value)
+
+
+def _interleave(found: list[TargetGradients]) -> TargetGradients:
+    """Put one row a (target, class) in place of one result a class: example-major, as the ids are."""
+    values = torch.stack([one.values for one in found], 1).reshape(-1)
+    names = {name for one in found for name in one.gradients}
+    return TargetGradients(values, {name: interleave([one.gradients[name] for one in found]) for name in names})
+
+
+def _cast(inputs: Any, dtype: torch.dtype) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, Mapping):
+        return {key: _cast(value, dtype) for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return type(inputs)(_cast(value, dtype) for value in inputs)
+    return inputs

@@ -1,0 +1,231 @@
+"""The reverse walk: from the end of a run to its start, handing every change of the targets to the examples behind it.
+
+For one chunk of targets (math: path-integrated loss-gradient kernels, sections 5.1-5.2 and A.2, run backwards): each
+stretch of the path gives the integrated gradient h̄; each step of the stretch is pulled back through its optimizer and
+multiplied with the per-example gradients of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, final, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whence.audit.adjoints import Adjoints, Microbatch
+from whence.audit.groups import Grouping, Slab
+from whence.audit.integral import Integral, Stretch, integrate
+from whence.audit.products import fast_products
+from whence.audit.quadrature import Rule
+from whence.audit.targets import State, TargetGradients, TargetPass
+from whence.gradients import capture
+from whence.optimizers import LinearStep, linear_step
+from whence.runs import ReplayedStep, Run, Segment
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where finished influences go."""
+
+    def write(self, moment: int, values: Float[Tensor, "targets rows ..."]) -> None:
+        """Keep the influences of the walk's targets at one position along time."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """How to walk.
+
+    Attributes:
+        rule: The quadrature to begin each stretch with.
+        share: Mean absolute error allowed to each step, or None.
+        subsample: How many steps make a stretch.
+        dtype: Of the adjoints and of the targets' gradients.
+        mixed: Whether products round their factors to bfloat16.
+        layers: Number of the layer of every trained parameter.
+    """
+
+    rule: Rule
+    share: float | None
+    subsample: int
+    dtype: torch.dtype
+    mixed: bool
+    layers: dict[str, int]
+
+
+@final
+@dataclass(frozen=True)
+class Walked:
+    """One step of the run, ready to be walked back: nothing in it is live any more."""
+
+    index: int
+    epoch: int
+    parameters: State
+    buffers: State
+    steps: dict[str, LinearStep]
+    batch: tuple[Microbatch, ...]
+    ids: Tensor
+
+
+@final
+@dataclass
+class Tally:
+    """What a walk adds up besides the influences; a point is the start of the run or the end of an epoch.
+
+    Attributes:
+        profile: Influence summed over training examples, (targets, layers, epochs).
+        course: The quantity at each point, (targets, points).
+        explained: What was explained within each epoch: h̄·Δθ and the buffers' part, (targets, epochs).
+        buffers: What the buffers did, (targets).
+        step_error: Mean over targets of the absolute error of each step, (steps); of a stretch at its first step.
+    """
+
+    profile: Tensor
+    course: Tensor
+    explained: Tensor
+    buffers: Tensor
+    step_error: Tensor
+
+    @classmethod
+    def empty(cls, targets: int, grouping: Grouping) -> Tally:
+        """Return a tally of zeros."""
+        zeros = partial(torch.zeros, dtype=torch.float64)
+        return cls(
+            zeros(targets, grouping.layers, grouping.epochs),
+            zeros(targets, grouping.epochs + 1),
+            zeros(targets, grouping.epochs),
+            zeros(targets),
+            zeros(grouping.steps),
+        )
+
+
+@final
+@dataclass
+class Walk:
+    """The state of one walk, between two segments of the run.
+
+    Attributes:
+        next_segment: Number of the segment to walk next (they are walked from the last to the first; -1 = done).
+        adjoints: Sensitivities still owed.
+        slab: Influences at the current position along time.
+        moment: That position.
+        tally: Everything else.
+        later: The targets' gradients at the state where the walk stands.
+        standing: That state: parameters and buffers.
+    """
+
+    next_segment: int
+    adjoints: Adjoints
+    slab: Slab
+    moment: int
+    tally: Tally
+    later: TargetGradients
+    standing: tuple[State, State] = field(repr=False)
+
+
+def begin(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping) -> Walk:
+    """Stand at the end of the run, nothing walked yet."""
+    walk = stand(run, targets, plan, grouping, len(run.segments()) - 1)
+    walk.tally.course[:, -1] = walk.later.values.cpu()
+    return walk
+
+
+def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment: int) -> Walk:
+    """Stand at the end of a segment with nothing owed and nothing added up."""
+    state = run.state_at(run.segments()[segment].stop)
+    parameters = {name: state.parameters[name] for name in run.parameter_names}
+    standing = (cast(parameters, plan.dtype), cast(state.buffers, plan.dtype))
+    later = targets.gradients(*standing)
+    count = later.values.numel()
+    shapes = {name: value.shape for name, value in parameters.items()}
+    device = next(iter(parameters.values())).device
+    adjoints = Adjoints(shapes, plan.layers, count, plan.dtype, device, mixed=plan.mixed)
+    moment = grouping.moment(run.steps - 1, grouping.epochs - 1)
+    slab = Slab(grouping, count, plan.dtype, device)
+    return Walk(segment, adjoints, slab, moment, Tally.empty(count, grouping), later, standing)
+
+
+def walk_segment(walk: Walk, run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, sink: Sink) -> int:
+    """Walk back over the next segment; return how many steps that were."""
+    segment = run.segments()[walk.next_segment]
+    steps = replayed(run, segment, plan)
+    for stretch_steps in reversed(list(stretches(steps, plan.subsample))):
+        first = stretch_steps[0]
+        stretch = Stretch(first.parameters, walk.standing[0], first.buffers, walk.standing[1], walk.later)
+        share = None if plan.share is None else plan.share * len(stretch_steps)
+        found = integrate(stretch, targets, plan.rule, share)
+        with fast_products():
+            for step in reversed(stretch_steps):
+                _walk_step(walk, step, found, grouping, sink)
+        _note(walk.tally, first, found)
+        walk.later, walk.standing = found.here, (first.parameters, first.buffers)
+    walk.next_segment -= 1
+    if walk.next_segment < 0:
+        sink.write(walk.moment, walk.slab.take())
+    return len(steps)
+
+
+def residuals(walk: Walk, initial_buffers: State) -> Tensor:
+    """Return what no example did, (targets, 3): initial parameters, initial optimizer state, normalisation buffers."""
+    owed = walk.adjoints.owed(walk.standing[0], initial_buffers)
+    return torch.stack([*(one.cpu() for one in owed), walk.tally.buffers], 1)
+
+
+def replayed(run: Run, segment: Segment, plan: Plan) -> list[Walked]:
+    """Replay a segment with per-example gradients captured."""
+    around = partial(capture, names=run.parameter_names)
+    return [_freeze(run, step, plan) for step in run.replay(segment.start, segment.stop, around=around)]
+
+
+def stretches(steps: list[Walked], length: int) -> Iterator[list[Walked]]:
+    """Cut a segment's steps into stretches of at most ``length`` that do not cross the end of an epoch."""
+    current: list[Walked] = []
+    for step in steps:
+        if current and (len(current) == length or current[-1].epoch != step.epoch):
+            yield current
+            current = []
+        current.append(step)
+    yield current
+
+
+def cast(state: State, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the floating-point entries of a state in ``dtype``, the others as they are."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _freeze(run: Run, step: ReplayedStep, plan: Plan) -> Walked:
+    live = dict(run.model.named_parameters())
+    steps = {
+        name: linear_step(step.optimizer, live[name], first=name in step.unbuffered).to(plan.dtype)
+        for name in step.updated
+    }
+    batch = []
+    for captured, ids in zip(step.seen, step.record.batches, strict=True):
+        gradients = {name: one.to(plan.dtype) for name, one in captured.gradients().items()}
+        batch.append(Microbatch(gradients, len(ids), step.scale))
+    parameters, buffers = cast(step.parameters, plan.dtype), cast(step.buffers, plan.dtype)
+    ids = torch.cat(list(step.record.batches))
+    return Walked(step.index, step.record.epoch, parameters, buffers, steps, tuple(batch), ids)
+
+
+def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, sink: Sink) -> None:
+    moment = grouping.moment(step.index, step.epoch)
+    if moment != walk.moment:
+        sink.write(walk.moment, walk.slab.take())
+        walk.moment = moment
+    influences = walk.adjoints.step(step.steps, found.gradients, step.batch)
+    walk.slab.add(step.ids, influences)
+    walk.tally.profile[:, :, step.epoch] += influences.sum(2).T.double().cpu()
+
+
+def _note(tally: Tally, first: Walked, found: Integral) -> None:
+    """Add one stretch to the tally. Walking back, the last stretch noted of an epoch is the one that begins it."""
+    tally.course[:, first.epoch] = found.here.values.cpu()
+    tally.explained[:, first.epoch] += (found.explained + found.buffers).cpu()
+    tally.buffers += found.buffers.cpu()
+    tally.step_error[first.index] = float(found.error.abs().mean())
