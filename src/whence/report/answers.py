@@ -75,24 +75,22 @@ class Answerer:
         outputs = call_model(self._model, inputs)
         losses = self._run.loss.per_example(outputs, labels).double()
         logits = getattr(outputs, "logits", outputs)
-        classes = labels if isinstance(labels, Tensor) else getattr(labels, "labels", None)
-        if not _classification(logits, classes):
+        if not isinstance(labels, Tensor) or not _classification(logits, labels):
             return Answers(losses, None, None, None)
         probabilities = torch.softmax(logits.double(), 1)
-        return Answers(losses, classes.long(), probabilities.argmax(1), probabilities)
+        return Answers(losses, labels.long(), probabilities.argmax(1), probabilities)
 
 
 def _classes(answers: Answers) -> tuple[Any, Any, Any]:
     return answers.labels, answers.predicted, answers.probabilities
 
 
-def _classification(logits: Any, labels: Any) -> bool:
+def _classification(logits: Any, labels: Tensor) -> bool:
     """Say whether outputs are (examples, classes) and labels are class numbers."""
     return (
         isinstance(logits, Tensor)
         and logits.ndim == 2
         and logits.shape[1] > 1
-        and isinstance(labels, Tensor)
         and labels.ndim == 1
         and not labels.is_floating_point()
     )

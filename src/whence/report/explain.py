@@ -109,7 +109,10 @@ class Explainer:
         target = self._audit.influence.coords["target"].values[position]
         key, row = f"t{position}", self._row_of[index]
         true = label_name(self._labels[index], self._names)
-        predicted, chances, wrong, predicted_class = None, (), False, None
+        predicted: str | None = None
+        predicted_class: int | None = None
+        chances: tuple[tuple[str, str, float], ...] = ()
+        wrong = False
         if self._answers.predicted is not None and self._answers.labels is not None:
             predicted_class = int(self._answers.predicted[row])
             wrong = predicted_class != int(self._answers.labels[row])
@@ -216,7 +219,7 @@ class Explainer:
 def _common(listed: tuple[Listed, ...], one_class: bool) -> str:
     """Say which labels a list holds most."""
     if not listed:
-        return "There are none."
+        return "There are none: none of these examples had an influence of that sign."
     if one_class or not listed[0].label:
         return ""
     ((name, most),) = Counter(one.label for one in listed).most_common(1)

@@ -106,8 +106,8 @@ def profile_figure(key: str, profile: xr.DataArray, unit: str, helps: int) -> Fi
     first = float(early[: max(1, early.size // 4)].sum() / (early.sum() or 1))
     summary = (
         f"Influence summed over the training examples. The largest is {signed(float(values[row, column]))} {unit}, in "
-        f"layer {layers[row]} in epoch {epochs[column]}; the first quarter of training holds {percent(first)} of it all, "
-        "counted without signs. Colour follows the square root, so that small values show."
+        f"layer {layers[row]} in epoch {epochs[column]}; the first quarter of training holds {percent(first)} of it "
+        "all, counted without signs. Colour follows the square root, so that small values show."
     )
     rows = tuple(
         (name, signed(float(part.sum())), number(float(np.abs(part).sum())))

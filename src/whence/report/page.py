@@ -21,6 +21,7 @@ from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
 from whence.report.summary import run_facts, summary
 from whence.report.training import curves, training_figures
+from whence.report.words import count
 from whence.runs import Run
 
 _MOST = 24  # targets explained, unless the caller chooses
@@ -44,6 +45,7 @@ class Page:
         train_looks: How the listed training examples look, by id.
         unit: Of an influence, as it stands beside a number.
         rule: What a sign means.
+        choice: Which targets were chosen, in a sentence.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Page:
     train_looks: dict[int, Look]
     unit: str
     rule: str
+    choice: str
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -120,13 +123,14 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
         summary(run, audit, answers),
         run_facts(run, audit, answers),
         proof(audit),
-        training_figures(curves(run, targets, answerer=answerer)),
+        training_figures(curves(run, targets, ids=asked, answerer=answerer)),
         confusion(answers, names),
         explanations,
         {each.index: look(targets, each.index) for each in explanations},
         {index: look(run.examples, index) for index in sorted(listed)},
         audit.unit,
         _rule(audit),
+        _choice(explanations, answers),
     )
 
 
@@ -135,6 +139,16 @@ def _rule(audit: Audit) -> str:
     if audit.helps < 0:
         return f"A negative influence helped: the example drove the target's {quantity} down."
     return f"A positive influence helped: the example drove the target's {quantity} up."
+
+
+def _choice(explanations: Sequence[Explanation], answers: Answers) -> str:
+    wrong = sum(one.wrong for one in explanations)
+    others = len(explanations) - wrong
+    if answers.accuracy is None or answers.labels is None:
+        return f"{count(len(explanations), 'target')}, of {len(answers.losses):,}."
+    mistakes = round((1 - answers.accuracy) * len(answers.losses))
+    shown = f"{wrong:,} of {count(mistakes, 'wrong prediction')}"
+    return f"{shown} and {others:,} right {'one' if others == 1 else 'ones'}." if others else f"{shown}."
 
 
 def example_indices(audit: Audit, targets: Examples) -> list[int]:

@@ -119,8 +119,8 @@ def _scatter(audit: Audit, unit: str) -> Figure:
     return Figure(
         "proof-scatter",
         "True and reconstructed change",
-        f"Each dot is one of {count(whole.true_change.size, 'target')}; on the dotted line, the sum of all shares equals "
-        f"the true change. Changes run from {signed(float(true.min()))} to {signed(float(true.max()))} {unit}.",
+        f"Each dot is one of {count(whole.true_change.size, 'target')}; on the dotted line, the sum of all shares "
+        f"equals the true change. Changes run from {signed(float(true.min()))} to {signed(float(true.max()))} {unit}.",
         (diagonal, dots),
         layout(axis(f"true change ({unit})"), axis("reconstructed")),
         ("target", f"true change ({unit})", "reconstructed"),
@@ -172,7 +172,9 @@ def _correlations(
     """Return the correlation over targets at each point; nan at the start, where nothing has changed yet."""
     x, y = true - true.mean(0), ours - ours.mean(0)
     norm = np.sqrt((x * x).sum(0) * (y * y).sum(0))
-    return np.divide((x * y).sum(0), norm, out=np.full(norm.shape, np.nan), where=norm > 0)
+    found: Float[NDArray[np.float64], " point"] = np.full(norm.shape, np.nan)
+    np.divide((x * y).sum(0), norm, out=found, where=norm > 0)
+    return found
 
 
 def _line(x: list[int], y: Float[NDArray[np.float64], " point"], colour: str, name: str) -> dict[str, object]:

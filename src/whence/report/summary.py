@@ -33,7 +33,7 @@ def run_facts(run: Run, audit: Audit, answers: Answers) -> tuple[tuple[str, str]
     facts = [
         ("model", type(run.model).__name__),
         ("trained parameters", f"{_size(run):,}"),
-        ("optimizer", optimizer_name(run)),
+        ("optimizer", run.manifest.optimizer),
         ("training examples", f"{len(run.examples):,}"),
         ("steps", f"{run.steps:,}"),
         ("epochs", f"{run.epochs:,}"),
@@ -43,11 +43,6 @@ def run_facts(run: Run, audit: Audit, answers: Answers) -> tuple[tuple[str, str]
         ("audit took", duration(float(seconds)) if seconds is not None else ""),
     ]
     return tuple((name, value) for name, value in facts if value)
-
-
-def optimizer_name(run: Run) -> str:
-    """Return the name of the run's optimizer, or nothing if the run does not say."""
-    return str(getattr(run, "optimizer_name", ""))
 
 
 def _size(run: Run) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,7 +15,7 @@ from whence.report.words import number, percent
 from whence.runs import Run
 
 _MOMENTS = 50
-_ENOUGH = 12  # with fewer snapshots than this, the ends of epochs are reached by replaying
+_ENOUGH = 6  # with fewer moments than this, the ends of epochs are reached by replaying
 _EXAMPLES = 1024
 
 
@@ -41,24 +41,29 @@ class Curves:
     sampled: tuple[int, int]
 
 
-def curves(run: Run, targets: Examples, *, answerer: Answerer | None = None) -> Curves:
+def curves(
+    run: Run, targets: Examples, *, ids: Sequence[int] | None = None, answerer: Answerer | None = None
+) -> Curves:
     """Ask the model at up to 50 moments of its training.
 
-    The moments are the run's snapshots, which cost no replay; with fewer than 12 of them, the ends of epochs as well.
+    The moments are the run's snapshots, which cost no replay; with fewer than 6 of them, the ends of epochs as well.
     At most 1,024 training examples and as many targets are asked, evenly spaced.
 
     Args:
         run: The run.
-        targets: The targets, all of them; a sample is taken.
+        targets: Where the targets come from.
+        ids: Which of them are meant; all by default. A sample of these is asked.
         answerer: What to ask, when there is one already.
     """
     asked = answerer or Answerer(run)
-    ours, theirs = spaced(len(run.examples), _EXAMPLES), spaced(len(targets), _EXAMPLES)
+    meant = list(range(len(targets)) if ids is None else ids)
+    ours = spaced(len(run.examples), _EXAMPLES)
+    theirs = [meant[at] for at in spaced(len(meant), _EXAMPLES)]
     steps = _moments(run)
     training = [asked.at(step, run.examples, ours) for step in steps]
     aimed = [asked.at(step, targets, theirs) for step in steps]
     return Curves(
-        tuple(_epoch(run, step) for step in steps),
+        _epochs(run, steps),
         _losses(training),
         _losses(aimed),
         _accuracies(training),
@@ -85,7 +90,7 @@ def spaced(length: int, most: int) -> list[int]:
         >>> spaced(3, 5), spaced(9, 3)
         ([0, 1, 2], [0, 4, 8])
     """
-    return sorted({int(at) for at in np.linspace(0, length - 1, min(length, most))})
+    return sorted({int(at) for at in np.linspace(0, length - 1, min(length, most))}) if length else []
 
 
 def _moments(run: Run) -> list[int]:
@@ -97,14 +102,14 @@ def _moments(run: Run) -> list[int]:
 
 
 def _epoch_ends(run: Run) -> set[int]:
-    epochs = [run.record_of(step).epoch for step in range(run.steps)]
-    ends = [step for step in range(1, run.steps) if epochs[step] != epochs[step - 1]]
-    return {ends[at] for at in spaced(len(ends), _MOMENTS)} if ends else set()
+    ends = np.flatnonzero(np.diff(run.epoch_of_steps())) + 1
+    return {int(ends[at]) for at in spaced(len(ends), _MOMENTS)}
 
 
-def _epoch(run: Run, step: int) -> float:
-    """Return the moment in epochs, taking all epochs to be of one length."""
-    return step * run.epochs / run.steps if run.steps else 0.0
+def _epochs(run: Run, steps: list[int]) -> tuple[float, ...]:
+    """Return moments in epochs: whole ones at the ends of epochs, fractions of the epoch's own length between them."""
+    ends = np.cumsum(np.bincount(run.epoch_of_steps(), minlength=1)).astype(np.float64)
+    return tuple(float(one) for one in np.interp(steps, [0.0, *ends], range(len(ends) + 1)))
 
 
 def _losses(answers: Iterable[Answers]) -> tuple[float, ...]:

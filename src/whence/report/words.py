@@ -47,6 +47,8 @@ def percent(share: float) -> str:
         >>> percent(0.0714), percent(0.5), percent(1.0)
         ('7.1 %', '50 %', '100 %')
     """
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
     if not math.isfinite(share):
         return "not a number"
     shown = f"{100 * share:.1f}"

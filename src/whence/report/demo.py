@@ -1,0 +1,203 @@
+"""The demonstration: train a small network with recording, audit its test set, write the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from whence._errors import ArgumentError
+from whence._progress import progress
+from whence.audit import Audit, audit, load_audit
+from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
+from whence.report.page import write_report
+from whence.report.training import spaced
+from whence.runs import open_run, record
+
+Data = Literal["digits", "mnist"]
+
+
+@final
+@dataclass(frozen=True)
+class Demonstration:
+    """What a demonstration left behind.
+
+    Attributes:
+        page: The HTML page.
+        run: The recorded run.
+        audit_path: The audit on disk.
+        audit: The audit, read lazily.
+        seconds: How long it all took.
+    """
+
+    page: Path
+    run: Path
+    audit_path: Path
+    audit: Audit
+    seconds: float
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, and how.
+
+    Attributes:
+        train: The training data.
+        targets: Where the targets come from.
+        ids: Which of them are audited.
+        model: To be trained.
+        learning_rate: Of Adam.
+        batch_size: Examples a step.
+        epochs: Passes over the training data.
+    """
+
+    train: Examples
+    targets: Examples
+    ids: Sequence[int]
+    model: nn.Module
+    learning_rate: float
+    batch_size: int
+    epochs: int
+
+
+def demonstrate(
+    out: str | Path = "demo",
+    *,
+    data: Data = "digits",
+    data_dir: str | Path | None = None,
+    epochs: int | None = None,
+    batches: int = 40,
+    targets: int = 256,
+) -> Demonstration:
+    """Train with recording, audit, and write a page; what is there already of an earlier, stopped call is used.
+
+    ``"digits"``: a small convolutional network on scikit-learn's digits, Adam, batch 64; every test digit is a target.
+    ``"mnist"``: LeNet-5 on the first ``batches`` × 256 images of MNIST, Adam; ``targets`` evenly spaced test images.
+
+    Args:
+        out: Folder for the run, the audit and the page.
+        data: ``"digits"`` or ``"mnist"``.
+        data_dir: Where MNIST's four files are; see :func:`whence.datasets.load_mnist`.
+        epochs: Passes over the training data; 12 for digits and 10 for MNIST when left out.
+        batches: For MNIST: how many batches of 256 the training data has.
+        targets: For MNIST: how many test images are audited.
+
+    Raises:
+        ArgumentError: If the data is unknown, a number is not positive, or ``out`` holds the audit of another run.
+        DataError: If MNIST's files cannot be read.
+        RecordingError: If ``out`` holds another run, or cannot be written.
+    """
+    started = time.monotonic()
+    plan = _plan(data, data_dir, epochs, batches, targets)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    train(plan, folder / "run")
+    run = open_run(folder / "run", plan.model, plan.train, loss=functional.cross_entropy)
+    place = folder / "audit.zarr"
+    found = load_audit(place) if place.exists() else audit(run, plan.targets, ids=plan.ids, path=place)
+    if found.data.attrs.get("steps") != run.steps or found.influence.sizes["target"] != len(plan.ids):
+        raise ArgumentError(
+            f"{place} is the audit of another demonstration ({found.data.attrs.get('steps')} steps, "
+            f"{found.influence.sizes['target']} targets; this one has {run.steps} and {len(plan.ids)}). "
+            "Choose another folder by --out, or delete that one."
+        )
+    page = write_report(run, found, plan.targets, folder / "report.html")
+    run.close()
+    return Demonstration(page, folder / "run", place, found, time.monotonic() - started)
+
+
+def train(plan: Plan, path: Path) -> None:
+    """Train as planned, with recording; goes on where an earlier recording at ``path`` stopped."""
+    optimizer = torch.optim.Adam(plan.model.parameters(), lr=plan.learning_rate)
+    total = plan.epochs * -(-len(plan.train) // plan.batch_size)
+    with (
+        record(path, plan.model, optimizer, plan.train, loss=functional.cross_entropy, resume=True) as recorder,
+        progress("training", total) as advance,
+    ):
+        advance(recorder.step)
+        while recorder.epoch < plan.epochs:
+            for inputs, labels in recorder.batches(plan.batch_size):
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(plan.model(inputs), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                advance(1)
+
+
+def small_network() -> nn.Module:
+    """Return a convolutional network for 8 × 8 digits: 5,194 parameters, the same weights each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SmallNet()
+
+
+def lenet5() -> nn.Module:
+    """Return LeNet-5 (LeCun et al., 1998) with ReLU and max-pooling: 61,706 parameters, the same weights each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LeNet5()
+
+
+@final
+class SmallNet(nn.Module):
+    """The network of the digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
+        self.dense1 = nn.Linear(16 * 2 * 2, 48)
+        self.dense2 = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (examples, 10) of digits (examples, 1, 8, 8)."""
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        logits: Tensor = self.dense2(functional.relu(self.dense1(x.flatten(1))))
+        return logits
+
+
+@final
+class LeNet5(nn.Module):
+    """The network of MNIST."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.dense1 = nn.Linear(400, 120)
+        self.dense2 = nn.Linear(120, 84)
+        self.dense3 = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (examples, 10) of digits (examples, 1, 28, 28)."""
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.dense2(functional.relu(self.dense1(x.flatten(1)))))
+        logits: Tensor = self.dense3(x)
+        return logits
+
+
+def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: int, targets: int) -> Plan:
+    for name, value in (("epochs", epochs), ("batches", batches), ("targets", targets)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
+    if data == "digits":
+        test = as_examples(load_digits("test"))
+        return Plan(as_examples(load_digits("train")), test, range(len(test)), small_network(), 1e-3, 64, epochs or 12)
+    if data != "mnist":
+        raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
+    images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
+    train_data = as_examples(_first(images, 256 * batches))
+    return Plan(train_data, test, spaced(len(test), targets), lenet5(), 5e-4, 256, epochs or 10)
+
+
+def _first(images: Images, many: int) -> Images:
+    return Images(images.pixels[:many], images.labels[:many], divisor=images.divisor, class_names=images.class_names)
