@@ -111,7 +111,7 @@ def replayed(call: Call) -> Iterator[None]:
     if call.random_state is None:
         yield
         return
-    device = call.gradient.device
+    device = call.device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         if devices:

@@ -63,9 +63,16 @@ class Call:
         """The gradient of the loss with respect to the first output."""
         return self.gradients[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computed."""
+        return next(iter(self.gradients.values())).device
+
     def output_axis(self, index: int) -> int:
-        """Return where the examples stand in an output's tensor (a recurrent state has them on axis 1)."""
-        return 1 if index and isinstance(self.module, nn.RNNBase) else self.axis
+        """Return where the examples stand in an output: recurrent states and attention weights have their own way."""
+        if index and isinstance(self.module, nn.RNNBase):
+            return 1
+        return 0 if index and isinstance(self.module, nn.MultiheadAttention) else self.axis
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the input and the output's gradient, examples first, in the parameter's type."""
@@ -76,8 +83,7 @@ class Call:
 
     def same_autocast(self) -> torch.autocast:
         """Return a context that computes in the precision of the call."""
-        device = next(iter(self.gradients.values())).device.type
-        return torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None)
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def check_repeats(self, outputs: Sequence[Tensor | None]) -> None:
         """Refuse a call that, computed again, gave something else.
@@ -130,3 +136,8 @@ def tensors(tree: object) -> list[Tensor]:
 def detached(tree: Any) -> Any:
     """Return the nest with every tensor detached (sharing memory)."""
     return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def aliased(tree: Any) -> Any:
+    """Return the nest with every tensor behind a view: its gradient is what arrives from outside the module only."""
+    return pytree.tree_map(lambda leaf: leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf, tree)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from whence._errors import GradientError
-from whence.gradients.calls import Call, detached, tensors, version
+from whence.gradients.calls import Call, aliased, detached, tensors, version
 from whence.gradients.check import Totals, check_batch
 from whence.gradients.factored import summed
 from whence.gradients.fallback import fallback
@@ -148,19 +148,21 @@ class _Watch:
         shared = self._shared_lookup(layer, arguments)
         if shared:
             arguments, out = widened(arguments, out, layer.axis, shared)
-            found = tensors(out)
+        if layer.rule in RECOMPUTING:
+            out = aliased(out)
+        found = tensors(out)
         call = self._call(layer, arguments, found)
         for index, tensor in enumerate(found):
             if tensor.requires_grad:
                 self._hooks.callback(on_gradient(tensor, partial(keep, call, index)))
         self._calls.append((layer, call))
-        return out if shared else None
+        return out
 
     def _call(self, layer: Layer, arguments: Any, outputs: list[Tensor]) -> Call:
         again = layer.rule in RECOMPUTING
         module = layer.module
         return Call(
-            name=layer.name,
+            name=layer.name or "(the model)",
             module=module,
             arguments=arguments,
             axis=layer.axis,
@@ -191,7 +193,7 @@ class _Watch:
             for layer, call in active:
                 call.check_unchanged()
                 check_batch(call, self._batch, inputs=layer.rule is not fallback)
-                with torch.autocast(call.gradient.device.type, enabled=False):
+                with torch.autocast(call.device.type, enabled=False):
                     for inner, gradient in layer.rule(call, frozenset(layer.parameters)).items():
                         terms.setdefault(layer.parameters[inner], []).append(gradient)
             found = {name: summed(parts) for name, parts in terms.items()}

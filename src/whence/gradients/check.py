@@ -46,11 +46,11 @@ class Totals:
         sizes = table.abs()
         if name in self.rows:  # a second backward pass: the same row, for the sum
             index, row, size = self.rows[name]
-            self.rows[name] = (index, row + table[index], size + sizes.amax())
+            self.rows[name] = (index, row + table.index_select(0, index)[0], size + sizes.amax())
             return
         largest = sizes.argmax()
-        index = largest // table.shape[1]
-        self.rows[name] = (index, table[index], sizes.reshape(-1)[largest])
+        index = (largest // table.shape[1]).reshape(1)
+        self.rows[name] = (index, table.index_select(0, index)[0], sizes.reshape(-1)[largest])
 
     def check(self, found: dict[str, PerExample]) -> None:
         """Compare with the sum over examples.

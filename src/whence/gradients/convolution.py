@@ -69,7 +69,7 @@ def written(
     *outer, last = layer.kernel_size
     examples, groups, inside = e.shape[0], layer.groups, layer.in_channels // layer.groups
     unfolded = windows(a, -1, last, layer.stride[-1], layer.dilation[-1]).movedim(-1, 2).contiguous()
-    by_group = e.reshape(examples * groups, e.shape[1] // groups, -1)
+    by_group = e.reshape(examples * groups, e.shape[1] // groups, prod(e.shape[2:]))
     values = e.new_empty(*by_group.shape[:2], inside, *layer.kernel_size)
     for offset in product(*(range(size) for size in outer)):
         block = unfolded

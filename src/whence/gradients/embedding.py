@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import cast
 
 import torch
@@ -23,9 +24,8 @@ def embedding(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
     """
     refuse_positions(call)
     layer = cast("nn.Embedding", call.module)
-    examples = call.gradient.shape[call.axis]
-    indices = call.input.movedim(call.axis, 0).reshape(examples, -1).long()
     e = call.gradient.movedim(call.axis, 0).to(layer.weight.dtype)
+    indices = call.input.movedim(call.axis, 0).reshape(e.shape[0], prod(e.shape[1:-1])).long()
     e = e.reshape(*indices.shape, layer.embedding_dim)
     if layer.padding_idx is not None:
         e = e * (indices != layer.padding_idx)[..., None]

@@ -93,7 +93,7 @@ class Scatter:
     def dot(self, direction: Float[Tensor, "*parameter"]) -> Float[Tensor, "examples"]:
         """Return Σ_l value_il · direction[index_il], without forming the table."""
         matching(direction, self.shape)
-        looked_up = direction.to(self.values.dtype)[self.indices]
+        looked_up = direction.reshape(self.shape[0], self.values.shape[2]).to(self.values.dtype)[self.indices]
         return (self.values * looked_up).sum((1, 2))
 
     def to(self, dtype: torch.dtype) -> Scatter:

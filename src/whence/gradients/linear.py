@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import cast
 
 from torch import nn
@@ -16,7 +17,7 @@ def linear(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
     layer = cast("nn.Linear", call.module)
     a, e = call.factors(layer.weight.dtype)
     examples = e.shape[0]
-    positions = e[0:1].numel() // e.shape[-1]
+    positions = prod(e.shape[1:-1])
     e = e.reshape(examples, positions, layer.out_features)
     found: dict[str, PerExample] = {}
     if "weight" in wanted:
