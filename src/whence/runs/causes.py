@@ -6,8 +6,9 @@ from whence.runs.step_record import StepRecord
 _LIKELY = (
     "Likely causes: the loop minimises another loss than the one given ({loss}), or adds a penalty to it; the loop "
     "changes the batch between recorder and model; random draws in the dataset without a stored seed "
-    "(use datasets.Augmented) or in the model by other means than torch; gradients that are not zeroed between steps or "
-    "are changed in another way than by one factor or by clipping; another version of torch, another device or "
+    "(use datasets.Augmented) or in the model by other means than torch; gradients that are not zeroed between steps "
+    "or are changed in another way than by one factor or by clipping; parameters or buffers changed by hand between "
+    "steps; another version of torch, another device or "
     "thread count."
 )
 

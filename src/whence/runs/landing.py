@@ -1,5 +1,6 @@
 """How closely a walk from one snapshot arrives at the next."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
@@ -42,8 +43,7 @@ def measure(found: TrainingState, wanted: TrainingState, start: TrainingState, s
     """
     pairs = [(_floats(found.parameters), _floats(wanted.parameters), _floats(start.parameters))]
     pairs += [(_floats(found.buffers), _floats(wanted.buffers), _floats(start.buffers))]
-    exact = all(_equal(a.parameters, b.parameters) and _equal(a.buffers, b.buffers) for a, b in [(found, wanted)])
-    if exact:
+    if _equal(found.parameters, wanted.parameters) and _equal(found.buffers, wanted.buffers):
         return Landing(exact=True, deviation=0.0)
     return Landing(exact=False, deviation=max(_deviation(*pair, steps) for pair in pairs))
 
@@ -71,7 +71,7 @@ def _floats(tensors: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    return float(sum(float(value.double().square().sum()) for value in tensors)) ** 0.5
+    return math.sqrt(sum(float(value.double().square().sum()) for value in tensors))
 
 
 def _equal(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:

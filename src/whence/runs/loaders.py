@@ -114,7 +114,7 @@ def _tapped(loader: DataLoader[Any], tap: _Tap) -> DataLoader[Any]:
         settings |= {
             name: getattr(loader, name) for name in ("multiprocessing_context", "prefetch_factor", "persistent_workers")
         }
-    return DataLoader(loader.dataset, batch_sampler=tap, **settings)  # type: ignore[arg-type]  # it iterates like one
+    return DataLoader(loader.dataset, batch_sampler=tap, **settings)
 
 
 def _generators_of(loader: DataLoader[Any]) -> tuple[torch.Generator, ...]:
@@ -140,23 +140,26 @@ def _check(loader: Any, examples: Examples) -> None:
 
 
 def _reason(loader: DataLoader[Any], examples: Examples) -> str | None:
-    if isinstance(loader.dataset, IterableDataset):
-        return "its dataset is a stream (IterableDataset), whose examples have no ids. Make it a map-style Dataset"
-    if type(loader).__iter__ is not DataLoader.__iter__:
-        return f"{type(loader).__name__} iterates in its own way. Make a plain DataLoader with the same settings"
-    if loader.batch_sampler is None:
-        return "batch_size=None turns batching off, so there is no batch sampler to ask. Give a batch_size"
-    if not getattr(loader, "in_order", True):
-        return "in_order=False lets batches overtake each other. Leave in_order=True"
-    if loader.dataset is not examples.source:
-        return (
-            f"its dataset (a {type(loader.dataset).__name__} of {len(loader.dataset)}) "  # type: ignore[arg-type]
-            f"is not the train_data given to record() (a {type(examples.source).__name__} of {len(examples)}). "
-            "Give record() the very dataset that the loader reads"
-        )
-    if loader.collate_fn is not examples.collate_fn:
-        return (
-            "its collate_fn is not the one of train_data. Give record() "
-            "train_data=whence.datasets.as_examples(dataset, collate_fn=...) with the loader's collate_fn"
-        )
-    return None
+    """Return the first thing that stands in the way, and what to do about it."""
+    data, wanted = loader.dataset, examples.source
+    stream = isinstance(data, IterableDataset)
+    checks = (
+        (stream, "its dataset is a stream (IterableDataset): its examples have no ids. Make it a map-style Dataset"),
+        (
+            type(loader).__iter__ is not DataLoader.__iter__,
+            f"{type(loader).__name__} iterates in its own way. Make a plain DataLoader with the same settings",
+        ),
+        (loader.batch_sampler is None, "batch_size=None turns batching off. Give it a batch_size"),
+        (not getattr(loader, "in_order", True), "in_order=False lets batches overtake each other. Leave in_order=True"),
+        (
+            data is not wanted,
+            f"its dataset (a {type(data).__name__}) is not the train_data given to record() "
+            f"(a {type(wanted).__name__} of {len(examples)}). Give record() the very dataset that the loader reads",
+        ),
+        (
+            loader.collate_fn is not examples.collate_fn,
+            "its collate_fn is not that of train_data. Give record() "
+            "train_data=whence.datasets.as_examples(dataset, collate_fn=...) with the loader's collate_fn",
+        ),
+    )
+    return next((reason for stands, reason in checks if stands), None)

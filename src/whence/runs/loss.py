@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +88,7 @@ def loss_name(loss: Any) -> str:
 def _forms(name: str, loss: _Function, outputs: Any, labels: Any, count: int) -> tuple[_Function, _Function] | None:
     """Return whole and per-example form of a loss that can give one loss per example; None for a scalar one."""
     if isinstance(loss, nn.Module) and isinstance(getattr(loss, "reduction", None), str):
-        unreduced: _Function = copy.copy(loss)
-        unreduced.reduction = "none"  # type: ignore[attr-defined]
-        given = loss.reduction
+        unreduced, given = _without_reduction(loss), str(loss.reduction)
     elif _takes_reduction(loss):
         unreduced = functools.partial(loss, reduction="none")
         given = loss.keywords.get("reduction", "mean") if isinstance(loss, functools.partial) else "mean"
@@ -123,8 +121,9 @@ def _scalar_forms(name: str, loss: _Function, outputs: Any, labels: Any, count: 
     raise UnsupportedLossError(
         f"The loss {name} is neither a mean nor a sum over examples: for the first {count} examples it gives "
         f"{float(whole):.6g}; their own losses have mean {float(singles.mean()):.6g} and sum "
-        f"{float(singles.sum()):.6g}. Contrastive and ranking losses cannot be shared out to examples; "
-        "otherwise give a callable (outputs, labels) that returns one loss per example."
+        f"{float(singles.sum()):.6g}. For a weighted mean, give torch's own loss with its options (a module, or "
+        "functools.partial of the function), or a callable (outputs, labels) that returns one loss per example. "
+        "Contrastive and ranking losses cannot be shared out to examples."
     )
 
 
@@ -173,6 +172,12 @@ def _takes_reduction(loss: _Function) -> bool:
         return "reduction" in inspect.signature(loss).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _without_reduction(loss: nn.Module) -> _Function:
+    unreduced: Any = copy.copy(loss)
+    unreduced.reduction = "none"
+    return cast("_Function", unreduced)
 
 
 def _batch_size(labels: Any, outputs: Any) -> int:

@@ -95,6 +95,10 @@ class Observer:
         """Take note of a batch that is handed to the loop next."""
         self._offered = batch
 
+    def disturbed(self) -> bool:
+        """Return whether something changed parameters or buffers since the last step."""
+        return bool(self._parameters.changed()) or self._buffers.changed() is not None
+
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
@@ -102,6 +106,7 @@ class Observer:
     def _before_forward(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         batch = self._offered
         if batch is None or not torch.is_grad_enabled():
+            self._buffers.suspect()
             return
         if batch.called:
             raise RecordingError(
@@ -131,7 +136,7 @@ class Observer:
         self._pending.append(batch)
         output = next((tensor for tensor in _tensors(outputs) if tensor.requires_grad), None)
         if output is not None:
-            output.register_hook(lambda _gradient: self._at_backward(batch))
+            output.register_hook(lambda _gradient: self._at_backward(batch))  # type: ignore[no-untyped-call]
 
     def _at_backward(self, batch: Microbatch) -> None:
         """Forget microbatches whose gradients were thrown away: gone through before this one, and no gradient left."""

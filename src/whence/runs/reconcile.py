@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import final
 
 import torch
 from torch import Tensor
@@ -13,17 +12,14 @@ TOLERANCE = 1e-5
 """Relative. Four float32 sums over n elements agree to about eps·log2(n) ≈ 3e-6 in any order of summation; another
 gradient, such as that of one other example in the batch, differs by far more."""
 
+_ROUNDING = 1e-12  # relative; the reductions of another process differ by no more where the gradients are equal
+_LARGEST_DIVISOR = 4096  # microbatches that one step may plausibly accumulate
 _ULPS = 3  # neighbours tried on either side of a scalar, to find the very one that the loop used
 
 Scale = float | dict[str, float | Tensor]
 
 
-@final
-class Mismatch(Exception):
-    """No supported change turns the gradient into the recorded one."""
-
-
-def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int) -> Scale:
+def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int) -> Scale | None:
     """Change gradients in place into the recorded ones, and return by which factor.
 
     Tried in order: nothing; one scalar (accumulation, clipping by norm, loss scaling); clipping by value, also after
@@ -36,25 +32,20 @@ def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, micro
 
     Returns:
         The factor from the gradient computed to the one used: a number, or a tensor of the shape of each parameter.
-
-    Raises:
-        Mismatch: If none of these gives the recorded statistics.
+        None if none of these gives the recorded statistics.
     """
     raw = gradient_statistics(gradients.values())
     if raw == wanted:
         return 1.0
     if not all(math.isfinite(v) for v in (raw.l2, raw.linf, wanted.l2, wanted.linf)) or raw.linf == 0.0:
-        raise Mismatch
-    scalar = _scalar(gradients, raw, wanted)
-    if scalar is not None:
-        for gradient in gradients.values():
-            gradient.mul_(scalar)
-        return scalar
+        return None
+    if _proportional(raw, wanted):
+        return _scale(gradients, raw, wanted)
     for factor in dict.fromkeys((1.0, 1.0 / microbatches)):
         clipped = {name: (g * factor).clamp(-wanted.linf, wanted.linf) for name, g in gradients.items()}
         if gradient_statistics(clipped.values()).close(wanted, TOLERANCE):
             return _take_clipped(gradients, clipped)
-    raise Mismatch
+    return None
 
 
 def exact(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> bool:
@@ -62,21 +53,45 @@ def exact(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> bool:
     return gradient_statistics(gradients.values()) == wanted
 
 
-def _scalar(gradients: Mapping[str, Tensor], raw: GradientStatistics, wanted: GradientStatistics) -> float | None:
-    """Return the scalar between two gradients, the very one that was used if it can be told; None if there is none."""
+def _proportional(raw: GradientStatistics, wanted: GradientStatistics) -> bool:
+    """Return whether one scalar explains all four statistics."""
     ratio = wanted.l2 / raw.l2
     scaled = GradientStatistics(raw.l2 * ratio, raw.linf * ratio, raw.l1 * ratio, raw.total * ratio)
-    if not scaled.close(wanted, TOLERANCE):
-        return None
-    if raw.close(wanted, 1e-12):
+    return scaled.close(wanted, TOLERANCE)
+
+
+def _scale(gradients: Mapping[str, Tensor], raw: GradientStatistics, wanted: GradientStatistics) -> float:
+    """Scale gradients in place, bit by bit as the loop did if that can be told; return the factor."""
+    if raw.close(wanted, _ROUNDING):
         return 1.0
+    whole = divisor(wanted.l2 / raw.l2)
+    if whole > 1 and gradient_statistics(gradient / whole for gradient in gradients.values()) == wanted:
+        for gradient in gradients.values():
+            gradient.div_(whole)
+        return 1.0 / whole
+    factor = _factor(gradients, raw, wanted)
+    for gradient in gradients.values():
+        gradient.mul_(factor)
+    return factor
+
+
+def _factor(gradients: Mapping[str, Tensor], raw: GradientStatistics, wanted: GradientStatistics) -> float:
+    """Return the factor between two gradients, the very one that was used if it can be told."""
     kind = next(iter(gradients.values())).dtype
     for candidate in _candidates(wanted.linf / raw.linf, kind):
         if float(torch.tensor(raw.linf, dtype=kind) * candidate) != wanted.linf:
             continue
         if gradient_statistics(gradient * candidate for gradient in gradients.values()) == wanted:
             return candidate
-    return ratio
+    return wanted.l2 / raw.l2
+
+
+def divisor(factor: float) -> int:
+    """Return the whole number that a factor divides by, 1 if it does not."""
+    if not 0.0 < factor < 1.0:
+        return 1
+    whole = round(1.0 / factor)
+    return whole if whole <= _LARGEST_DIVISOR and abs(factor * whole - 1.0) < TOLERANCE else 1
 
 
 def _candidates(ratio: float, kind: torch.dtype) -> list[float]:

@@ -116,6 +116,9 @@ class Recorder:
     def close(self) -> None:
         """Write the last snapshot and take the hooks away; a second call does nothing.
 
+        If the model was changed since the last step (as by loading its best weights), that snapshot is left out: the
+        run ends at its last step.
+
         Raises:
             DiskError: If the snapshot cannot be written. The hooks are gone, and the run can be opened.
         """
@@ -123,7 +126,7 @@ class Recorder:
             return
         self._open = False
         with self._stack:
-            if self._whole and not self._cadence.has(self._step):
+            if self._whole and not self._observer.disturbed() and not self._cadence.has(self._step):
                 self._snapshot()
 
     def abandon(self) -> None:
@@ -136,7 +139,7 @@ class Recorder:
     ) -> Iterator[tuple[Any, Any]]:
         epoch = self._epochs.begin()
         order = epoch_order(len(self._examples), seed, epoch.number) if shuffle else torch.arange(len(self._examples))
-        for position, ids in enumerate(order.split(batch_size), start=1):
+        for position, ids in enumerate(torch.split(order, batch_size), start=1):
             if drop_last and len(ids) < batch_size:
                 break
             if position <= epoch.handed:

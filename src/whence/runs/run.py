@@ -1,7 +1,7 @@
 """A recorded run: its steps, and how to walk them again."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, ReplayError
 from whence.datasets import Examples, as_examples
 from whence.runs.landing import Landing, check_landing, measure
 from whence.runs.layout import snapshots_of, table_path
@@ -78,6 +78,10 @@ class Run:
         self.steps = len(self._epochs)
         self.epochs = int(self._epochs.max()) + 1 if self.steps else 0
         self._load = lru_cache(maxsize=2)(self._snapshots.load)
+        kind = optimizer_class(manifest.optimizer)
+        self._walker = Walker(model, kind, examples, loss)
+        self._aside = Walker(copy.deepcopy(model), kind, examples, loss)  # so that state_at leaves a walk alone
+        self._walks = 0
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.steps} steps, {self.epochs} epochs)"
@@ -106,7 +110,7 @@ class Run:
 
     def segments(self) -> tuple[Segment, ...]:
         """Return the stretches between snapshots, in order, covering all steps."""
-        starts = [step for step in self._snapshots.steps() if step < self.steps]
+        starts = sorted({0, *(step for step in self._snapshots.steps() if step < self.steps)}) if self.steps else []
         return tuple(Segment(start, stop) for start, stop in zip(starts, [*starts[1:], self.steps], strict=True))
 
     def state_at(self, step: int) -> ModelState:
@@ -132,10 +136,10 @@ class Run:
         start = self._snapshot_before(step)
         if start == step:
             return self._load(start)
-        walker = self._walker(start)
+        self._stand(self._aside, start)
         for number in range(start, step):
-            walker.step(self.record_of(number))
-        return walker.state()
+            self._aside.step(self.record_of(number))
+        return self._aside.state()
 
     def replay(self, start: int, stop: int, *, around: Around | None = None) -> Iterator[ReplayedStep]:
         """Make steps ``start`` to ``stop - 1`` again, from the nearest snapshot before them.
@@ -154,26 +158,33 @@ class Run:
         Raises:
             ArgumentError: If the steps are not between 0 and ``run.steps``.
             SnapshotError: If a snapshot needed is truncated, altered or missing.
-            ReplayError: If a gradient is not the recorded one, or the walk misses a snapshot; the message names the
-                steps and likely causes.
+            ReplayError: If a gradient is not the recorded one, or the walk misses a snapshot, naming the steps and
+                likely causes; or if another walk of this object begins meanwhile.
         """
+        yield from self.walk(start, stop, around, self.land)
+
+    def walk(
+        self, start: int, stop: int, around: Around | None, arrive: Callable[[int, int], object]
+    ) -> Iterator[ReplayedStep]:
+        """Do as :meth:`replay`, calling ``arrive(previous, step)`` wherever a snapshot is passed; errors are its."""
         self._check_range(start, stop)
         if start == stop:
             return
-        first = self._snapshot_before(start)
+        walk = self._begin_walk()
+        last = self._snapshot_before(start)
         kept = set(self._snapshots.steps())
-        walker = self._walker(first)
-        last = first
-        for number in range(first, stop):
-            if number != first and number in kept:
-                self._land(walker, last, number)
-                walker.stand(self._load(number), self.record_of(number).settings)
+        self._stand(self._walker, last)
+        for number in range(last, stop):
+            if number != last and number in kept:
+                arrive(last, number)
+                self._stand(self._walker, number)
                 last = number
-            made = walker.step(self.record_of(number), around if number >= start else None)
+            made = self._walker.step(self.record_of(number), around if number >= start else None)
             if number >= start:
                 yield made
+                self._check_walk(walk)
         if stop in kept:
-            self._land(walker, last, stop)
+            arrive(last, stop)
 
     def verify(self, *, repair: bool = False) -> Verification:
         """Walk the whole run again and compare with every snapshot.
@@ -191,25 +202,36 @@ class Run:
         """
         return verify(self, repair=repair)
 
-    def walker_at(self, step: int, state: TrainingState) -> Walker:
-        """Return a walker on the run's model that stands before step ``step``."""
-        walker = Walker(self.model, optimizer_class(self.manifest.optimizer), self.examples, self.loss)
+    def land(self, start: int, stop: int) -> Landing:
+        """Compare the walk, which came from the snapshot before ``start``, with the one before ``stop``.
+
+        Raises:
+            SnapshotError: If a snapshot is truncated, altered or missing.
+            ReplayError: If the walk misses it.
+        """
+        found = measure(self._walker.state(), self._load(stop), self._load(start), stop - start)
+        touched = {step: names for step in range(start, stop) if (names := self.record_of(step).touched)}
+        check_landing(found, start, stop, touched)
+        return found
+
+    def rewrite_snapshot(self, step: int) -> None:
+        """Write the snapshot before ``step`` anew from where the walk stands."""
+        self._snapshots.save(step, self._walker.state())
+
+    def _begin_walk(self) -> int:
+        self._walks += 1
+        return self._walks
+
+    def _check_walk(self, walk: int) -> None:
+        if walk != self._walks:
+            raise ReplayError(
+                "Another walk of this run has begun, on the same model. Finish one before the next, "
+                "or open the run twice with open_run()."
+            )
+
+    def _stand(self, walker: Walker, step: int) -> None:
         settings = self.record_of(step).settings if step < self.steps else decode_settings(self.manifest.groups)
-        walker.stand(state, settings)
-        return walker
-
-    def land(self, walker: Walker, start: int, stop: int) -> Landing:
-        """Compare a walker that came from ``start`` with the snapshot before ``stop``."""
-        return measure(walker.state(), self._load(stop), self._load(start), stop - start)
-
-    def _walker(self, step: int) -> Walker:
-        return self.walker_at(step, self._load(step))
-
-    def _land(self, walker: Walker, start: int, stop: int) -> None:
-        touched = {
-            number: record.touched for number in range(start, stop) if (record := self.record_of(number)).touched
-        }
-        check_landing(self.land(walker, start, stop), start, stop, touched)
+        walker.stand(self._load(step), settings)
 
     def _snapshot_before(self, step: int) -> int:
         return max((kept for kept in self._snapshots.steps() if kept <= step), default=0)

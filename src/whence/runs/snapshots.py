@@ -42,7 +42,7 @@ class TrainingState:
 
 def read_state(model: nn.Module, optimizer: Optimizer, random: RandomState) -> TrainingState:
     """Return the state of a training, referring to its live tensors."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     entries = {
         names[parameter]: {key: value for key, value in entry.items() if value is not None}
         for parameter, entry in optimizer.state.items()

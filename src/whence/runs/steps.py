@@ -276,7 +276,7 @@ def _uri(path: Path, mode: str) -> str:
 
 def _batches(ids: bytes, sizes: bytes) -> tuple[Tensor, ...]:
     counts = np.frombuffer(sizes, dtype="<i8").tolist()
-    return torch.from_numpy(np.frombuffer(ids, dtype="<i8").astype(np.int64)).split(counts)
+    return torch.split(torch.from_numpy(np.frombuffer(ids, dtype="<i8").astype(np.int64)), counts)
 
 
 def _encode_buffers(buffers: Mapping[int, Mapping[str, Tensor]]) -> bytes | None:

@@ -1,7 +1,6 @@
 """Batches and outputs are tensors, or tuples, lists and dicts of them: the few operations needed on these."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ def transform(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(tree)
     if isinstance(tree, Mapping):
         changed = {key: transform(value, function) for key, value in tree.items()}
-        return type(tree)(**changed) if is_dataclass(tree) else changed  # the outputs of transformers are both
+        return type(tree)(**changed) if hasattr(tree, "to_tuple") else changed  # outputs of transformers
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(transform(value, function) for value in tree))
     if isinstance(tree, tuple | list):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, final
 
 from whence._errors import SnapshotError
 from whence._progress import progress
-from whence.runs.landing import check_landing
+from whence.runs.landing import Landing
 
 if TYPE_CHECKING:
     from whence.runs.run import Run
@@ -38,30 +38,22 @@ def verify(run: "Run", *, repair: bool) -> Verification:
         SnapshotError: If a snapshot is damaged and ``repair`` is False, or it is the first.
         ReplayError: If the run cannot be walked again.
     """
-    kept = run.snapshots.steps()
     repaired: list[int] = []
-    landings = []
-    walker = run.walker_at(0, run.snapshots.load(0))
-    last = 0
+    landings: list[Landing] = []
+
+    def arrive(start: int, stop: int) -> None:
+        try:
+            landings.append(run.land(start, stop))
+        except SnapshotError:
+            if not repair:
+                raise
+            run.rewrite_snapshot(stop)
+            repaired.append(stop)
+            landings.append(run.land(start, stop))
+
     with progress("walking the run again", run.steps) as advance:
-        for step in range(run.steps):
-            record = run.record_of(step)
-            walker.step(record)
+        for _ in run.walk(0, run.steps, None, arrive):
             advance(1)
-            if step + 1 not in kept:
-                continue
-            try:
-                landing = run.land(walker, last, step + 1)
-            except SnapshotError:
-                if not repair:
-                    raise
-                run.snapshots.save(step + 1, walker.state())
-                repaired.append(step + 1)
-                landing = run.land(walker, last, step + 1)
-            check_landing(landing, last, step + 1, {step: record.touched} if record.touched else {})
-            landings.append(landing)
-            last = step + 1
-            walker = run.walker_at(last, run.snapshots.load(last))
     return Verification(
         steps=run.steps,
         snapshots=len(landings),

@@ -33,35 +33,43 @@ class ParameterWatch:
 
 @final
 class BufferWatch:
-    """Notice buffers that something other than a recorded call of the model changed since :meth:`note`."""
+    """Notice buffers that something other than a recorded call of the model changed since :meth:`note`.
+
+    A tensor's version tells of most changes, but not of those that BatchNorm makes; so every buffer of a module counts
+    as changed when one of them is, and all do after a call of the model with such modules in training mode.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._places = [
-            (f"{prefix}{'.' if prefix else ''}{name}", module._buffers, name)
+        self._modules = [
+            (prefix, module)
             for prefix, module in model.named_modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
+            if any(True for _ in module.buffers(recurse=False))
         ]
-        self._versions: list[tuple[int, int]] = []
+        self._versions: list[list[tuple[int, int]]] = []
+        self._suspect = False
         self.note()
 
     def note(self) -> None:
         """Take the buffers as they are."""
-        self._versions = self._read()
+        self._versions = [_versions(module) for _, module in self._modules]
+        self._suspect = False
+
+    def suspect(self) -> None:
+        """Take note of a call of the model that is not recorded."""
+        self._suspect = self._suspect or any(module.training for _, module in self._modules)
 
     def changed(self) -> dict[str, Tensor] | None:
-        """Return copies of the buffers that were changed, by name; None if there are none."""
-        now = self._read()
-        if now == self._versions:
+        """Return copies of the buffers that may have been changed, by name; None if there are none."""
+        now = [_versions(module) for _, module in self._modules]
+        if now == self._versions and not self._suspect:
             return None
         return {
-            place[0]: value.detach().cpu().clone()
-            for place, version, kept in zip(self._places, now, self._versions, strict=True)
-            if version != kept and (value := place[1][place[2]]) is not None
+            name: buffer.detach().cpu().clone()
+            for (prefix, module), versions, kept in zip(self._modules, now, self._versions, strict=True)
+            if self._suspect or versions != kept
+            for name, buffer in module.named_buffers(prefix, recurse=False)
         }
 
-    def _read(self) -> list[tuple[int, int]]:
-        return [
-            (id(value), value._version) if (value := buffers[name]) is not None else (0, 0)
-            for _, buffers, name in self._places
-        ]
+
+def _versions(module: nn.Module) -> list[tuple[int, int]]:
+    return [(id(buffer), buffer._version) for buffer in module.buffers(recurse=False)]

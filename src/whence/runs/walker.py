@@ -14,7 +14,7 @@ from whence.datasets import Examples, call_model
 from whence.runs.causes import mismatch
 from whence.runs.loss import TrainingLoss
 from whence.runs.randomness import RandomState, kept_randomness
-from whence.runs.reconcile import TOLERANCE, Mismatch, Scale, exact, reconcile
+from whence.runs.reconcile import Scale, divisor, exact, reconcile
 from whence.runs.settings import GroupSettings, apply_settings, new_optimizer
 from whence.runs.snapshots import TrainingState, apply_state, read_state
 from whence.runs.statistics import GradientStatistics, gradient_statistics
@@ -23,8 +23,6 @@ from whence.runs.trees import to_device
 
 Around = Callable[[nn.Module], AbstractContextManager[Any]]
 """Given the model, a block to enter around forward and backward of each microbatch."""
-
-_LARGEST_DIVISOR = 4096  # microbatches that one step may plausibly accumulate
 
 _Reduction = Callable[[Any, Any], Tensor]
 
@@ -41,6 +39,7 @@ class ReplayedStep:
         buffers: The buffers before the step, by name: copies.
         optimizer: The optimizer, its state as after the step.
         updated: Names of the parameters that had a gradient.
+        unbuffered: Names of the parameters that had no momentum buffer before the step.
         scale: The factor from the gradient of the loss (as seen by ``around``) to the one the optimizer used: clipping,
             accumulation, loss scaling. One number for all, or by parameter name a number or tensor of its shape.
         seen: What ``around`` gave, for each microbatch.
@@ -52,6 +51,7 @@ class ReplayedStep:
     buffers: dict[str, Tensor]
     optimizer: Optimizer
     updated: frozenset[str]
+    unbuffered: frozenset[str]
     scale: Scale
     seen: tuple[Any, ...]
 
@@ -125,11 +125,14 @@ class Walker:
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
         self._set_buffers(record.buffers.get(0, {}))
         buffers = {name: buffer.detach().clone() for name, buffer in self._model.named_buffers()}
+        unbuffered = frozenset(
+            name for name, parameter in trained.items() if "momentum_buffer" not in optimizer.state.get(parameter, {})
+        )
         with kept_randomness(self._device):
             scale, seen = self._gradients(_Step(record, trained, buffers, random, around))
             self._random = RandomState.read(self._device)
         optimizer.step()
-        return ReplayedStep(record.step, record, before, buffers, optimizer, record.updated, scale, seen)
+        return ReplayedStep(record.step, record, before, buffers, optimizer, record.updated, unbuffered, scale, seen)
 
     def _gradients(self, step: _Step) -> tuple[Scale, tuple[Any, ...]]:
         """Leave the gradients that the optimizer saw in the parameters; return what was done to them, and seen."""
@@ -140,12 +143,12 @@ class Walker:
             if found is None:
                 continue
             self._reductions.sort(key=lambda known: known is not reduction)
-            divisor = _divisor(found[0]) if self._divisor == 1 and self._may_divide else 1
-            if divisor == 1 or exact(_gradients_of(step.trained), wanted):
+            whole = divisor(found[0]) if isinstance(found[0], float) and self._may_divide else 1
+            if whole == 1 or exact(_gradients_of(step.trained), wanted):
                 return found
-            divided = self._attempt(step, reduction, divisor)
+            divided = self._attempt(step, reduction, whole)
             if divided is not None and exact(_gradients_of(step.trained), wanted):
-                self._divisor = divisor  # the loop divides the loss itself, which rounds otherwise
+                self._divisor = whole  # the loop divides the loss itself, which rounds otherwise
                 return divided
             self._may_divide = False
             return self._attempt(step, reduction, 1) or found
@@ -157,11 +160,8 @@ class Walker:
         self._set_buffers(step.buffers)
         seen = self._backward(step.record, reduction, divisor, step.around)
         self._mask(step)
-        try:
-            scale = reconcile(_gradients_of(step.trained), step.record.statistics, len(step.record.batches))
-        except Mismatch:
-            return None
-        return scale, seen
+        scale = reconcile(_gradients_of(step.trained), step.record.statistics, len(step.record.batches))
+        return None if scale is None else (scale, seen)
 
     def _unscaled(self, step: _Step) -> GradientStatistics:
         self._attempt(step, self._reductions[0], 1)
@@ -211,11 +211,3 @@ class Walker:
 
 def _gradients_of(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in trained.items() if parameter.grad is not None}
-
-
-def _divisor(scale: Scale) -> int:
-    """Return the whole number that a scale divides by, 1 if it does not."""
-    if not isinstance(scale, float) or not 0.0 < scale < 1.0:
-        return 1
-    whole = round(1.0 / scale)
-    return whole if whole <= _LARGEST_DIVISOR and abs(scale * whole - 1.0) < TOLERANCE else 1

@@ -1,0 +1,183 @@
+"""A watched DataLoader gives the batches it would give, and their ids."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+
+from tests.runs.training import EXAMPLES, Recipe, adam, data, equal, noisy_model
+from whence import _errors as errors
+from whence.datasets import Augmented, as_examples
+from whence.runs import Run, open_run, record
+
+
+class Numbered(Dataset[Any]):
+    """Items say who they are."""
+
+    def __len__(self) -> int:
+        return EXAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((5,), float(index)), index % 3
+
+
+def own_generator(dataset: Dataset[Any]) -> DataLoader[Any]:
+    return DataLoader(dataset, batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(2))
+
+
+def weighted(dataset: Dataset[Any]) -> DataLoader[Any]:
+    sampler = WeightedRandomSampler([1.0 + index for index in range(EXAMPLES)], 20)
+    return DataLoader(dataset, batch_size=4, sampler=sampler, drop_last=True)
+
+
+LOADERS: dict[str, Callable[[Dataset[Any]], DataLoader[Any]]] = {
+    "shuffled": lambda d: DataLoader(d, batch_size=4, shuffle=True),
+    "in order": lambda d: DataLoader(d, batch_size=4),
+    "own generator": own_generator,
+    "weighted": weighted,
+    "batch sampler": lambda d: DataLoader(d, batch_sampler=[[3, 1], [0, 2, 5], [7]]),
+    "workers": lambda d: DataLoader(d, batch_size=4, shuffle=True, num_workers=2),
+    "workers that stay": lambda d: DataLoader(d, batch_size=4, shuffle=True, num_workers=2, persistent_workers=True),
+}
+
+
+def train(path: Path, loader: DataLoader[Any], dataset: Dataset[Any], *, epochs: int = 2) -> nn.Module:
+    recipe = Recipe(model=noisy_model)
+    model = recipe.model()
+    optimizer = adam(model)
+    torch.manual_seed(11)
+    with record(path, model, optimizer, dataset, loss=F.cross_entropy, snapshot_every=4) as recorder:
+        watched = recorder.watch(loader)
+        recipe.train(model, optimizer, (watched for _ in range(epochs)))
+    return model
+
+
+def train_plainly(loader: DataLoader[Any], *, epochs: int = 2) -> nn.Module:
+    recipe = Recipe(model=noisy_model)
+    model = recipe.model()
+    torch.manual_seed(11)
+    recipe.train(model, adam(model), (loader for _ in range(epochs)))
+    return model
+
+
+def open_noisy(path: Path, dataset: Any) -> Run:
+    return open_run(path, noisy_model(), dataset, loss=F.cross_entropy)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_training_on_a_watched_loader_equals_the_unrecorded_training_bit_by_bit(name: str, tmp_path: Path) -> None:
+    dataset = TensorDataset(*data())
+    recorded = train(tmp_path / "run", LOADERS[name](dataset), dataset)
+    assert equal(recorded, train_plainly(LOADERS[name](dataset)))
+    verification = open_noisy(tmp_path / "run", dataset).verify()
+    assert verification.exact == verification.snapshots
+
+
+@pytest.mark.parametrize("name", ["shuffled", "weighted", "batch sampler", "workers"])
+def test_the_ids_recorded_are_those_of_the_items_in_the_batch(name: str, tmp_path: Path) -> None:
+    dataset = Numbered()
+    model = noisy_model()
+    optimizer = adam(model)
+    seen: list[list[int]] = []
+    with record(tmp_path / "run", model, optimizer, dataset, loss=F.cross_entropy) as recorder:
+        watched = recorder.watch(LOADERS[name](dataset))
+        assert len(watched) == len(LOADERS[name](dataset))
+        for inputs, labels in watched:
+            seen.append(inputs[:, 0].long().tolist())
+            Recipe().train(model, optimizer, [[(inputs, labels)]])
+    run = open_noisy(tmp_path / "run", dataset)
+    assert [run.record_of(step).batches[0].tolist() for step in range(run.steps)] == seen
+
+
+def jitter(inputs: Tensor) -> Tensor:
+    return inputs + torch.randn(5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_data_is_drawn_anew_each_epoch_and_walked_again(workers: int, tmp_path: Path) -> None:
+    dataset = Augmented(TensorDataset(*data()), jitter, seed=5)
+    loader = DataLoader(dataset, batch_size=4, num_workers=workers, persistent_workers=workers > 0)
+    train(tmp_path / "run", loader, dataset)
+    run = open_noisy(tmp_path / "run", dataset)
+    verification = run.verify()
+    assert verification.exact == verification.snapshots >= 3
+    first, second = (run.examples.batch([0], epoch=epoch)[0] for epoch in (0, 1))
+    assert not torch.equal(first, second)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(*data(), strict=True)
+
+
+class Twice(DataLoader[Any]):
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+        yield from super().__iter__()
+
+
+def collate(items: list[Any]) -> Any:
+    return torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])
+
+
+DATASET = TensorDataset(*data())
+REFUSED: dict[str, tuple[Any, str]] = {
+    "no loader": ([1, 2], r"takes a torch DataLoader; got list"),
+    "stream": (DataLoader(Stream(), batch_size=4), r"IterableDataset.*map-style"),
+    "no batches": (DataLoader(DATASET, batch_size=None), r"batch_size=None.*Give it a batch_size"),
+    "overtaking": (DataLoader(DATASET, in_order=False), r"in_order=False"),
+    "another dataset": (DataLoader(Subset(DATASET, [1, 2])), r"its dataset \(a Subset\) is not the train_data"),
+    "another collate": (DataLoader(DATASET, collate_fn=collate), r"collate_fn.*as_examples"),
+    "own iteration": (Twice(DATASET), r"Twice iterates in its own way"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_loader_that_does_not_say_its_examples_is_refused_with_the_remedy(name: str, tmp_path: Path) -> None:
+    loader, words = REFUSED[name]
+    model = noisy_model()
+    with (
+        record(tmp_path / "run", model, adam(model), DATASET, loss=F.cross_entropy) as recorder,
+        pytest.raises(errors.UnsupportedLoaderError, match=words),
+    ):
+        recorder.watch(loader)
+
+
+def test_a_collate_function_given_with_the_data_is_watched(tmp_path: Path) -> None:
+    examples = as_examples(DATASET, collate_fn=collate)
+    model = noisy_model()
+    optimizer = adam(model)
+    with record(tmp_path / "run", model, optimizer, examples, loss=F.cross_entropy) as recorder:
+        loader: DataLoader[Any] = DataLoader(DATASET, batch_size=8, collate_fn=collate)
+        Recipe().train(model, optimizer, [recorder.watch(loader)])
+    assert open_noisy(tmp_path / "run", examples).verify().deviation == 0.0
+
+
+@pytest.mark.parametrize("name", ["shuffled", "own generator", "workers"])
+@pytest.mark.parametrize("stop", [2, 6, 8])
+def test_a_resumed_loader_goes_on_in_the_same_order(name: str, stop: int, tmp_path: Path) -> None:
+    dataset = TensorDataset(*data())
+    whole = train_plainly(LOADERS[name](dataset), epochs=3)
+
+    def halt(_model: nn.Module, _optimizer: Any, step: int) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    model = noisy_model()
+    for recipe in (Recipe(model=noisy_model, after_step=halt), Recipe(model=noisy_model)):
+        torch.manual_seed(11)
+        model = noisy_model() if recipe.after_step is halt else model
+        optimizer = adam(model)
+        torch.manual_seed(11 if recipe.after_step is halt else 99)
+        try:
+            with record(tmp_path / "run", model, optimizer, dataset, loss=F.cross_entropy, resume=True) as recorder:
+                watched = recorder.watch(LOADERS[name](dataset))
+                recipe.train(model, optimizer, (watched for _ in range(recorder.epoch, 3)))
+        except KeyboardInterrupt:
+            model = noisy_model()
+    assert equal(model, whole)
