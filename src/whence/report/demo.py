@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,7 @@ from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
 from whence.report.page import write_report
 from whence.report.training import spaced
-from whence.runs import open_run, record
-
-Data = Literal["digits", "mnist"]
+from whence.runs import Run, open_run, record
 
 
 @final
@@ -56,6 +54,7 @@ class Plan:
         learning_rate: Of Adam.
         batch_size: Examples a step.
         epochs: Passes over the training data.
+        quadrature: Of the audit.
     """
 
     train: Examples
@@ -65,12 +64,13 @@ class Plan:
     learning_rate: float
     batch_size: int
     epochs: int
+    quadrature: str
 
 
 def demonstrate(
     out: str | Path = "demo",
     *,
-    data: Data = "digits",
+    data: str = "digits",
     data_dir: str | Path | None = None,
     epochs: int | None = None,
     batches: int = 40,
@@ -100,17 +100,10 @@ def demonstrate(
     folder.mkdir(parents=True, exist_ok=True)
     train(plan, folder / "run")
     run = open_run(folder / "run", plan.model, plan.train, loss=functional.cross_entropy)
-    place = folder / "audit.zarr"
-    found = load_audit(place) if place.exists() else audit(run, plan.targets, ids=plan.ids, path=place)
-    if found.data.attrs.get("steps") != run.steps or found.influence.sizes["target"] != len(plan.ids):
-        raise ArgumentError(
-            f"{place} is the audit of another demonstration ({found.data.attrs.get('steps')} steps, "
-            f"{found.influence.sizes['target']} targets; this one has {run.steps} and {len(plan.ids)}). "
-            "Choose another folder by --out, or delete that one."
-        )
+    found = _audited(run, plan, folder / "audit.zarr")
     page = write_report(run, found, plan.targets, folder / "report.html")
     run.close()
-    return Demonstration(page, folder / "run", place, found, time.monotonic() - started)
+    return Demonstration(page, folder / "run", folder / "audit.zarr", found, time.monotonic() - started)
 
 
 def train(plan: Plan, path: Path) -> None:
@@ -185,18 +178,36 @@ class LeNet5(nn.Module):
         return logits
 
 
+def _audited(run: Run, plan: Plan, path: Path) -> Audit:
+    """Audit as planned, or return the audit that is at ``path`` already.
+
+    Raises:
+        ArgumentError: If that one is of another run or other targets.
+    """
+    if not path.exists():
+        return audit(run, plan.targets, ids=plan.ids, quadrature=plan.quadrature, path=path)
+    found = load_audit(path)
+    steps, targets = found.data.attrs.get("steps"), found.influence.sizes["target"]
+    if (steps, targets) != (run.steps, len(plan.ids)):
+        raise ArgumentError(
+            f"{path} is the audit of another demonstration: {steps} steps and {targets} targets, not {run.steps} and "
+            f"{len(plan.ids)}. Choose another folder for this one, or delete that one."
+        )
+    return found
+
+
 def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: int, targets: int) -> Plan:
     for name, value in (("epochs", epochs), ("batches", batches), ("targets", targets)):
         if value is not None and value < 1:
             raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
     if data == "digits":
-        test = as_examples(load_digits("test"))
-        return Plan(as_examples(load_digits("train")), test, range(len(test)), small_network(), 1e-3, 64, epochs or 12)
+        digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
+        return Plan(digits, test, range(len(test)), small_network(), 1e-3, 64, epochs or 12, "simpson")
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
-    train_data = as_examples(_first(images, 256 * batches))
-    return Plan(train_data, test, spaced(len(test), targets), lenet5(), 5e-4, 256, epochs or 10)
+    known = as_examples(_first(images, 256 * batches))
+    return Plan(known, test, spaced(len(test), targets), lenet5(), 5e-4, 256, epochs or 10, "trapezoid")
 
 
 def _first(images: Images, many: int) -> Images:

@@ -1,0 +1,279 @@
+"""The command line: each command is one library call and one way to print it."""
+
+import ctypes
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whence._errors import WhenceError
+
+EXAMPLES = {
+    "demo": ("whence demo", "whence demo --data mnist --data-dir data/mnist --out demo-mnist"),
+    "info": ("whence info demo/run",),
+    "verify": ("whence verify demo/run --model whence.report.demo:small_network --data digits",),
+    "audit": (
+        "whence audit demo/run --model whence.report.demo:small_network --data digits \\",
+        "  --targets digits --limit 20 --by layer,epoch --out digits-audit.zarr",
+    ),
+    "report": (
+        "whence report demo/run --audit demo/audit.zarr --model whence.report.demo:small_network \\",
+        "  --data digits --targets digits --out report.html",
+    ),
+}
+
+
+def _example(command: str) -> str:
+    return "\n".join(("\b", "Example:", *(f"  {line}" for line in EXAMPLES[command])))
+
+
+app = typer.Typer(
+    name="whence",
+    epilog="Begin with: whence demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a recorded run.")]
+Model = Annotated[str, typer.Option(help="package.module:factory that builds the model as in the training.")]
+TrainData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Training data: digits, mnist[:FOLDER], a .parquet file, an image folder, or package.module:factory.",
+    ),
+]
+Targets = Annotated[
+    str, typer.Option(help="Examples to explain; named like --data (digits and mnist: their test part).")
+]
+Loss = Annotated[str, typer.Option(help="package.module:loss of the training.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+CROSS_ENTROPY = "torch.nn.functional:cross_entropy"
+AGAIN = "run the same command again to go on where it stopped"
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Trace what a trained PyTorch network does back to the training data."""
+    if show_version:
+        typer.echo(version("whence"))
+        context.exit()
+    context.with_resource(_current_folder_first())
+    keep_memory()
+
+
+@app.command(epilog=_example("demo"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the audit and the page.")] = Path("demo"),
+    data: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of MNIST's four files.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data (digits: 12, mnist: 10).")] = None,
+    batches: Annotated[int, typer.Option(help="mnist: training batches of 256 images.")] = 40,
+    targets: Annotated[int, typer.Option(help="mnist: test images to explain.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Train a small network with recording, audit it, and write a page that explains its mistakes."""
+    with _expected(AGAIN):
+        from whence.report.demo import demonstrate
+
+        made = demonstrate(out, data=data, data_dir=data_dir, epochs=epochs, batches=batches, targets=targets)
+        facts = {"page": made.page, "run": made.run, "audit": made.audit_path, "seconds": round(made.seconds, 1)}
+        _show({**facts, **_completeness(made.audit)}, as_json)
+
+
+@app.command(epilog=_example("info"))
+def info(run: RunFolder, as_json: Json = False) -> None:
+    """Say what a run is, without its model or data."""
+    with _expected("nothing was changed"):
+        _show(_run_facts(run), as_json)
+
+
+@app.command(epilog=_example("verify"))
+def verify(
+    run: RunFolder,
+    model: Model,
+    data: TrainData,
+    loss: Loss = CROSS_ENTROPY,
+    repair: Annotated[bool, typer.Option(help="Write damaged or missing snapshots anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Walk a run again from start to end, and compare with every snapshot."""
+    with _expected("nothing was changed"):
+        found = _open(run, model, data, loss).verify(repair=repair)
+        _show(dict(vars(found)), as_json)
+
+
+@app.command(epilog=_example("audit"))
+def audit(
+    run: RunFolder,
+    model: Model,
+    data: TrainData,
+    targets: Targets,
+    out: Annotated[Path, typer.Option(help="Where to keep the audit.")],
+    loss: Loss = CROSS_ENTROPY,
+    quantity: Annotated[str, typer.Option(help="loss, logit, probability, or package.module:function.")] = "loss",
+    classes: Annotated[str | None, typer.Option(help="For logit or probability: all, or numbers such as 0,3.")] = None,
+    by: Annotated[str, typer.Option(help="Axes to keep apart: layer, step or epoch, label; such as layer,epoch.")] = "",
+    quadrature: Annotated[str, typer.Option(help="euler, trapezoid, simpson, gauss2 or gauss3.")] = "trapezoid",
+    tolerance: Annotated[float | None, typer.Option(help="Mean error to stay under; refines where needed.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, mixed or float64; the run's own if left out.")] = None,
+    subsample: Annotated[int, typer.Option(help="Take the targets' gradients every so many steps.")] = 1,
+    limit: Annotated[int | None, typer.Option(help="Audit only the first so many targets.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Decompose what a run did to each target into every training example's share."""
+    with _expected(AGAIN):
+        from whence.audit import audit as make_audit
+        from whence.report.sources import named_data, named_quantity
+
+        opened, examples = _open(run, model, data, loss), named_data(targets, "test")
+        made = make_audit(
+            opened,
+            examples,
+            quantity=named_quantity(quantity),
+            classes=_classes(classes),
+            by=tuple(one.strip() for one in by.split(",") if one.strip()),
+            quadrature=quadrature,
+            tolerance=tolerance,
+            precision=precision,
+            subsample=subsample,
+            ids=None if limit is None else range(min(limit, len(examples))),
+            path=out,
+        )
+        seconds = round(float(made.data.attrs["seconds"]), 1)
+        _show({"audit": out, "seconds": seconds, **_completeness(made)}, as_json)
+
+
+@app.command(epilog=_example("report"))
+def report(
+    run: RunFolder,
+    audit_path: Annotated[Path, typer.Option("--audit", help="A saved audit of the run.")],
+    model: Model,
+    data: TrainData,
+    targets: Targets,
+    out: Annotated[Path, typer.Option(help="Where to write the page; one that is there is replaced.")] = Path(
+        "report.html"
+    ),
+    loss: Loss = CROSS_ENTROPY,
+    target: Annotated[list[str] | None, typer.Option(help="Id of a target to explain; may be repeated.")] = None,
+    k: Annotated[int, typer.Option(help="Training examples to list each time.")] = 25,
+) -> None:
+    """Write one self-contained HTML page about an audit."""
+    with _expected("an earlier page is as it was"):
+        from whence.audit import load_audit
+        from whence.report import write_report
+        from whence.report.sources import named_data
+
+        found = load_audit(audit_path)
+        examples = named_data(targets, "test")
+        page = write_report(_open(run, model, data, loss), found, examples, out, chosen=target or None, k=k)
+        typer.echo(f"{page.resolve()}\n{found.completeness}")
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: training steps then need not ask the system for it again. Elsewhere, nothing."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            libc.mallopt(parameter, value)
+
+
+@contextmanager
+def _expected(after_interrupt: str) -> Iterator[None]:
+    """End with one line and exit code 1 on an expected error, 130 on Ctrl-C."""
+    try:
+        yield
+    except WhenceError as error:
+        typer.echo(f"whence: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo(f"whence: stopped; {after_interrupt}.", err=True)
+        raise typer.Exit(130) from error
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Let modules of the current folder be imported, as ``python -m`` does."""
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _open(run: Path, model: str, data: str, loss: str) -> Any:
+    from whence.report.sources import named_data, named_loss, named_model
+    from whence.runs import open_run
+
+    return open_run(run, named_model(model), named_data(data, "train"), loss=named_loss(loss))
+
+
+def _run_facts(run: Path) -> dict[str, Any]:
+    from whence.runs import Manifest
+    from whence.runs.layout import snapshots_of, table_path
+    from whence.runs.steps import StepTable
+
+    manifest = Manifest.load(run)
+    with StepTable.closing(table_path(run)) as table:
+        steps, epochs = len(table), int(table.last_epoch()) + 1
+    trained = [form for form in manifest.parameters if form.name in set(manifest.trained)]
+    return {
+        "run": run,
+        "model": manifest.model,
+        "trained_parameters": sum(_size(form.shape) for form in trained),
+        "optimizer": manifest.optimizer,
+        "loss": manifest.loss,
+        "training_examples": manifest.examples,
+        "steps": steps,
+        "epochs": epochs,
+        "snapshots": len(snapshots_of(run).steps()),
+        "versions": dict(manifest.versions),
+    }
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _classes(text: str | None) -> Any:
+    if text is None or text == "all":
+        return text
+    try:
+        return [int(one) for one in text.split(",")]
+    except ValueError:
+        from whence._errors import ArgumentError
+
+        raise ArgumentError(f"--classes must be all, or numbers such as 0,3; got {text!r}.") from None
+
+
+def _completeness(audit: Any) -> dict[str, Any]:
+    found = audit.completeness
+    facts = {"mean_error": found.mean_error, "correlation": found.correlation, "unit": audit.unit}
+    return {"completeness": str(found), "targets": int(found.true_change.size), **facts}
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts as JSON, or one a line; a sentence on completeness stands for its numbers."""
+    if as_json:
+        typer.echo(json.dumps(facts, default=str))
+        return
+    shown = {name: one for name, one in facts.items() if name not in {"targets", "mean_error", "correlation", "unit"}}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        text = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
+        title = name.replace("_", " ").ljust(width)
+        typer.echo(f"{title}  {text:,}" if isinstance(text, int) else f"{title}  {text}")
