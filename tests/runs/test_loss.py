@@ -1,0 +1,150 @@
+"""Every kind of loss gives its two forms: as in training, and one number per example."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.runs.training import noisy_model, plain_model
+from whence import _errors as errors
+from whence.datasets import as_examples
+from whence.runs import training_loss
+
+INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
+VALUES = torch.randn(6, 3, generator=torch.Generator().manual_seed(2))
+SEQUENCES = torch.tensor([[0, 1], [2, -100], [1, 1], [-100, 0], [0, 2], [2, 2]])
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(4)
+    return nn.Linear(4, 3)
+
+
+def sequential() -> nn.Module:
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2)))
+
+
+def each(outputs: Tensor, labels: Tensor) -> Tensor:
+    return ((outputs - labels) ** 2).sum(1)
+
+
+def one_mean(outputs: Tensor, labels: Tensor) -> Tensor:
+    return ((outputs - labels) ** 2).sum(1).mean()
+
+
+def one_sum(outputs: Tensor, labels: Tensor) -> Tensor:
+    return ((outputs - labels) ** 2).sum()
+
+
+def contrast(outputs: Tensor, labels: Tensor) -> Tensor:
+    return torch.logsumexp(outputs @ labels.T, 1).mean()
+
+
+def spread(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs - labels).std(0)
+
+
+WEIGHT = torch.tensor([1.0, 5.0, 0.2])
+SQUARES = ((linear()(INPUTS) - VALUES) ** 2).detach()
+CROSS = F.cross_entropy(linear()(INPUTS), CLASSES, reduction="none").detach()
+LOSSES: dict[str, tuple[Any, Callable[[], nn.Module], Tensor, Tensor, Tensor]] = {
+    # loss, model, labels, the loss of the batch, one loss per example
+    "function": (F.cross_entropy, linear, CLASSES, CROSS.mean(), CROSS),
+    "module": (nn.CrossEntropyLoss(), linear, CLASSES, CROSS.mean(), CROSS),
+    "module that sums": (nn.CrossEntropyLoss(reduction="sum"), linear, CLASSES, CROSS.sum(), CROSS),
+    "module of each": (nn.CrossEntropyLoss(reduction="none"), linear, CLASSES, CROSS.mean(), CROSS),
+    "partial that sums": (partial(F.cross_entropy, reduction="sum"), linear, CLASSES, CROSS.sum(), CROSS),
+    "class weights": (
+        nn.CrossEntropyLoss(weight=WEIGHT),
+        linear,
+        CLASSES,
+        (CROSS * WEIGHT[CLASSES]).sum() / WEIGHT[CLASSES].sum(),
+        CROSS * WEIGHT[CLASSES],
+    ),
+    "several values": (nn.MSELoss(), linear, VALUES, SQUARES.mean(), SQUARES.sum(1)),
+    "callable of each": (each, linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
+    "callable mean": (one_mean, linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
+    "callable sum": (one_sum, linear, VALUES, SQUARES.sum(), SQUARES.sum(1)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_both_forms_of_a_loss(name: str) -> None:
+    loss, make, labels, whole, singles = LOSSES[name]
+    model = make()
+    found = training_loss(loss, model, as_examples((INPUTS, labels)))
+    outputs = model(INPUTS)
+    torch.testing.assert_close(found(outputs, labels), whole)
+    torch.testing.assert_close(found.per_example(outputs, labels), singles)
+
+
+def test_the_loss_of_an_example_with_positions_is_their_sum_without_the_ignored() -> None:
+    model = sequential()
+    found = training_loss(nn.CrossEntropyLoss(label_smoothing=0.1), model, as_examples((INPUTS, SEQUENCES)))
+    outputs = model(INPUTS)
+    kept = [
+        [
+            F.cross_entropy(outputs[i, :, place], SEQUENCES[i, place], label_smoothing=0.1)
+            for place in range(2)
+            if SEQUENCES[i, place] >= 0
+        ]
+        for i in range(6)
+    ]
+    singles = torch.stack([torch.stack(losses).sum() for losses in kept])
+    torch.testing.assert_close(found.per_example(outputs, SEQUENCES), singles)
+    torch.testing.assert_close(found(outputs, SEQUENCES), singles.sum() / sum(map(len, kept)))
+
+
+REFUSED: dict[str, tuple[Any, Any, str]] = {
+    "contrastive": (contrast, VALUES, r"The loss contrast is neither a mean nor a sum over examples: .*4 examples"),
+    "wrong shape": (spread, VALUES, r"The loss spread gives values of shape \(3,\) for 4 examples"),
+    "wrong labels": (F.cross_entropy, VALUES[:, :2], r"The loss cross_entropy cannot be called as loss\("),
+    "three arguments": (nn.TripletMarginLoss(), VALUES, r"TripletMarginLoss.* cannot be called as"),
+    "no callable": ("mse", VALUES, r"loss must be a callable .*; got 'mse'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_loss_that_cannot_be_shared_out_is_refused_by_name(name: str) -> None:
+    loss, labels, words = REFUSED[name]
+    with pytest.raises(errors.UnsupportedLossError, match=words):
+        training_loss(loss, linear(), as_examples((INPUTS, labels)))
+
+
+def test_a_model_that_does_not_fit_the_data_is_told_so() -> None:
+    with pytest.raises(errors.RecordingError, match=r"Sequential cannot be called with the inputs.*into the dataset"):
+        training_loss(F.cross_entropy, plain_model(), as_examples((INPUTS, CLASSES)))
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer, in evaluation mode too, and draws."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.inner = noisy_model()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        outputs: Tensor = self.inner(inputs)
+        return outputs + torch.rand(1)
+
+
+def test_trying_a_loss_leaves_modes_buffers_and_random_state_as_they_were() -> None:
+    model = Counting()
+    model.inner[1].eval()  # type: ignore[index]
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    training_loss(F.cross_entropy, model, as_examples((torch.ones(6, 5), CLASSES)))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
