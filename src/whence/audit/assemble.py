@@ -56,7 +56,7 @@ def _coordinates(work: Work, chunks: list[Chunk]) -> dict[str, Any]:
     if classes is not None:
         found["class"] = ("target", np.tile(np.array(classes), len(ids)))
     if "label" in grouping.by:
-        found["label"] = work.run.examples.labels.unique().numpy()
+        found["label"] = torch.unique(work.run.examples.labels).numpy()
     else:
         found["train"] = np.arange(grouping.train)
         found |= _labels("train_label", "train", work.run.examples.labels, 1)

@@ -213,7 +213,7 @@ def _grouping(run: Run, by: tuple[str, ...], layers: int) -> Grouping:
                 f"`by` holds 'label', but the training labels (shape {tuple(known.shape)}, {known.dtype}) are not one "
                 "whole number per example. Leave 'label' out, and group the result yourself."
             )
-        kinds, labels = known.unique(return_inverse=True)
+        kinds, labels = torch.unique(known, return_inverse=True)
         count = len(kinds)
     return Grouping(by, train, labels, count, layers, run.epochs, run.steps)
 

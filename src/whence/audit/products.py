@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ def add_product(
 @contextmanager
 def fast_products() -> Iterator[None]:
     """Let oneDNN compute float32 matrix products on the CPU inside the ``with``, where that is measured to be exact."""
-    backend = torch.backends.mkldnn.matmul
+    backend = _switch()
     before = backend.fp32_precision
     if not _exact_through_onednn():
         yield
@@ -48,11 +49,16 @@ def fast_products() -> Iterator[None]:
         backend.fp32_precision = before
 
 
+def _switch() -> Any:
+    """Return the object whose ``fp32_precision`` decides how oneDNN multiplies matrices (torch's types lack it)."""
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
+
 @cache
 def _exact_through_onednn() -> bool:
-    backend = torch.backends.mkldnn.matmul
-    if not torch.backends.mkldnn.is_available():
+    if not torch._C._has_mkldnn:
         return False
+    backend = _switch()
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(64, 4096, generator=generator) for _ in range(2))
     true = left.double() @ right.double().T

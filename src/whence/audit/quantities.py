@@ -13,7 +13,7 @@ from torch import Tensor
 from whence._errors import ArgumentError, ShapeError
 from whence.runs import TrainingLoss
 
-Numbers = Callable[[Any, Any], Tensor]
+Numbers = Callable[[Any, Any], Any]
 """(outputs, labels) -> one differentiable number per example."""
 
 

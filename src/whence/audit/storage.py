@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import final
+from typing import Any, cast, final
 
 import numpy as np
 import xarray as xr
@@ -94,7 +94,7 @@ class DiskSink:
         self.rows = slice(0, targets)
         shape = grouping.shape(targets)
         if "influence" in group:
-            self.array = group["influence"]
+            self.array = cast("zarr.Array[Any]", group["influence"])
         else:
             self.array = group.create_array(
                 "influence",
@@ -110,7 +110,7 @@ class DiskSink:
         _put(self.array, self._grouping, self.rows, moment, values)
 
 
-def _put(array: np.ndarray | zarr.Array, grouping: Grouping, rows: slice, moment: int, values: Tensor) -> None:
+def _put(array: np.ndarray | zarr.Array[Any], grouping: Grouping, rows: slice, moment: int, values: Tensor) -> None:
     index: list[slice | int] = [rows, *(slice(None) for _ in grouping.dims[1:])]
     if grouping.time is not None:
         index[grouping.dims.index(grouping.time)] = moment

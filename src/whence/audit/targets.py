@@ -66,6 +66,7 @@ class TargetPass:
             **dict(self._model.named_parameters(remove_duplicate=False)),
             **dict(self._model.named_buffers()),
         }
+        self._checked = False
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in names)
 
@@ -73,6 +74,9 @@ class TargetPass:
         """Return the quantity and its per-target gradients at the given state."""
         self._load(parameters, buffers)
         found = [self._one(numbers) for numbers in self._quantity.numbers]
+        if not self._checked:  # the first pass forms the weights' gradients too, against which the shares are checked
+            self._model.requires_grad_(False)
+            self._checked = True
         if len(found) == 1:
             return found[0]
         return _interleave(found)
@@ -96,10 +100,10 @@ class TargetPass:
         return logits.argmax(1)
 
     def _one(self, numbers: Any) -> TargetGradients:
-        with torch.enable_grad(), capture(self._model, self._names) as captured:
+        with torch.enable_grad(), capture(self._model, self._names, frozen=self._checked) as captured:
             values = evaluate(numbers, call_model(self._model, self._inputs), self._labels, self._examples)
             if values.requires_grad:
-                values.sum().backward()
+                values.sum().backward()  # type: ignore[no-untyped-call]
         for parameter in self._model.parameters():
             parameter.grad = None
         return TargetGradients(values.detach().double(), captured.gradients() if values.requires_grad else {})

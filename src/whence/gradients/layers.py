@@ -35,11 +35,11 @@ class Layer:
     axis: int
 
 
-def layers_of(model: nn.Module, names: Collection[str]) -> list[Layer]:
+def layers_of(model: nn.Module, names: Collection[str], *, frozen: bool = False) -> list[Layer]:
     """Return the modules that own the named parameters and can give them gradients.
 
     A parameter shared by several modules is listed with each of them, under one name. Frozen
-    parameters are left out.
+    parameters are left out unless ``frozen``.
 
     Raises:
         GradientError: If a name is no parameter of the model, or a layer cannot be handled.
@@ -51,7 +51,7 @@ def layers_of(model: nn.Module, names: Collection[str]) -> list[Layer]:
         parameters = {
             inner: wanted[id(parameter)]
             for inner, parameter in owned(module).items()
-            if id(parameter) in wanted and parameter.requires_grad
+            if id(parameter) in wanted and (frozen or parameter.requires_grad)
         }
         if parameters:
             refuse_unsupported(name, module)
