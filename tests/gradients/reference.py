@@ -15,7 +15,7 @@ Loss = Callable[[nn.Module, slice], Any]
 
 def backward(loss: Tensor, **options: bool) -> None:
     """Call ``loss.backward()``, which torch does not annotate."""
-    loss.backward(**options)  # type: ignore[no-untyped-call]
+    loss.backward(**options)
 
 
 def one_by_one(model: nn.Module, loss: Loss, examples: int) -> dict[str, Tensor]:

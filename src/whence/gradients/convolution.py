@@ -79,8 +79,8 @@ def written(
                 (slice(None),) * (3 + axis) + (slice(begin, begin + step * (e.shape[2 + axis] - 1) + 1, step),)
             ]
         block = block.reshape(examples * groups, inside * last, by_group.shape[2])
-        one = torch.bmm(by_group, block.transpose(1, 2))
-        values[(slice(None),) * 3 + offset] = one.view(*by_group.shape[:2], inside, last)
+        one = torch.bmm(block, by_group.transpose(1, 2)).view(examples * groups, inside, last, by_group.shape[1])
+        values[(slice(None),) * 3 + offset] = one.movedim(3, 1)
     return Dense(values.reshape(examples, *layer.weight.shape))
 
 
