@@ -157,18 +157,26 @@ class StepTable:
             ArgumentError: If there is no such step.
             RunFormatError: If its row cannot be read.
         """
-        row = self._connection.execute("SELECT * FROM steps WHERE step = ?", (step,)).fetchone()
-        if row is None:
-            raise ArgumentError(f"No step {step}: the run's steps are 0 to {len(self) - 1}.")
-        try:
-            return self._record(row)
-        except (ValueError, KeyError, TypeError, struct.error, SafetensorError) as error:
-            raise RunFormatError(f"Step {step} in {self._path} cannot be read: {error}. Restore the file.") from error
+        with self._reading(f"Step {step}"):
+            row = self._connection.execute("SELECT * FROM steps WHERE step = ?", (step,)).fetchone()
+            if row is not None:
+                return self._record(row)
+        raise ArgumentError(f"No step {step}: the run's steps are 0 to {len(self) - 1}.")
 
     def epochs_of_steps(self) -> np.ndarray:
         """Return the epoch of each step, int64 (steps,)."""
-        rows = self._connection.execute("SELECT epoch FROM steps ORDER BY step").fetchall()
+        with self._reading("The table"):
+            rows = self._connection.execute("SELECT epoch FROM steps ORDER BY step").fetchall()
         return np.array([row[0] for row in rows], dtype=np.int64)
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError, KeyError, TypeError, struct.error, SafetensorError) as error:
+            raise RunFormatError(
+                f"{what} in {self._path} cannot be read: {error}. Restore the file from a copy."
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
