@@ -1,5 +1,7 @@
 """Recorded runs: record a training loop, open the run, walk its steps again."""
 
+from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorder
+from whence.runs.lightning import lightning_recorder
 from whence.runs.loss import TrainingLoss, training_loss
 from whence.runs.manifest import Manifest
 from whence.runs.record import record, start_recording
@@ -24,6 +26,9 @@ __all__ = (
     "StepRecord",
     "TrainingLoss",
     "Verification",
+    "cross_entropy_of_logits",
+    "huggingface_recorder",
+    "lightning_recorder",
     "open_run",
     "record",
     "start_recording",

@@ -20,6 +20,7 @@ from whence.runs.randomness import RandomState
 from whence.runs.snapshots import read_state
 from whence.runs.step_record import StepRecord
 from whence.runs.steps import StepTable
+from whence.runs.tapped import TappedLoader
 
 
 @final
@@ -111,6 +112,22 @@ class Recorder:
         self._check_open()
         return WatchedLoader(
             loader, self._examples, epochs=self._epochs, device=self._device, offer=self._observer.offer
+        )
+
+    def tap(self, loader: Any, *, skip: int = 0) -> TappedLoader:
+        """Learn the batches of a loader that another library iterates; for callbacks. See :class:`TappedLoader`.
+
+        Args:
+            loader: A ``DataLoader`` over the training data. Its batch sampler is replaced until it is released.
+            skip: How many batches of the first pass the library leaves out.
+
+        Raises:
+            UnsupportedLoaderError: If the loader does not say which examples form a batch.
+            RecordingError: If the recorder is closed.
+        """
+        self._check_open()
+        return TappedLoader(
+            loader, self._examples, epochs=self._epochs, device=self._device, offer=self._observer.offer, skip=skip
         )
 
     def close(self) -> None:
