@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,11 +90,12 @@ def test_clipping_by_norm_by_value_and_accumulation_are_attributed(tmp_path: Pat
 
 def test_schedules_groups_and_frozen_parameters_are_attributed(tmp_path: Path) -> None:
     model = tanh_net()
-    model[0].bias.requires_grad_(False)
-    groups = [
-        {"params": [model[0].weight], "lr": 0.01},
-        {"params": [*model[2].parameters()], "weight_decay": 0.0},
-        {"params": [*model[4].parameters()], "betas": (0.5, 0.9)},
+    parameters = dict(model.named_parameters())
+    parameters["0.bias"].requires_grad_(False)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameters["0.weight"]], "lr": 0.01},
+        {"params": [parameters["2.weight"], parameters["2.bias"]], "weight_decay": 0.0},
+        {"params": [parameters["4.weight"], parameters["4.bias"]], "betas": (0.5, 0.9)},
     ]
     optimizer = AdamW(groups, 0.02, weight_decay=0.3)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)

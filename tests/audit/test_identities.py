@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_examples_influence_at_the_steps_that_drew_them_and_never_drawn_ones_not
         drawn = torch.cat(run.record_of(step).batches).numpy()
         others = np.setdiff1d(np.arange(12), drawn)
         assert (by_step.sel(step=step, train=others) == 0.0).all()
-        assert (np.abs(by_step.sel(step=step, train=drawn)).sum("target") > 0).all()
+        assert (abs(by_step.sel(step=step, train=drawn)).sum("target") > 0).all()
 
 
 def test_duplicates_that_are_drawn_together_share_equally(tmp_path: Path) -> None:
@@ -222,3 +223,33 @@ def test_a_callable_equal_to_the_loss_gives_the_audit_of_the_loss(run: whence.Ru
     np.testing.assert_allclose(ours.influence, theirs.influence, rtol=0, atol=ROUNDING)
     assert ours.unit == "units of own"
     assert (ours.helps, theirs.helps) == (1, -1)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_segment_walked_in_pieces_changes_nothing(
+    kept: int, run: whence.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tanh_net()
+    optimizer = AdamW(model.parameters(), 0.02, weight_decay=0.5)
+    long = trained(tmp_path / "run", model, optimizer, blobs(), snapshot_every=100)
+    assert len(long.segments()) == 1
+    steps = importlib.import_module("whence.audit.steps")
+    whole = whence.audit(run, blobs(seed=1)).influence
+    real: Callable[[object], int] = steps.size
+    walked: list[int] = []
+
+    def size(step: object) -> int:
+        walked.append(real(step))
+        return walked[-1]
+
+    monkeypatch.setattr(steps, "size", size)
+    one = next(steps.pieces_of(long, long.segments()[0], steps.Form(torch.float64, torch.float64, 1)))
+    assert len(one) == 1
+    budget = 2 * kept * real(one[0])  # half of it is for the steps at hand
+    pieces = whence.audit(long, blobs(seed=1), memory_budget=budget).influence
+    np.testing.assert_allclose(pieces, whole, rtol=0, atol=ROUNDING)
+
+
+def test_one_target_alone_has_the_influences_it_has_among_others(run: whence.Run) -> None:
+    among = whence.audit(run, blobs(seed=1)).influence.sel(target=[4])
+    np.testing.assert_allclose(whence.audit(run, blobs(seed=1), ids=[4]).influence, among, rtol=0, atol=ROUNDING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_audit_by_label_says_that_it_has_no_single_examples(run: whence.Run) -> 
     ids=str,
 )
 def test_arguments_outside_what_is_listed_are_refused_in_words(
-    wrong: dict[str, object], words: str, run: whence.Run
+    wrong: dict[str, Any], words: str, run: whence.Run
 ) -> None:
     with pytest.raises(ArgumentError, match=words):
         whence.audit(run, blobs(seed=1), **wrong)

@@ -74,7 +74,6 @@ class Adjoints:
         targets: How many rows.
         dtype: In which they are held.
         device: Where they are held.
-        mixed: Whether the product with the batch's gradients rounds its factors to bfloat16.
     """
 
     def __init__(
@@ -84,12 +83,10 @@ class Adjoints:
         targets: int,
         dtype: torch.dtype,
         device: torch.device,
-        *,
-        mixed: bool,
     ) -> None:
         self.blocks = blocks(shapes, layers, targets, dtype)
         self.layers = max(layers.values()) + 1
-        self.targets, self._mixed = targets, mixed
+        self.targets = targets
         self.buffers = [torch.zeros(targets, block.width, dtype=dtype, device=device) for block in self.blocks]
         self.parameters: list[Tensor] | None = None  # zero between steps, so not held, until a step decays parameters
         self.pending = dict.fromkeys(
@@ -168,7 +165,7 @@ class Adjoints:
                 left = u if isinstance(scale, float) else u * scale
                 part = gradient.part(block.start, block.stop)
                 alpha = sign * (factor * scale if isinstance(scale, float) else factor)
-                add_product(found[:, column : column + one.examples], left, part, scale=alpha, mixed=self._mixed)
+                add_product(found[:, column : column + one.examples], left, part, alpha)
             column += one.examples
 
     def hold_parameters(self) -> None:

@@ -143,7 +143,7 @@ def _check(subsample: int, tolerance: float | None, precision: str | None, memor
 
 def _refuse_too_large(work: Work, memory_budget: int) -> None:
     shape = work.grouping.shape(work.rows)
-    size = torch.Size(shape).numel() * torch.empty((), dtype=work.plan.dtype).itemsize
+    size = torch.Size(shape).numel() * torch.empty((), dtype=work.plan.form.dtype).itemsize
     if size > memory_budget:
         sizes = ", ".join(f"{dim} {length}" for dim, length in zip(work.grouping.dims, shape, strict=True))
         raise AuditError(

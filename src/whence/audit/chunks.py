@@ -13,14 +13,16 @@ from whence._errors import ArgumentError, AuditError
 from whence.audit.groups import Grouping, as_by
 from whence.audit.quadrature import rule
 from whence.audit.quantities import Numbers, Quantity, as_quantity
+from whence.audit.steps import Form, cast
 from whence.audit.targets import State, TargetPass
-from whence.audit.walk import Plan, Tally, cast
+from whence.audit.walk import Plan, Tally
 from whence.datasets import Examples, as_examples, call_model
 from whence.optimizers import buffer_name
 from whence.runs import Run
 from whence.runs.settings import decode_settings, optimizer_class
 
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
+_FACTORS = {"mixed": torch.bfloat16}
 _PASS_ROWS = 1024  # targets that go through the model at once, at most
 
 
@@ -97,7 +99,7 @@ class Work:
     @property
     def dtype_name(self) -> str:
         """Of the influences, as NumPy names it."""
-        return "float64" if self.plan.dtype == torch.float64 else "float32"
+        return "float64" if self.plan.form.dtype == torch.float64 else "float32"
 
     def rows_of(self, number: int) -> slice:
         """Return where a chunk's targets stand along the axis of targets."""
@@ -115,7 +117,7 @@ class Work:
             to_device(labels, device),
             self.quantity,
             self.run.parameter_names,
-            self.plan.dtype,
+            self.plan.form.dtype,
         )
 
     def initial_buffers(self) -> State:
@@ -128,7 +130,7 @@ class Work:
         """Return parameters and buffers at the end of the run."""
         last = self.run.state_at(self.run.steps)
         parameters = {name: last.parameters[name] for name in self.run.parameter_names}
-        return cast(parameters, self.plan.dtype), cast(last.buffers, self.plan.dtype)
+        return cast(parameters, self.plan.form.dtype), cast(last.buffers, self.plan.form.dtype)
 
 
 def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> Work:
@@ -152,8 +154,7 @@ def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> W
         rule=rule(question.quadrature),
         share=None if question.tolerance is None else question.tolerance / run.steps,
         subsample=question.subsample,
-        dtype=_DTYPES[precision],
-        mixed=precision == "mixed",
+        form=Form(_DTYPES[precision], _FACTORS.get(precision, _DTYPES[precision]), memory_budget // 2),
         layers={name: layers.index(layer_of(name)) for name in run.parameter_names},
     )
     chunks = _chunks(run, grouping, plan, len(ids), len(quantity.numbers), memory_budget)
@@ -225,7 +226,7 @@ def _chunks(
     live = dict(run.model.named_parameters())
     decays = any(group.options.get("weight_decay") for group in decode_settings(run.manifest.groups))
     entries = sum(live[name].numel() for name in run.parameter_names) * (2 if decays else 1)
-    row = (entries + grouping.slab_entries) * torch.empty((), dtype=plan.dtype).itemsize
+    row = (entries + grouping.slab_entries) * torch.empty((), dtype=plan.form.dtype).itemsize
     size = max(1, min(_PASS_ROWS, memory_budget // 2 // (row * per_example)))
     pieces = -(-examples // size)
     size = -(-examples // pieces)

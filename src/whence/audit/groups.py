@@ -104,6 +104,6 @@ class Slab:
 
     def take(self) -> Float[Tensor, "targets rows ..."]:
         """Return the influences with the target first (and the layer last, if asked for), and start again from 0."""
-        values = self.values.permute(2, 1, 0).contiguous()
+        values = self.values.permute(2, 1, 0).clone(memory_format=torch.contiguous_format)
         self.values.zero_()
         return values if "layer" in self._grouping.by else values.squeeze(-1)

@@ -23,15 +23,13 @@ def add_product(
     total: Float[Tensor, "targets examples"],
     left: Float[Tensor, "targets width"],
     right: Float[Tensor, "examples width"],
-    *,
     scale: float,
-    mixed: bool,
 ) -> None:
-    """Add ``scale * left @ right.T`` to ``total`` in place; with ``mixed`` the factors are rounded to bfloat16."""
-    if mixed:
-        total.add_(left.bfloat16() @ right.bfloat16().T, alpha=scale)
-    else:
+    """Add ``scale * left @ right.T`` to ``total`` in place; ``left`` is rounded to the type of ``right``."""
+    if left.dtype == right.dtype:
         total.addmm_(left, right.T, alpha=scale)
+    else:
+        total.add_(left.to(right.dtype) @ right.T, alpha=scale)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class TargetPass:
         with torch.enable_grad(), capture(self._model, self._names, frozen=self._checked) as captured:
             values = evaluate(numbers, call_model(self._model, self._inputs), self._labels, self._examples)
             if values.requires_grad:
-                values.sum().backward()  # type: ignore[no-untyped-call]
+                values.sum().backward()
         for parameter in self._model.parameters():
             parameter.grad = None
         return TargetGradients(values.detach().double(), captured.gradients() if values.requires_grad else {})

@@ -16,15 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whence.audit.adjoints import Adjoints, Microbatch
+from whence.audit.adjoints import Adjoints
 from whence.audit.groups import Grouping, Slab
 from whence.audit.integral import Integral, Stretch, integrate
 from whence.audit.products import fast_products
 from whence.audit.quadrature import Rule
+from whence.audit.steps import Form, Walked, cast, pieces_of
 from whence.audit.targets import State, TargetGradients, TargetPass
-from whence.gradients import capture
-from whence.optimizers import LinearStep, linear_step
-from whence.runs import ReplayedStep, Run, Segment
+from whence.runs import Run
 
 
 @runtime_checkable
@@ -45,31 +44,16 @@ class Plan:
         rule: The quadrature to begin each stretch with.
         share: Mean absolute error allowed to each step, or None.
         subsample: How many steps make a stretch.
-        dtype: Of the adjoints and of the targets' gradients.
-        mixed: Whether products round their factors to bfloat16.
+        form: In which types steps are held, and how much memory they may take; ``form.dtype`` is that of the adjoints
+            and of the targets' gradients.
         layers: Number of the layer of every trained parameter.
     """
 
     rule: Rule
     share: float | None
     subsample: int
-    dtype: torch.dtype
-    mixed: bool
+    form: Form
     layers: dict[str, int]
-
-
-@final
-@dataclass(frozen=True)
-class Walked:
-    """One step of the run, ready to be walked back: nothing in it is live any more."""
-
-    index: int
-    epoch: int
-    parameters: State
-    buffers: State
-    steps: dict[str, LinearStep]
-    batch: tuple[Microbatch, ...]
-    ids: Tensor
 
 
 @final
@@ -139,47 +123,33 @@ def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment
     """Stand at the end of a segment with nothing owed and nothing added up."""
     state = run.state_at(run.segments()[segment].stop)
     parameters = {name: state.parameters[name] for name in run.parameter_names}
-    standing = (cast(parameters, plan.dtype), cast(state.buffers, plan.dtype))
+    standing = (cast(parameters, plan.form.dtype), cast(state.buffers, plan.form.dtype))
     later = targets.gradients(*standing)
     count = later.values.numel()
     shapes = {name: value.shape for name, value in parameters.items()}
     device = next(iter(parameters.values())).device
-    adjoints = Adjoints(shapes, plan.layers, count, plan.dtype, device, mixed=plan.mixed)
+    adjoints = Adjoints(shapes, plan.layers, count, plan.form.dtype, device)
     moment = grouping.moment(run.steps - 1, grouping.epochs - 1)
-    slab = Slab(grouping, count, plan.dtype, device)
+    slab = Slab(grouping, count, plan.form.dtype, device)
     return Walk(segment, adjoints, slab, moment, Tally.empty(count, grouping), later, standing)
 
 
 def walk_segment(walk: Walk, run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, sink: Sink) -> int:
     """Walk back over the next segment; return how many steps that were."""
     segment = run.segments()[walk.next_segment]
-    steps = replayed(run, segment, plan)
-    for stretch_steps in reversed(list(stretches(steps, plan.subsample))):
-        first = stretch_steps[0]
-        stretch = Stretch(first.parameters, walk.standing[0], first.buffers, walk.standing[1], walk.later)
-        share = None if plan.share is None else plan.share * len(stretch_steps)
-        found = integrate(stretch, targets, plan.rule, share)
-        with fast_products():
-            for step in reversed(stretch_steps):
-                _walk_step(walk, step, found, grouping, sink)
-        _note(walk.tally, first, found)
-        walk.later, walk.standing = found.here, (first.parameters, first.buffers)
+    for piece in pieces_of(run, segment, plan.form):
+        for steps in reversed(list(stretches(piece, plan.subsample))):
+            _walk_stretch(walk, steps, targets, plan, grouping, sink)
     walk.next_segment -= 1
     if walk.next_segment < 0:
         sink.write(walk.moment, walk.slab.take())
-    return len(steps)
+    return segment.stop - segment.start
 
 
 def residuals(walk: Walk, initial_buffers: State) -> Tensor:
     """Return what no example did, (targets, 3): initial parameters, initial optimizer state, normalisation buffers."""
     owed = walk.adjoints.owed(walk.standing[0], initial_buffers)
     return torch.stack([*(one.cpu() for one in owed), walk.tally.buffers], 1)
-
-
-def replayed(run: Run, segment: Segment, plan: Plan) -> list[Walked]:
-    """Replay a segment with per-example gradients captured."""
-    around = partial(capture, names=run.parameter_names)
-    return [_freeze(run, step, plan) for step in run.replay(segment.start, segment.stop, around=around)]
 
 
 def stretches(steps: list[Walked], length: int) -> Iterator[list[Walked]]:
@@ -193,24 +163,18 @@ def stretches(steps: list[Walked], length: int) -> Iterator[list[Walked]]:
     yield current
 
 
-def cast(state: State, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the floating-point entries of a state in ``dtype``, the others as they are."""
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-
-
-def _freeze(run: Run, step: ReplayedStep, plan: Plan) -> Walked:
-    live = dict(run.model.named_parameters())
-    steps = {
-        name: linear_step(step.optimizer, live[name], first=name in step.unbuffered).to(plan.dtype)
-        for name in step.updated
-    }
-    batch = []
-    for captured, ids in zip(step.seen, step.record.batches, strict=True):
-        gradients = {name: one.to(plan.dtype) for name, one in captured.gradients().items()}
-        batch.append(Microbatch(gradients, len(ids), step.scale))
-    parameters, buffers = cast(step.parameters, plan.dtype), cast(step.buffers, plan.dtype)
-    ids = torch.cat(list(step.record.batches))
-    return Walked(step.index, step.record.epoch, parameters, buffers, steps, tuple(batch), ids)
+def _walk_stretch(
+    walk: Walk, steps: list[Walked], targets: TargetPass, plan: Plan, grouping: Grouping, sink: Sink
+) -> None:
+    first = steps[0]
+    stretch = Stretch(first.parameters, walk.standing[0], first.buffers, walk.standing[1], walk.later)
+    share = None if plan.share is None else plan.share * len(steps)
+    found = integrate(stretch, targets, plan.rule, share)
+    with fast_products():
+        for step in reversed(steps):
+            _walk_step(walk, step, found, grouping, sink)
+    _note(walk.tally, first, found)
+    walk.later, walk.standing = found.here, (first.parameters, first.buffers)
 
 
 def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, sink: Sink) -> None:

@@ -1,7 +1,7 @@
 """A recorded run: its steps, and how to walk them again."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -18,7 +18,7 @@ from whence.runs.layout import snapshots_of, table_path
 from whence.runs.loss import TrainingLoss, training_loss
 from whence.runs.manifest import Manifest, check_data, check_model
 from whence.runs.settings import decode_settings, optimizer_class
-from whence.runs.snapshots import Snapshots, TrainingState
+from whence.runs.snapshots import Snapshots, TrainingState, copied
 from whence.runs.step_record import StepRecord
 from whence.runs.steps import StepTable
 from whence.runs.verification import Verification, verify
@@ -141,7 +141,25 @@ class Run:
             self._aside.step(self.record_of(number))
         return self._aside.state()
 
-    def replay(self, start: int, stop: int, *, around: Around | None = None) -> Iterator[ReplayedStep]:
+    def states_at(self, steps: Sequence[int]) -> dict[int, TrainingState]:
+        """Return copies of all that the training stood at before each of some steps, in one walk over them.
+
+        Args:
+            steps: The steps, in order.
+
+        Errors are those of :meth:`replay`.
+        """
+        if not steps:
+            return {}
+        found = {steps[0]: copied(self.training_state_at(steps[0]))}
+        for made in self.replay(steps[0], steps[-1]):
+            if made.index + 1 in steps:
+                found[made.index + 1] = copied(self._walker.state())
+        return found
+
+    def replay(
+        self, start: int, stop: int, *, around: Around | None = None, state: TrainingState | None = None
+    ) -> Iterator[ReplayedStep]:
         """Make steps ``start`` to ``stop - 1`` again, from the nearest snapshot before them.
 
         Each step is yielded just after ``optimizer.step()``. Wherever a snapshot is passed, the walk is compared with
@@ -151,6 +169,7 @@ class Run:
             start, stop: The first step, and the one after the last.
             around: Given the model, a block to enter around forward and backward of each microbatch. Where the loop
                 accumulated gradients, finding out how may take a second attempt at a step, which enters it again.
+            state: Where the training stood before step ``start``, if that is known (:meth:`states_at`).
 
         Yields:
             The steps.
@@ -161,10 +180,15 @@ class Run:
             ReplayError: If a gradient is not the recorded one, or the walk misses a snapshot, naming the steps and
                 likely causes; or if another walk of this object begins meanwhile.
         """
-        yield from self.walk(start, stop, around, self.land)
+        yield from self.walk(start, stop, around, self.land, state)
 
     def walk(
-        self, start: int, stop: int, around: Around | None, arrive: Callable[[int, int], object]
+        self,
+        start: int,
+        stop: int,
+        around: Around | None,
+        arrive: Callable[[int, int], object],
+        state: TrainingState | None = None,
     ) -> Iterator[ReplayedStep]:
         """Do as :meth:`replay`, calling ``arrive(previous, step)`` wherever a snapshot is passed; errors are its."""
         self._check_range(start, stop)
@@ -173,9 +197,10 @@ class Run:
         walk = self._begin_walk()
         last = self._snapshot_before(start)
         kept = set(self._snapshots.steps())
-        self._stand(self._walker, last)
-        for number in range(last, stop):
-            if number != last and number in kept:
+        first = last if state is None else start
+        self._stand(self._walker, first, state)
+        for number in range(first, stop):
+            if number != first and number in kept:
                 arrive(last, number)
                 self._stand(self._walker, number)
                 last = number
@@ -229,9 +254,9 @@ class Run:
                 "or open the run twice with open_run()."
             )
 
-    def _stand(self, walker: Walker, step: int) -> None:
+    def _stand(self, walker: Walker, step: int, state: TrainingState | None = None) -> None:
         settings = self.record_of(step).settings if step < self.steps else decode_settings(self.manifest.groups)
-        walker.stand(self._load(step), settings)
+        walker.stand(self._load(step) if state is None else state, settings)
 
     def _snapshot_before(self, step: int) -> int:
         return max((kept for kept in self._snapshots.steps() if kept <= step), default=0)

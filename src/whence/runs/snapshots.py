@@ -55,6 +55,19 @@ def read_state(model: nn.Module, optimizer: Optimizer, random: RandomState) -> T
     )
 
 
+def copied(state: TrainingState) -> TrainingState:
+    """Return a state that refers to nothing live."""
+    return TrainingState(
+        {name: value.clone() for name, value in state.parameters.items()},
+        {name: value.clone() for name, value in state.buffers.items()},
+        {
+            name: {key: value.clone() if isinstance(value, Tensor) else value for key, value in entry.items()}
+            for name, entry in state.optimizer.items()
+        },
+        state.random,
+    )
+
+
 def apply_state(state: TrainingState, model: nn.Module, optimizer: Optimizer | None) -> None:
     """Bring a model, and its optimizer, into a state."""
     with torch.no_grad():

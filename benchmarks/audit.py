@@ -1,0 +1,190 @@
+"""The audit of the paper's MNIST setting in full: completeness, time against plain training, peak memory.
+
+    python benchmarks/audit.py --data-dir MNIST            # every variant, each in a process of its own
+    python benchmarks/audit.py --data-dir MNIST --variant trapezoid --epochs 2
+
+Each variant trains once plainly and once recorded (the same seed), then audits the recorded run, all in one process.
+Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md`` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.optim import Adam, AdamW, Optimizer
+
+import whence
+from benchmarks._machine import machine
+from benchmarks._mnist import (
+    BATCH,
+    RATE,
+    arguments,
+    keep_freed_memory,
+    lenet5,
+    plain_batches,
+    target_data,
+    training_data,
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "trapezoid": {},
+    "mixed": {"precision": "mixed"},
+    "adamw": {"decay": 0.1},
+    "simpson": {"quadrature": "simpson"},
+    "tolerance": {"tolerance": 1e-4},
+    "euler": {"quadrature": "euler"},
+    "subsample-2": {"subsample": 2},
+    "subsample-5": {"subsample": 5},
+}
+
+
+def main() -> None:
+    """Run one variant here, or all of them in turn."""
+    parser = arguments("Audit LeNet-5 on MNIST.")
+    parser.add_argument("--variant", choices=VARIANTS, action="append")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument(
+        "--plain-epochs", type=int, default=None, help="epochs of plain training to time (default: all)"
+    )
+    parser.add_argument("--targets", type=int, default=BATCH)
+    options = parser.parse_args()
+    chosen = options.variant or list(VARIANTS)
+    if len(chosen) == 1:
+        print(json.dumps(measure(chosen[0], options), indent=1))
+    else:
+        for name in chosen:
+            subprocess.run([sys.executable, "-m", "benchmarks.audit", "--variant", name, *rest(options)], check=True)
+    table(options.results)
+
+
+def rest(options: argparse.Namespace) -> list[str]:
+    """Return the options for the process of one variant."""
+    found = ["--data-dir", str(options.data_dir), "--threads", str(options.threads), "--results", str(options.results)]
+    found += ["--epochs", str(options.epochs), "--targets", str(options.targets)]
+    return found if options.plain_epochs is None else [*found, "--plain-epochs", str(options.plain_epochs)]
+
+
+def optimizer_for(model: torch.nn.Module, decay: float) -> Optimizer:
+    """Return the paper's Adam, or AdamW with decay."""
+    return AdamW(model.parameters(), RATE, weight_decay=decay) if decay else Adam(model.parameters(), RATE)
+
+
+def train_plainly(data: tuple[torch.Tensor, torch.Tensor], decay: float, epochs: int) -> float:
+    """Return seconds a step of the training without recording."""
+    model = lenet5()
+    optimizer = optimizer_for(model, decay)
+    start, steps = time.perf_counter(), 0
+    for epoch in range(epochs):
+        for x, y in plain_batches(data, epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            steps += 1
+    return (time.perf_counter() - start) / steps
+
+
+def train_recorded(path: Path, data: tuple[torch.Tensor, torch.Tensor], decay: float, epochs: int) -> whence.Run:
+    """Train with recording and open the run."""
+    model = lenet5()
+    optimizer = optimizer_for(model, decay)
+    with whence.record(path, model, optimizer, data, loss=F.cross_entropy) as recorder:
+        for _ in range(epochs):
+            for x, y in recorder.batches(BATCH):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    return whence.open_run(path, lenet5(), data, loss=F.cross_entropy)
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one variant and write its result."""
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    settings = dict(VARIANTS[name])
+    decay = settings.pop("decay", 0.0)
+    data, targets = training_data(options.data_dir), target_data(options.data_dir, options.targets)
+    plain = train_plainly(data, decay, options.plain_epochs or options.epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        run = train_recorded(Path(folder) / "run", data, decay, options.epochs)
+        start = time.perf_counter()
+        audit = whence.audit(run, targets, **settings)
+        seconds = (time.perf_counter() - start) / run.steps
+    found = {
+        "variant": name,
+        "epochs": options.epochs,
+        "steps": run.steps,
+        "targets": options.targets,
+        **figures(audit),
+        "plain_ms_per_step": 1e3 * plain,
+        "audit_ms_per_step": 1e3 * seconds,
+        "ratio": seconds / plain,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "machine": machine(),
+    }
+    folder_of_results = options.results / "audit"
+    folder_of_results.mkdir(parents=True, exist_ok=True)
+    (folder_of_results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def figures(audit: whence.Audit) -> dict[str, float]:
+    """Return the completeness of an audit."""
+    completeness = audit.completeness
+    return {
+        "mean_error": completeness.mean_error,
+        "correlation": completeness.correlation,
+        "mean_change": float(abs(completeness.true_change).mean()),
+        "largest_error": float(abs(completeness.error).max()),
+        "mean_residual": float(abs(completeness.residual.sum("source")).mean()),
+        "sum_of_step_errors": float(audit.data["step_error"].sum()),
+    }
+
+
+PAPER = {
+    "trapezoid": (0.010386, 0.999998),
+    "euler": (0.090122, 0.990681),
+    "subsample-2": (0.013338, 0.999976),
+    "subsample-5": (0.021712, 0.999786),
+}
+
+
+def table(results: Path) -> None:
+    """Gather the results that are there into one table."""
+    lines = [
+        "| variant | steps | mean error | correlation | paper: mean error | correlation | ms a step: training | audit "
+        "| ratio | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    machines = set()
+    for name in VARIANTS:
+        file = results / "audit" / f"{name}.json"
+        if not file.exists():
+            continue
+        one = json.loads(file.read_text())
+        theirs = PAPER.get(name)
+        paper = f"{theirs[0]:.4f} | {theirs[1]:.6f}" if theirs else "- | -"
+        lines.append(
+            f"| {name} | {one['steps']} | {one['mean_error']:.6f} | {one['correlation']:.8f} | {paper} | "
+            f"{one['plain_ms_per_step']:.1f} | {one['audit_ms_per_step']:.1f} | {one['ratio']:.2f} "
+            f"| {one['peak_mib']:.0f} |"
+        )
+        machines.add(json.dumps(one["machine"], sort_keys=True))
+    head = (
+        "LeNet-5, MNIST, 200 batches of 256, Adam 1.5e-5 (adamw: AdamW, weight decay 0.1); 256 targets, loss in nats.\n"
+    )
+    text = head + "".join(f"Machine: {one}\n" for one in sorted(machines)) + "\n" + "\n".join(lines) + "\n"
+    (results / "audit.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
