@@ -34,6 +34,7 @@ def _example(command: str) -> str:
 
 app = typer.Typer(
     name="whence",
+    help="Trace what a trained PyTorch network does back to the training data.",
     epilog="Begin with: whence demo",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -61,14 +62,16 @@ AGAIN = "run the same command again to go on where it stopped"
 
 @app.callback(invoke_without_command=True)
 def main(
-    context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
-    """Trace what a trained PyTorch network does back to the training data."""
+    """Trace what a trained PyTorch network does back to the training data.
+
+    Raises:
+        Exit: If only the version is asked for.
+    """
     if show_version:
         typer.echo(version("whence"))
-        context.exit()
-    context.with_resource(_current_folder_first())
+        raise typer.Exit
     keep_memory()
 
 
@@ -77,7 +80,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run, the audit and the page.")] = Path("demo"),
     data: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
     data_dir: Annotated[Path | None, typer.Option(help="Folder of MNIST's four files.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training data (digits: 12, mnist: 10).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data (digits: 12, mnist: 6).")] = None,
     batches: Annotated[int, typer.Option(help="mnist: training batches of 256 images.")] = 40,
     targets: Annotated[int, typer.Option(help="mnist: test images to explain.")] = 256,
     as_json: Json = False,
@@ -192,7 +195,8 @@ def keep_memory() -> None:
 def _expected(after_interrupt: str) -> Iterator[None]:
     """End with one line and exit code 1 on an expected error, 130 on Ctrl-C."""
     try:
-        yield
+        with _current_folder_first():
+            yield
     except WhenceError as error:
         typer.echo(f"whence: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from error

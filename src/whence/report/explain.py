@@ -147,10 +147,14 @@ class Explainer:
             asked.append(("class", f" labelled {predicted}", same))
         found = []
         for group, words, members in asked:
-            for sign, kind in ((1, "helpful"), (-1, "harmful")):
-                listed = self._ranked(total, values, labels, members, sign, largest)
-                title = f"Most {kind} examples{words}"
-                found.append(Ranking(f"{key}-{group}-{kind}", title, _common(listed, bool(words)), listed))
+            ends = (("helpful", 1, "Least harmful"), ("harmful", -1, "Least helpful"))
+            for kind, sign, otherwise in ends:
+                listed = self._ranked(total, values, labels, members[sign * values[members] > 0], sign, largest)
+                title, note = f"Most {kind} examples{words}", _common(listed, bool(words))
+                if not listed and words:  # the paper's contrast within a class, where all of it had one sign
+                    listed = self._ranked(total, values, labels, members, sign, largest)
+                    title, note = f"{otherwise} examples{words}", f"None of them was {kind}; these come closest."
+                found.append(Ranking(f"{key}-{group}-{kind}", title, note, listed))
         return tuple(found)
 
     def _ranked(
@@ -171,10 +175,9 @@ class Explainer:
                 signed(float(total.values[at])),
                 signed(float(total.values[at]), 2),
                 max(2, round(100 * abs(float(values[at])) / largest)),
-                bool(sign > 0),
+                bool(values[at] > 0),
             )
             for at in strong
-            if sign * values[at] > 0
         )
 
     def _story(
@@ -219,7 +222,7 @@ class Explainer:
 def _common(listed: tuple[Listed, ...], one_class: bool) -> str:
     """Say which labels a list holds most."""
     if not listed:
-        return "There are none: none of these examples had an influence of that sign."
+        return "There are none."
     if one_class or not listed[0].label:
         return ""
     ((name, most),) = Counter(one.label for one in listed).most_common(1)

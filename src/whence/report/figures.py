@@ -4,6 +4,7 @@ Colours are names of the page's own palette, such as ``"$helped"``: the page put
 theme when it draws.
 """
 
+import html
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -59,6 +60,11 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 def layout(x: dict[str, Any], y: dict[str, Any], *, height: int = 280, **more: Any) -> dict[str, Any]:
     """Return the layout of a plot with two axes."""
     return {"xaxis": x, "yaxis": y, "height": height, **more}
+
+
+def plain(text: str) -> str:
+    """Return a text for plotly that it shows letter by letter: it would read ``<b>`` and ``&amp;`` as markup."""
+    return html.escape(text, quote=False)
 
 
 def compact(values: Any, digits: int = 5) -> list[Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from whence.audit import Audit
-from whence.report.figures import DIVERGING, HARMED, HELPED, Figure, axis, compact, layout
+from whence.report.figures import DIVERGING, HARMED, HELPED, Figure, axis, compact, layout, plain
 from whence.report.words import label_name, number, percent, signed
 
 _POINTS = 400
@@ -66,7 +66,11 @@ def class_figure(
     shown = [label_name(one, names) for one in classes]
     if classes.size > _CLASSES:
         shown, helped, harmed = _strongest(shown, helped, harmed)
-    traces = (_bars(shown, helped, "helped", HELPED, ""), _bars(shown, harmed, "harmed", HARMED, "/"))
+    labels_drawn = [plain(name) for name in shown]
+    traces = (
+        _bars(labels_drawn, helped, "helped", HELPED, ""),
+        _bars(labels_drawn, harmed, "harmed", HARMED, "/"),
+    )
     sizes = np.abs(helped) + np.abs(harmed)
     best, worst = int(np.argmax(np.abs(helped))), int(np.argmax(np.abs(harmed)))
     unit = str(audit.unit).partition(" of ")[0]
@@ -100,7 +104,7 @@ def profile_figure(key: str, profile: xr.DataArray, unit: str, helps: int) -> Fi
     )
     layers, values = _fewer_layers(layers, values)
     epochs, values = _fewer_epochs(values)
-    traces = (_heat(layers, epochs, values, unit, helps),)
+    traces = (_heat([plain(name) for name in layers], epochs, values, unit, helps),)
     row, column = np.unravel_index(int(np.argmax(np.abs(values))), values.shape)
     early = np.abs(values).sum(0)
     first = float(early[: max(1, early.size // 4)].sum() / (early.sum() or 1))

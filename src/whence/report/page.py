@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from whence._errors import ArgumentError, LabelError
-from whence._files import write_atomically
+from whence._files import disk_errors, write_atomically
 from whence.audit import Audit
 from whence.datasets import Examples
 from whence.report.answers import Answerer, Answers
@@ -21,7 +21,7 @@ from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
 from whence.report.summary import run_facts, summary
 from whence.report.training import curves, training_figures
-from whence.report.words import count
+from whence.report.words import count, short_unit
 from whence.runs import Run
 
 _MOST = 24  # targets explained, unless the caller chooses
@@ -43,7 +43,8 @@ class Page:
         explanations: The chosen targets.
         target_looks: How the chosen targets look, by index.
         train_looks: How the listed training examples look, by id.
-        unit: Of an influence, as it stands beside a number.
+        unit: What an influence of 1 means.
+        short_unit: The same, as it stands beside a number.
         rule: What a sign means.
         choice: Which targets were chosen, in a sentence.
     """
@@ -58,6 +59,7 @@ class Page:
     target_looks: dict[int, Look]
     train_looks: dict[int, Look]
     unit: str
+    short_unit: str
     rule: str
     choice: str
 
@@ -89,16 +91,32 @@ def write_report(
         ``path``.
 
     Raises:
-        ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.
+        ArgumentError: If ``k`` is not positive, ``targets`` are not the audited ones, or ``path`` is a folder.
         LabelError: If a chosen target was not audited.
         DiskError: If the disk is full or refuses to write.
     """
     from whence.report.html import render
 
     place = Path(path)
+    make_folder(place.parent)
+    if place.is_dir():
+        raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
     page = make_page(run, audit, targets, chosen=chosen, k=k)
     write_atomically(place, render(page).encode("utf-8"))
     return place
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there.
+
+    Raises:
+        ArgumentError: If something else stands there.
+    """
+    try:
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
 def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any] | None = None, k: int = 25) -> Page:
@@ -119,7 +137,7 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
     explanations = tuple(explainer.explain(position, indices[position]) for position in positions)
     listed = {one.index for each in explanations for ranking in each.rankings for one in ranking.listed}
     return Page(
-        f"Audit of {run.path.name}",
+        f"Why {type(run.model).__name__} answers as it does",
         summary(run, audit, answers),
         run_facts(run, audit, answers),
         proof(audit),
@@ -129,6 +147,7 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
         {each.index: look(targets, each.index) for each in explanations},
         {index: look(run.examples, index) for index in sorted(listed)},
         audit.unit,
+        short_unit(audit.unit),
         _rule(audit),
         _choice(explanations, answers),
     )

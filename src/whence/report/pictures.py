@@ -65,7 +65,7 @@ def _values(inputs: Any, name: str = "") -> list[tuple[str, str]]:
     flat = torch.as_tensor(inputs).detach().reshape(-1)
     if flat.numel() == 1:
         return [(name or "value", _value(flat[0]))]
-    return [(f"{name}[{position}]", _value(value)) for position, value in enumerate(flat[:_FEATURES])]
+    return [(f"{name or 'value'}[{position}]", _value(value)) for position, value in enumerate(flat[:_FEATURES])]
 
 
 def _value(value: Tensor) -> str:

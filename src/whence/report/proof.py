@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from whence.audit import Audit
-from whence.report.figures import FIRST, MUTED, Figure, Rows, axis, compact, layout
+from whence.report.figures import FIRST, MUTED, Figure, Rows, axis, compact, layout, plain
 from whence.report.words import count, number, short_unit, signed
 
 _DOTS = 2000  # targets drawn in the scatter plot
@@ -109,7 +109,7 @@ def _scatter(audit: Audit, unit: str) -> Figure:
         "y": compact(ours),
         "mode": "markers",
         "marker": {"color": FIRST, "size": 5, "opacity": 0.6},
-        "text": names,
+        "text": [plain(name) for name in names],
         "hovertemplate": "target %{text}<br>true %{x}<br>reconstructed %{y}<extra></extra>",
         "name": "targets",
     }
@@ -145,7 +145,8 @@ def _over_time(audit: Audit, unit: str) -> tuple[Figure, ...]:
     error = Figure(
         "proof-error",
         "Mean error over training",
-        f"Mean absolute error after each epoch: {number(float(errors[min(1, last)]))} {unit} after the first, "
+        "Mean absolute error of the integral along the training path, before it is shared out among examples: "
+        f"{number(float(errors[min(1, last)]))} {unit} after the first epoch, "
         f"{number(float(errors[last]))} after the last.",
         (_line(epochs, errors, FIRST, "mean error"),),
         layout(axis("epoch", rangemode="tozero"), axis(f"mean error ({unit})", rangemode="tozero", tickformat="~g")),
@@ -156,8 +157,8 @@ def _over_time(audit: Audit, unit: str) -> tuple[Figure, ...]:
     correlation = Figure(
         "proof-correlation",
         "Correlation over training",
-        "Correlation of true and reconstructed change over the targets, as its distance from 1: "
-        f"{correlation_text(float(match[last]))} at the end.",
+        "How far the correlation of true and explained change, over the targets, is from 1. At the end, the "
+        f"correlation is {correlation_text(float(match[last]))}.",
         (_line(epochs, lack, FIRST, "1 − correlation"),),
         layout(axis("epoch", rangemode="tozero"), axis("1 − correlation", type="log", exponentformat="power", dtick=1)),
         columns,

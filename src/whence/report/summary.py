@@ -31,6 +31,7 @@ def run_facts(run: Run, audit: Audit, answers: Answers) -> tuple[tuple[str, str]
     attrs: dict[Any, Any] = audit.data.attrs
     seconds = attrs.get("seconds")
     facts = [
+        ("run", run.path.name),
         ("model", type(run.model).__name__),
         ("trained parameters", f"{_size(run):,}"),
         ("optimizer", run.manifest.optimizer),

@@ -1,0 +1,162 @@
+"""The page in a real browser: choosing by mouse and keyboard, both themes, a phone, no errors, no requests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.making import picture_case
+from whence.report import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser")
+    case = picture_case(folder, ("top", "<b>middle</b>", "bottom"))
+    return write_report(case.run, case.audit, case.targets, folder / "page.html", k=6)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+@contextmanager
+def opened(browser: Any, file: Path, *, fragment: str = "", width: int = 1280, **options: Any) -> Iterator[Any]:
+    """Open the page; at the end, nothing may have gone wrong or been asked for."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    page, troubles = context.new_page(), []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on(
+        "request", lambda asked: troubles.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
+    )
+    page.goto(file.as_uri() + fragment)
+    page.wait_for_selector("#proof .main-svg")
+    try:
+        yield page
+        assert troubles == []
+    finally:
+        context.close()
+
+
+def heading(page: Any) -> str:
+    """Return the heading of the one panel that is shown."""
+    shown = page.locator("article.panel:visible")
+    assert shown.count() == 1
+    return str(shown.locator("h3").inner_text())
+
+
+def test_a_click_shows_the_target_with_its_pictures_and_plots(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        before, buttons = heading(page), page.locator("button[data-panel]")
+        buttons.nth(2).click()
+        assert heading(page) != before
+        assert buttons.nth(2).get_attribute("aria-current") == "true"
+        assert page.locator("[aria-current]").count() == 1
+        assert heading(page) in page.locator("#announced").inner_text()
+        panel = page.locator("article.panel:visible")
+        assert panel.locator(".main-svg").count() >= 3
+        loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
+        assert panel.locator("img").evaluate_all(loaded)
+        assert panel.locator("img").count() > 10
+
+
+def test_the_keyboard_alone_reaches_and_changes_the_target(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.dataset.panel") == "t" + panel_number(page, 0)
+        before = heading(page)
+        page.keyboard.press("ArrowRight")
+        after = heading(page)
+        assert after != before
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        page.keyboard.press("Home")
+        assert heading(page) == before
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert heading(page) == after
+
+
+def panel_number(page: Any, position: int) -> str:
+    """Return which row of the audit a button of the gallery is about."""
+    return str(page.locator("button[data-panel]").nth(position).get_attribute("data-panel")).removeprefix("t")
+
+
+def test_a_link_to_a_target_opens_it(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        page.locator("button[data-panel]").nth(3).click()
+        wanted, fragment = heading(page), page.evaluate("location.hash")
+    with opened(browser, page_file, fragment=fragment) as page:
+        assert heading(page) == wanted
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_sticks_out_sideways(browser: Any, page_file: Path, width: int) -> None:
+    with opened(browser, page_file, width=width) as page:
+        page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(browser: Any, page_file: Path, scheme: str) -> None:
+    colours = """() => Object.fromEntries(['paper', 'surface', 'ink', 'muted', 'helped', 'harmed'].map(name =>
+        [name, getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim()]))"""
+    with opened(browser, page_file, color_scheme=scheme) as page:
+        found = page.evaluate(colours)
+        ticks = page.locator(".xtick text").first.evaluate("one => getComputedStyle(one).fill")
+    for ground in ("paper", "surface"):
+        for text in ("ink", "muted", "helped", "harmed"):
+            assert contrast(found[ground], found[text]) >= 4.5, (ground, text)
+    assert ticks == f"rgb{channels(found['muted'])}"
+
+
+def test_plots_follow_the_theme_when_it_changes(browser: Any, page_file: Path) -> None:
+    fill = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    with opened(browser, page_file, color_scheme="light") as page:
+        light = page.evaluate(fill)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"before => {fill} !== before", arg=light)
+        dark = page.evaluate(fill)
+        page.emulate_media(color_scheme="dark", media="print")
+        page.wait_for_function(f"before => {fill} !== before", arg=dark)
+        assert page.evaluate(fill) == light  # on paper, always the light theme
+
+
+def channels(colour: str) -> tuple[int, ...]:
+    """Return red, green and blue of ``#rrggbb``."""
+    return tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast ratio of two colours (WCAG 2.2)."""
+    lights = []
+    for colour in (first, second):
+        linear = [
+            (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in (v / 255 for v in channels(colour))
+        ]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)

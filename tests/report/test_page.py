@@ -1,0 +1,216 @@
+"""The page holds what it must, says it in words too, escapes everything, and loads nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import whence
+from tests.report.making import Case, Reader, columns_case, picture_case, read, table_case
+from whence._errors import ArgumentError, LabelError
+from whence.report import write_report
+from whence.report.page import make_page
+from whence.report.words import number
+
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return picture_case(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def page(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return read(write_report(case.run, case.audit, case.targets, tmp_path_factory.mktemp("page") / "p.html", k=5))
+
+
+def test_every_element_is_closed_and_the_language_is_said(page: Reader) -> None:
+    assert page.wrong == []
+    assert page.open == []
+    assert page.of("html")[0].attributes["lang"] == "en"
+
+
+def test_headings_go_down_one_level_at_a_time_from_a_single_h1(page: Reader) -> None:
+    levels = [int(element.tag[1]) for element in page.of(*HEADINGS)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert all(element.text.strip() for element in page.of(*HEADINGS))
+
+
+def test_landmarks_and_a_skip_link_lead_through_the_page(page: Reader) -> None:
+    for landmark in ("header", "nav", "main", "footer"):
+        assert len([one for one in page.of(landmark) if "article" not in one.inside]) == 1, landmark
+    ids = {element.attributes.get("id") for element in page.elements}
+    links = [element.attributes["href"] or "" for element in page.of("a")]
+    assert links[0] == "#predictions"
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
+
+
+def test_ids_are_unique_and_what_refers_to_them_finds_them(page: Reader) -> None:
+    ids = [element.attributes["id"] for element in page.elements if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    for name in ("aria-labelledby", "aria-controls"):
+        assert {element.attributes[name] for element in page.elements if name in element.attributes} <= set(ids)
+
+
+def test_every_picture_says_what_it_is_and_has_its_data(page: Reader) -> None:
+    data = json.loads(next(one.text for one in page.of("script") if one.attributes.get("id") == "pictures"))
+    images = page.of("img")
+    assert len(images) > 40
+    training = re.compile(r"training image \d+, label (top|middle|bottom), influence [+−][\d.]+(×10\S+)? nats")
+    for image in images:
+        alt, key = image.attributes["alt"] or "", image.attributes["data-picture"] or ""
+        assert training.fullmatch(alt) if key.startswith("train-") else alt.startswith("target image "), alt
+        assert data[key].startswith("data:image/png;base64,")
+    assert set(data) == {image.attributes["data-picture"] for image in images}
+
+
+def test_every_plot_is_told_in_a_sentence_and_in_a_table(page: Reader) -> None:
+    drawings = json.loads(next(one.text for one in page.of("script") if one.attributes.get("id") == "drawings"))
+    canvases = [element for element in page.elements if "data-figure" in element.attributes]
+    assert {canvas.attributes["data-figure"] for canvas in canvases} == set(drawings)
+    assert all(canvas.attributes["role"] == "img" for canvas in canvases)
+    assert all(len((canvas.attributes["aria-label"] or "").split()) > 8 for canvas in canvases)
+    assert len(page.of("details")) == len(canvases) == len(page.of("figcaption"))
+    tables = [table for table in page.of("table") if "details" in table.inside]
+    assert len(tables) == len(canvases)
+    assert all(any(letter.isdigit() for letter in table.text) for table in tables)
+
+
+def test_nothing_is_loaded_from_anywhere(page: Reader) -> None:
+    policy = next(one.attributes["content"] or "" for one in page.of("meta") if "http-equiv" in one.attributes)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert policy.count("'sha256-") == 2
+    assert page.of("link", "iframe", "object", "embed", "video", "audio", "source") == []
+    assert all(not one.attributes.get("src") for one in page.of("script"))
+    assert {image.attributes["src"] for image in page.of("img")} == {"data:,"}
+    assert not re.search(r"url\(|@import", page.of("style")[0].text)
+    assert all("srcset" not in element.attributes for element in page.elements)
+    assert all(not name.startswith("on") for element in page.elements for name in element.attributes)
+
+
+def test_the_page_stays_far_below_8_megabytes(case: Case, tmp_path: Path) -> None:
+    path = write_report(case.run, case.audit, case.targets, tmp_path / "p.html")
+    assert 4_000_000 < path.stat().st_size < 6_000_000  # plotly.js is 4.8 of them
+
+
+def test_the_certificate_is_the_audits_own(case: Case) -> None:
+    found = make_page(case.run, case.audit, case.targets, k=2).proof
+    assert dict(found.facts)["mean error"] == f"{number(case.audit.completeness.mean_error)} nats"
+    assert dict(found.facts)["correlation"].startswith("0.99")
+    assert found.residuals[0][0] == "the initial parameters, through weight decay"
+    assert found.residuals[0][2] == number(float(abs(case.audit.data["residual"][:, 0]).mean()))
+
+
+def test_the_targets_shown_are_the_wrong_answers_by_loss_then_some_right_ones(case: Case) -> None:
+    shown = make_page(case.run, case.audit, case.targets, k=2).explanations
+    data = case.audit.data
+    wrong = set(np.flatnonzero((data["prediction"] != data["target_label"]).values).tolist())
+    assert {one.index for one in shown if one.wrong} == wrong
+    assert [one.wrong for one in shown] == sorted((one.wrong for one in shown), reverse=True)
+    assert sum(not one.wrong for one in shown) == 6
+    final = data["course"].values[:, -1]
+    losses = [final[one.index] for one in shown if one.wrong]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_the_lists_are_the_audits_most_helpful_and_most_harmful(case: Case) -> None:
+    (one,) = make_page(case.run, case.audit, case.targets, chosen=[3], k=4).explanations
+    helpful, harmful, of_class, _ = one.rankings
+    assert [listed.index for listed in helpful.listed] == case.audit.helpful(3, 4).coords["train"].values.tolist()
+    assert [listed.index for listed in harmful.listed] == case.audit.harmful(3, 4).coords["train"].values.tolist()
+    assert {listed.label for listed in of_class.listed} == {one.predicted}
+    assert all(listed.influence.startswith("−") for listed in helpful.listed)
+
+
+def test_the_share_by_class_adds_up_to_the_change_that_examples_made(case: Case) -> None:
+    (one,) = make_page(case.run, case.audit, case.targets, chosen=[0]).explanations
+    shares = next(figure for figure in one.figures if figure.key.endswith("-class"))
+    drawn = sum(value for trace in shares.traces for value in trace["y"])
+    assert drawn == pytest.approx(float(case.audit.total(0).sum()), rel=1e-3)
+
+
+def test_a_class_name_with_markup_is_text_and_cannot_run(tmp_path: Path) -> None:
+    case = picture_case(tmp_path, (EVIL, '"><img src=x onerror=alert(1)>', "</script><b>"))
+    page = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=3))
+    assert page.wrong == []
+    assert len(page.of("script")) == 4
+    assert not [one for one in page.elements if "onerror" in one.attributes]
+    assert EVIL in page.of("main")[0].text
+    drawings = json.loads(next(one.text for one in page.of("script") if one.attributes.get("id") == "drawings"))
+    assert EVIL not in (tmp_path / "p.html").read_text()
+    labels = [str(label) for drawing in drawings.values() for trace in drawing["traces"] for label in trace["x"]]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in labels
+    assert not any("<" in label for label in labels)
+
+
+def test_rows_of_numbers_are_shown_as_tables_not_pictures(tmp_path: Path) -> None:
+    case = columns_case(tmp_path)
+    page = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=3))
+    assert page.of("img") == []
+    features = [one for one in page.of("dl") if one.attributes.get("class") == "features"]
+    assert features
+    assert all(name in features[0].text for name in ("value[0]", "value[3]"))
+    heads = [one.text for one in page.of("thead")]
+    assert any("value[3]" in head and "influence" in head for head in heads)
+
+
+def test_a_regression_has_no_classes_and_lists_its_targets_by_loss(tmp_path: Path) -> None:
+    case = table_case(tmp_path)
+    made = make_page(case.run, case.audit, case.targets, k=3)
+    assert made.confusion is None
+    assert [figure.key for figure in made.training] == ["training-loss"]
+    assert len(made.explanations) == 6
+    page = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=3))
+    assert "3 more" in page.of("main")[0].text  # of 15 values, 12 are shown
+    assert page.wrong == []
+
+
+@pytest.mark.parametrize("options", [{"by": ("layer", "epoch")}, {"by": "label"}, {"quantity": "probability"}])
+def test_every_kind_of_audit_has_its_page(tmp_path: Path, options: dict[str, Any]) -> None:
+    case = picture_case(tmp_path, **options)
+    page = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=3))
+    assert page.wrong == []
+    text = page.of("main")[0].text
+    assert ("single ones cannot be listed" in text) == (options.get("by") == "label")
+    assert ("A positive influence helped" in text) == ("quantity" in options)
+
+
+def test_an_audit_of_several_classes_finds_the_example_of_each_row(tmp_path: Path) -> None:
+    case = picture_case(tmp_path, quantity="logit", classes=[0, 2], ids=[4, 7])
+    (one,) = make_page(case.run, case.audit, case.targets, chosen=["7:2"]).explanations
+    assert (one.name, one.index) == ("7:2", 7)
+
+
+def test_a_page_that_is_there_is_replaced(case: Case, tmp_path: Path) -> None:
+    place = tmp_path / "p.html"
+    place.write_text("old")
+    assert write_report(case.run, case.audit, case.targets, place, chosen=[0], k=1) == place
+    assert "Whence" in place.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["p.html"]
+
+
+def test_unknown_targets_and_other_targets_are_refused_by_name(case: Case, tmp_path: Path) -> None:
+    place = tmp_path / "p.html"
+    with pytest.raises(LabelError, match=r"No target id 99 among the 20 audited\. See audit\.influence"):
+        write_report(case.run, case.audit, case.targets, place, chosen=[99])
+    few = whence.as_examples(case.targets.batch(range(5)))
+    with pytest.raises(ArgumentError, match="about targets 0 to 19, but 5 targets were given"):
+        write_report(case.run, case.audit, few, place)
+    with pytest.raises(ArgumentError, match="`k` must be at least 1 to list training examples, got 0"):
+        write_report(case.run, case.audit, case.targets, place, k=0)
+    with pytest.raises(ArgumentError, match=r"is a folder; give the path of a file"):
+        write_report(case.run, case.audit, case.targets, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ArgumentError, match=r"file cannot be a folder: a file stands there\."):
+        write_report(case.run, case.audit, case.targets, tmp_path / "file" / "p.html")
+    assert not place.exists()

@@ -1,0 +1,189 @@
+"""Each command does what the library call does, prints it, and fails in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import whence
+from whence import cli
+from whence.report import demo as demo_module
+
+COMMANDS = ("demo", "info", "verify", "audit", "report")
+MODEL = ("--model", "whence.report.demo:small_network")
+DIGITS = (*MODEL, "--data", "digits")
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "made"
+    result = call("demo", "--out", folder, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_the_demonstration_says_where_the_page_is_and_how_complete_the_audit(made: Path) -> None:
+    again = call("demo", "--out", made, "--epochs", 2)  # what is there is used
+    assert str(made / "report.html") in again.stdout
+    assert "355 targets: mean error" in again.stdout
+    assert (made / "report.html").stat().st_size < 8_000_000
+    found = json.loads(call("demo", "--out", made, "--epochs", 2, "--json").stdout)
+    assert found["correlation"] > 0.999
+    assert found["mean_error"] < 1e-4
+
+
+def test_a_demonstration_does_not_mix_with_another(made: Path) -> None:
+    result = call("demo", "--out", made, "--epochs", 3)
+    assert result.exit_code == 1
+    assert "holds another demonstration: an audit of 46 steps and 355 targets, not of 69 and 355" in result.stderr
+    assert json.loads(call("info", made / "run", "--json").stdout)["steps"] == 46
+
+
+def test_a_stopped_demonstration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(demo_module, "audit", stop)
+        result = call("demo", "--out", tmp_path / "d", "--epochs", 1)
+    assert result.exit_code == 130
+    assert result.stderr == "whence: stopped; run the same command again to go on where it stopped.\n"
+    assert call("demo", "--out", tmp_path / "d", "--epochs", 1).exit_code == 0
+    assert json.loads(call("info", tmp_path / "d" / "run", "--json").stdout)["steps"] == 23
+
+
+def test_info_needs_the_run_alone(made: Path) -> None:
+    found = json.loads(call("info", made / "run", "--json").stdout)
+    expected = {"model": "SmallNet", "optimizer": "Adam", "steps": 46, "epochs": 2, "training_examples": 1442}
+    assert {key: found[key] for key in expected} == expected
+    assert found["trained_parameters"] == 4858
+    assert "training examples   1,442\n" in call("info", made / "run").stdout
+
+
+def test_verify_walks_the_run_again(made: Path) -> None:
+    found = json.loads(call("verify", made / "run", *DIGITS, "--json").stdout)
+    assert found["steps"] == 46
+    assert found["deviation"] < 1e-3
+    assert found["repaired"] == []
+
+
+def test_audit_and_report_do_what_the_library_does(made: Path, tmp_path: Path) -> None:
+    place, page = tmp_path / "a.zarr", tmp_path / "p.html"
+    options = ("--quantity", "logit", "--classes", "0,3", "--by", "layer,epoch", "--limit", 3, "--subsample", 2)
+    result = call("audit", made / "run", *DIGITS, "--targets", "digits", "--out", place, *options, "--json")
+    assert result.exit_code == 0, result.output
+    found = whence.load_audit(place)
+    assert found.influence.dims == ("target", "train", "layer", "epoch")
+    assert found.influence.coords["target"].values.tolist() == ["0:0", "0:3", "1:0", "1:3", "2:0", "2:3"]
+    assert json.loads(result.stdout)["mean_error"] == pytest.approx(found.completeness.mean_error)
+    shown = ("--target", "1:3", "--k", 2)
+    result = call("report", made / "run", "--audit", place, *DIGITS, "--targets", "digits", "--out", page, *shown)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [str(page), str(found.completeness)]
+    assert page.read_text().count("<article") == 1
+
+
+def test_factories_of_the_current_folder_are_found(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_training.py").write_text(
+        "from torch import nn\n"
+        "from whence.datasets import load_digits\n"
+        "from whence.report.demo import SmallNet\n"
+        "cross_entropy = nn.CrossEntropyLoss\n"
+        "def correct(outputs, labels): return outputs[range(len(labels)), labels]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_training", raising=False)
+    words = ("--model", "my_training:SmallNet", "--data", "my_training:load_digits", "--targets", "digits")
+    more = ("--loss", "my_training:cross_entropy", "--quantity", "my_training:correct", "--limit", 1)
+    result = call("audit", made / "run", *words, *more, "--out", "a.zarr")
+    assert result.exit_code == 0, result.output
+    assert whence.load_audit("a.zarr").data.attrs["quantity"] == "correct"
+    assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model", "make_model"), "--model 'make_model' must read package.module:name, such as train:make_model."),
+        (("--model", "no_such:net"), "--model no_such:net: cannot import no_such (No module named 'no_such')."),
+        (("--model", "whence.report.demo:smal_network"), "has no 'smal_network' (similar: small_network)"),
+        (("--model", "whence.report.demo:Plan"), "raised TypeError when called without arguments"),
+        (("--model", "builtins:dict"), "--model builtins:dict gives a dict, not a torch.nn.Module."),
+        (("--model", "whence.report.demo:lenet5"), "The run was recorded with a SmallNet; the model given, a LeNet5"),
+        ((*MODEL, "--loss", "math:pi"), "--loss math:pi is a float, which cannot be called (outputs, labels)"),
+        ((*MODEL, "--data", "nowhere"), "No data 'nowhere': give digits, mnist, mnist:FOLDER, a .parquet file"),
+        ((*MODEL, "--data", "mnist:/nowhere"), "/nowhere"),
+        ((*MODEL, "--data", "missing.parquet"), "missing.parquet"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(made: Path, words: tuple[str, ...], message: str) -> None:
+    data = () if "--data" in words else ("--data", "digits")
+    result = call("verify", made / "run", *words, *data)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("whence: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_arguments_of_an_audit_are_checked(made: Path, tmp_path: Path) -> None:
+    common = ("audit", made / "run", *DIGITS, "--targets", "digits", "--out", tmp_path / "a.zarr", "--limit", 1)
+    for words, message in (
+        (("--classes", "a"), "--classes must be all, or numbers such as 0,3; got 'a'."),
+        (("--quantity", "lost"), "No quantity 'lost'."),
+        (("--precision", "float8"), "No precision 'float8'."),
+        (("--by", "layer,month"), "month"),
+    ):
+        result = call(*common, *words)
+        assert result.exit_code == 1, words
+        assert message in result.stderr
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_run_that_is_not_there_is_named() -> None:
+    result = call("info", "nowhere")
+    assert result.exit_code == 1
+    assert "There is no run at nowhere" in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help_with_an_example_that_it_understands(command: str) -> None:
+    text = call(command, "--help").stdout
+    assert text.count("Example:") == 1
+    example = text.partition("Example:")[2]
+    assert f"whence {command}" in example
+    known = {option for line in text.splitlines() for option in line.split() if option.startswith("--")}
+    assert {word for word in example.split() if word.startswith("--")} <= known
+
+
+def test_the_commands_are_those_promised_and_the_version_is_the_packages() -> None:
+    assert {command.callback.__name__ for command in cli.app.registered_commands if command.callback} == set(COMMANDS)
+    assert call("--version").stdout.strip().count(".") == 2
+
+
+def test_keeping_memory_is_skipped_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_name: str) -> Any:
+        raise OSError("no such library")
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    assert cli.keep_memory() is None  # type: ignore[func-returns-value]
