@@ -45,7 +45,7 @@ class Variants:
 
     def backward(self) -> None:
         """Mean loss of the batch, and its backward pass."""
-        F.cross_entropy(self.model(self.x), self.y).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(self.model(self.x), self.y).backward()
 
     def captured(self) -> dict[str, PerExample]:
         """Per-example gradients, as the audit takes them: outer products still factors."""

@@ -260,6 +260,35 @@ def test_keyword_arguments_and_dict_inputs() -> None:
     assert_agree(captured(model, loss), one_by_one(model, loss, 4))
 
 
+class Doubled(nn.Linear):
+    """A linear layer that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_subclass_that_computes_something_else_does_not_take_the_rule() -> None:
+    model = nn.Sequential(Doubled(3, 2)).double()
+    loss = classify(torch.randn(4, 3, dtype=torch.double), torch.tensor([0, 1, 1, 0]))
+    assert_agree(captured(model, loss), one_by_one(model, loss, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")  # torch deprecates it; trained models still have it
+def test_weights_computed_from_other_parameters_before_the_call() -> None:
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 2))).double()
+    loss = classify(torch.randn(4, 3, dtype=torch.double), torch.tensor([0, 1, 1, 0]))
+    found = captured(model, loss)
+    assert set(found) == {"0.bias", "0.weight_g", "0.weight_v"}
+    assert_agree(found, one_by_one(model, loss, 4))
+
+
+def test_a_hook_of_the_users_that_replaces_a_layers_output() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.PReLU()).double()
+    model[0].register_forward_hook(lambda _layer, _args, out: out.sin())
+    loss = classify(torch.randn(4, 3, dtype=torch.double), torch.tensor([0, 1, 2, 0]))
+    assert_agree(captured(model, loss), one_by_one(model, loss, 4))
+
+
 def test_hooks_are_gone_after_the_block_and_no_graph_is_kept() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with capture(model, ["0.weight", "1.bias"]) as seen:
