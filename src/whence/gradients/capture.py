@@ -52,7 +52,9 @@ class Captured:
 
 
 @contextmanager
-def capture(model: nn.Module, names: Collection[str], *, frozen: bool = False) -> Iterator[Captured]:
+def capture(
+    model: nn.Module, names: Collection[str], *, frozen: bool = False, check: bool = True
+) -> Iterator[Captured]:
     """Capture every layer's input and output gradient in one forward and backward pass.
 
     The hooks live only inside the block. Gradients are formed when it is left, before any
@@ -70,6 +72,8 @@ def capture(model: nn.Module, names: Collection[str], *, frozen: bool = False) -
         frozen: Give the gradients of parameters that do not require any, too. With all of them frozen, autograd
             carries gradients from layer to layer only and forms none of a weight, which saves a fifth to a quarter
             of a convolutional network's pass; but then there is no batch gradient for the shares to be checked against.
+        check: Compare the sum of each parameter's shares with its batch gradient. A caller that captures the same
+            model many times may check once.
 
     Yields:
         Holds the gradients once the block has been left (math.md, section 2).
@@ -85,7 +89,7 @@ def capture(model: nn.Module, names: Collection[str], *, frozen: bool = False) -
             [3., 4.]])
     """
     captured = Captured()
-    with _Watch(model, layers_of(model, names, frozen=frozen), frozen=frozen) as watch:
+    with _Watch(model, layers_of(model, names, frozen=frozen), frozen=frozen, check=check) as watch:
         yield captured
     captured._found = watch.form()
     captured._idle = watch.idle
@@ -94,9 +98,9 @@ def capture(model: nn.Module, names: Collection[str], *, frozen: bool = False) -
 class _Watch:
     """The hooks of one capture, and what they saw."""
 
-    def __init__(self, model: nn.Module, layers: list[Layer], *, frozen: bool) -> None:
+    def __init__(self, model: nn.Module, layers: list[Layer], *, frozen: bool, check: bool) -> None:
         self._model = model
-        self._frozen = frozen
+        self._frozen, self._check = frozen, check
         self._layers = layers
         self._hooks = ExitStack()
         self._calls: list[tuple[Layer, Call]] = []
@@ -121,7 +125,7 @@ class _Watch:
                 for inner, name in layer.parameters.items():
                     parameters[name] = layer.module.get_parameter(inner)
             for name, parameter in parameters.items():
-                if parameter.requires_grad:
+                if self._check and parameter.requires_grad:
                     hooks.callback(on_gradient(parameter, partial(self._totals.see, name)))
             self._hooks = hooks.pop_all()
         return self
@@ -217,7 +221,7 @@ def autocast_type(device: str) -> torch.dtype | None:
 
 def on_gradient(tensor: Tensor, see: Callable[[Tensor], None]) -> Callable[[], None]:
     """Have ``see`` called with the tensor's gradient; return what ends that."""
-    remove: Callable[[], None] = tensor.register_hook(see).remove  # type: ignore[no-untyped-call]
+    remove: Callable[[], None] = tensor.register_hook(see).remove
     return remove
 
 
