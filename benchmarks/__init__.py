@@ -1,0 +1,1 @@
+"""Measurements, each a script that anyone can run: ``python -m benchmarks.NAME --help``."""

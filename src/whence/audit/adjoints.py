@@ -17,10 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence.audit.products import add_product
-from whence.gradients import PerExample
+from whence.gradients import Dense, Outer, PerExample
 from whence.optimizers import LinearStep
 
 BLOCK_BYTES = 4 * 2**20  # per matrix; measured best on CPUs with 16-32 MiB of shared cache
+_SMALL = 1e-6  # below it, a carried factor is multiplied in, long before float32 runs out of range
 Coefficient = float | Tensor
 
 
@@ -89,9 +90,8 @@ class Adjoints:
         self.targets = targets
         self.buffers = [torch.zeros(targets, block.width, dtype=dtype, device=device) for block in self.blocks]
         self.parameters: list[Tensor] | None = None  # zero between steps, so not held, until a step decays parameters
-        self.pending = dict.fromkeys(
-            shapes, 1.0
-        )  # the buffers' factor still to be applied (saves one pass over memory)
+        self.pending = dict.fromkeys(shapes, 1.0)  # a factor of the buffers, carried along instead of multiplied in
+        self._held: list[Tensor | None] = [None, None]
 
     def step(
         self,
@@ -112,14 +112,14 @@ class Adjoints:
         found = self.buffers[0].new_zeros(self.layers, self.targets, total)
         for index, block in enumerate(self.blocks):
             if block.name in steps:
-                h = gradients[block.name].part(block.start, block.stop) if block.name in gradients else None
+                h = self._part(gradients[block.name], block, 0) if block.name in gradients else None
                 pulled = self._pull(index, block, h, steps[block.name])
                 if pulled is not None:
                     self._multiply(found[block.layer], block, *pulled, batch, steps[block.name].sign)
                     self._settle(index, h, steps[block.name], *pulled)
         for name, step in steps.items():
             if step.buffered:
-                self.pending[name] = step.beta
+                self.pending[name] = step.beta * (self.pending[name] if self.pending[name] >= _SMALL else 1.0)
         return found
 
     def _pull(self, index: int, block: Block, h: Tensor | None, step: LinearStep) -> tuple[Tensor, float] | None:
@@ -130,15 +130,19 @@ class Adjoints:
         moved = h if p is None else p
         b = self.buffers[index]
         kappa, sigma, gamma = (_slice(value, block) for value in (step.kappa, step.sigma, step.gamma))
-        if step.buffered:
-            pending = self.pending[block.name]
-            if pending != 1.0:
-                b.mul_(pending)
-            if moved is not None:
-                _subtract(b, sigma, moved)
-        if moved is None and not step.buffered:
-            return None
-        return _sensitivity(b, moved, kappa, gamma)
+        if not step.buffered:
+            return None if moved is None else _sensitivity(b, moved, 0.0, gamma, 1.0)
+        pending = self._bear(b, self.pending[block.name])
+        if moved is not None:
+            _subtract(b, sigma, moved, 1.0 / pending)
+        return _sensitivity(b, moved, kappa, gamma, pending)
+
+    def _bear(self, b: Tensor, pending: float) -> float:
+        """Return the factor by which a buffer is to be read, after applying it if it has become very small."""
+        if pending >= _SMALL:
+            return pending
+        b.mul_(pending)
+        return 1.0
 
     def _settle(self, index: int, h: Tensor | None, step: LinearStep, u: Tensor, factor: float) -> None:
         """Bring one block's sensitivity to the parameters themselves to before the step: (1-d) p + λ u - h̄."""
@@ -163,10 +167,21 @@ class Adjoints:
             if gradient is not None:
                 scale = _slice(one.scale_of(block.name), block)
                 left = u if isinstance(scale, float) else u * scale
-                part = gradient.part(block.start, block.stop)
+                part = self._part(gradient, block, 1)
                 alpha = sign * (factor * scale if isinstance(scale, float) else factor)
                 add_product(found[:, column : column + one.examples], left, part, alpha)
             column += one.examples
+
+    def _part(self, gradient: PerExample, block: Block, place: int) -> Tensor:
+        """Return a block's rows of gradients; factored ones are written out to memory that is used again and again."""
+        if isinstance(gradient, Dense):
+            return gradient.part(block.start, block.stop)
+        count = gradient.examples * block.width
+        like = gradient.rows if isinstance(gradient, Outer) else self.buffers[0]
+        held = self._held[place]
+        if held is None or held.numel() < count or held.dtype != like.dtype:
+            held = self._held[place] = torch.empty(count, dtype=like.dtype, device=like.device)
+        return gradient.part(block.start, block.stop, held[:count].view(gradient.examples, block.width))
 
     def hold_parameters(self) -> None:
         """Make room for the sensitivities to the parameters themselves, zero so far."""
@@ -191,21 +206,23 @@ def _slice(value: Coefficient, block: Block) -> Coefficient:
     return float(value)
 
 
-def _subtract(total: Tensor, factor: Coefficient, term: Tensor) -> None:
+def _subtract(total: Tensor, factor: Coefficient, term: Tensor, times: float) -> None:
     if isinstance(factor, Tensor):
-        total.addcmul_(term, factor, value=-1.0)
+        total.addcmul_(term, factor, value=-times)
     elif factor:
-        total.add_(term, alpha=-factor)
+        total.add_(term, alpha=-factor * times)
 
 
-def _sensitivity(b: Tensor, moved: Tensor | None, kappa: Coefficient, gamma: Coefficient) -> tuple[Tensor, float]:
-    """Return κ b - γ p as (matrix, factor), without a temporary where a matrix at hand will do."""
+def _sensitivity(
+    b: Tensor, moved: Tensor | None, kappa: Coefficient, gamma: Coefficient, pending: float
+) -> tuple[Tensor, float]:
+    """Return κ (pending b) - γ p as (matrix, factor), without a temporary where a matrix at hand will do."""
     if (isinstance(gamma, float) and gamma == 0.0) or moved is None:
-        return (b, kappa) if isinstance(kappa, float) else (b * kappa, 1.0)
+        return (b, kappa * pending) if isinstance(kappa, float) else (b * kappa, pending)
     if isinstance(kappa, float) and kappa == 0.0:
         return (moved, -gamma) if isinstance(gamma, float) else (moved * gamma, -1.0)
-    u = b * kappa
-    _subtract(u, gamma, moved)
+    u = b * (kappa * pending)
+    _subtract(u, gamma, moved, 1.0)
     return u, 1.0
 
 

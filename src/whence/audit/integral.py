@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from whence.audit.quadrature import Rule, refined
-from whence.audit.targets import State, TargetGradients, TargetPass
+from whence.audit.targets import State, TargetGradients
 from whence.gradients import PerExample
 from whence.gradients.combine import weighted_sum
 
 _LEVELS = 6  # Simpson on up to 64 parts of a step
 _ROUNDING = 8.0  # roundings of the quantity that a difference of two of its values is allowed before it is refined
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+    """What gives the audited quantity and its gradients at a state; `TargetPass` does."""
+
+    dtype: torch.dtype
+
+    def gradients(self, parameters: State, buffers: State) -> TargetGradients:
+        """Return the quantity and its per-target gradients."""
+        ...
+
+    def values(self, parameters: State, buffers: State) -> Float[Tensor, " targets"]:
+        """Return the quantity alone."""
+        ...
 
 
 @final
@@ -64,7 +79,7 @@ class Integral:
     rule: Rule
 
 
-def integrate(stretch: Stretch, targets: TargetPass, rule: Rule, share: float | None) -> Integral:
+def integrate(stretch: Stretch, targets: Evaluates, rule: Rule, share: float | None) -> Integral:
     """Integrate the targets' gradients along a stretch.
 
     Args:
@@ -94,7 +109,7 @@ def integrate(stretch: Stretch, targets: TargetPass, rule: Rule, share: float | 
 class _Points:
     """The targets at points along one stretch, each computed at most once."""
 
-    def __init__(self, stretch: Stretch, targets: TargetPass) -> None:
+    def __init__(self, stretch: Stretch, targets: Evaluates) -> None:
         self._stretch, self._targets = stretch, targets
         self.change = {name: stretch.stop[name] - value for name, value in stretch.start.items()}
         self.dtype = targets.dtype

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whence.audit.adjoints import Microbatch
 from whence.audit.targets import State
-from whence.gradients import PerExample, capture
+from whence.gradients import Captured, PerExample, capture
 from whence.optimizers import LinearStep, linear_step
 from whence.runs import ReplayedStep, Run, Segment
 
@@ -62,26 +62,36 @@ def pieces_of(run: Run, segment: Segment, form: Form) -> Iterator[list[Walked]]:
     Yields:
         Steps in order, with per-example gradients captured.
     """
-    around = partial(capture, names=run.parameter_names)
     steps: list[Walked] = []
-    for made in run.replay(segment.start, segment.stop, around=around):
+    for made in run.replay(segment.start, segment.stop, around=_Around(run)):
         steps.append(_freeze(run, made, form))
         if len(steps) == 1 and size(steps[0]) * (segment.stop - segment.start) > form.budget:
             break
     else:
         yield steps
         return
-    length = max(1, form.budget // size(steps[0]))
-    yield from _bounded(run, segment, form, length)
+    yield from _bounded(run, segment, form, length=max(1, form.budget // size(steps[0])))
 
 
 def _bounded(run: Run, segment: Segment, form: Form, length: int) -> Iterator[list[Walked]]:
     starts = range(segment.start, segment.stop, length)
     states = run.states_at(starts)
-    around = partial(capture, names=run.parameter_names)
     for start in reversed(starts):
-        made = run.replay(start, min(start + length, segment.stop), around=around, state=states.pop(start))
+        made = run.replay(start, min(start + length, segment.stop), around=_Around(run), state=states.pop(start))
         yield [_freeze(run, step, form) for step in made]
+
+
+@final
+class _Around:
+    """Captures every microbatch of a piece; that the shares add up to the batch gradient is checked at its first."""
+
+    def __init__(self, run: Run) -> None:
+        self._names = run.parameter_names
+        self._checked = False
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[Captured]:
+        check, self._checked = not self._checked, True
+        return capture(model, self._names, check=check)
 
 
 def size(tree: Any) -> int:
