@@ -1,10 +1,10 @@
-"""The audit of the paper's MNIST setting in full: completeness, time against plain training, peak memory.
+"""The audit of the paper's MNIST setting in full: completeness and peak memory.
 
-    python benchmarks/audit.py --data-dir MNIST            # every variant, each in a process of its own
-    python benchmarks/audit.py --data-dir MNIST --variant trapezoid --epochs 2
+    python -m benchmarks.audit --data-dir MNIST            # every variant, each in a process of its own
+    python -m benchmarks.audit --data-dir MNIST --variant trapezoid --epochs 2
 
-Each variant trains once plainly and once recorded (the same seed), then audits the recorded run, all in one process.
-Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md`` beside it.
+Each variant trains with recording and audits the run, in a process of its own.
+Time is measured by ``benchmarks/audit_time.py``. Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md`` beside it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 import whence
 from benchmarks._machine import machine
-from benchmarks._mnist import (
-    BATCH,
-    RATE,
-    arguments,
-    keep_freed_memory,
-    lenet5,
-    plain_batches,
-    target_data,
-    training_data,
-)
+from benchmarks._mnist import BATCH, RATE, arguments, keep_freed_memory, lenet5, target_data, training_data
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "trapezoid": {},
@@ -53,9 +44,6 @@ def main() -> None:
     parser = arguments("Audit LeNet-5 on MNIST.")
     parser.add_argument("--variant", choices=VARIANTS, action="append")
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument(
-        "--plain-epochs", type=int, default=None, help="epochs of plain training to time (default: all)"
-    )
     parser.add_argument("--targets", type=int, default=BATCH)
     options = parser.parse_args()
     chosen = options.variant or list(VARIANTS)
@@ -70,27 +58,12 @@ def main() -> None:
 def rest(options: argparse.Namespace) -> list[str]:
     """Return the options for the process of one variant."""
     found = ["--data-dir", str(options.data_dir), "--threads", str(options.threads), "--results", str(options.results)]
-    found += ["--epochs", str(options.epochs), "--targets", str(options.targets)]
-    return found if options.plain_epochs is None else [*found, "--plain-epochs", str(options.plain_epochs)]
+    return [*found, "--epochs", str(options.epochs), "--targets", str(options.targets)]
 
 
 def optimizer_for(model: torch.nn.Module, decay: float) -> Optimizer:
     """Return the paper's Adam, or AdamW with decay."""
     return AdamW(model.parameters(), RATE, weight_decay=decay) if decay else Adam(model.parameters(), RATE)
-
-
-def train_plainly(data: tuple[torch.Tensor, torch.Tensor], decay: float, epochs: int) -> float:
-    """Return seconds a step of the training without recording."""
-    model = lenet5()
-    optimizer = optimizer_for(model, decay)
-    start, steps = time.perf_counter(), 0
-    for epoch in range(epochs):
-        for x, y in plain_batches(data, epoch):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            steps += 1
-    return (time.perf_counter() - start) / steps
 
 
 def train_recorded(path: Path, data: tuple[torch.Tensor, torch.Tensor], decay: float, epochs: int) -> whence.Run:
@@ -113,7 +86,6 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     settings = dict(VARIANTS[name])
     decay = settings.pop("decay", 0.0)
     data, targets = training_data(options.data_dir), target_data(options.data_dir, options.targets)
-    plain = train_plainly(data, decay, options.plain_epochs or options.epochs)
     with tempfile.TemporaryDirectory() as folder:
         run = train_recorded(Path(folder) / "run", data, decay, options.epochs)
         start = time.perf_counter()
@@ -125,9 +97,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "steps": run.steps,
         "targets": options.targets,
         **figures(audit),
-        "plain_ms_per_step": 1e3 * plain,
         "audit_ms_per_step": 1e3 * seconds,
-        "ratio": seconds / plain,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "machine": machine(),
     }
@@ -161,9 +131,8 @@ PAPER = {
 def table(results: Path) -> None:
     """Gather the results that are there into one table."""
     lines = [
-        "| variant | steps | mean error | correlation | paper: mean error | correlation | ms a step: training | audit "
-        "| ratio | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| variant | steps | mean error | correlation | mean residual | paper: mean error | correlation | peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     machines = set()
     for name in VARIANTS:
@@ -174,9 +143,8 @@ def table(results: Path) -> None:
         theirs = PAPER.get(name)
         paper = f"{theirs[0]:.4f} | {theirs[1]:.6f}" if theirs else "- | -"
         lines.append(
-            f"| {name} | {one['steps']} | {one['mean_error']:.6f} | {one['correlation']:.8f} | {paper} | "
-            f"{one['plain_ms_per_step']:.1f} | {one['audit_ms_per_step']:.1f} | {one['ratio']:.2f} "
-            f"| {one['peak_mib']:.0f} |"
+            f"| {name} | {one['steps']} | {one['mean_error']:.6f} | {one['correlation']:.8f} "
+            f"| {one['mean_residual']:.4f} | {paper} | {one['peak_mib']:.0f} |"
         )
         machines.add(json.dumps(one["machine"], sort_keys=True))
     head = (
