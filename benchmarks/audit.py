@@ -3,8 +3,8 @@
     python -m benchmarks.audit --data-dir MNIST            # every variant, each in a process of its own
     python -m benchmarks.audit --data-dir MNIST --variant trapezoid --epochs 2
 
-Each variant trains with recording and audits the run, in a process of its own.
-Time is measured by ``benchmarks/audit_time.py``. Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md`` beside it.
+Each variant trains with recording and audits the run, in a process of its own. Time is measured by
+``benchmarks/audit_time.py``. Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md``.
 """
 
 from __future__ import annotations
