@@ -44,6 +44,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, file: Path, *, fragment: str = "", width: int = 1280, **options: Any) -> Iterator[Any]:
     """Open the page; at the end, nothing may have gone wrong or been asked for."""
     context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    context.set_default_timeout(120_000)
     page, troubles = context.new_page(), []
     page.on("console", lambda message: troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from whence.audit import Audit
-from whence.report.figures import DIVERGING, HARMED, HELPED, Figure, axis, compact, layout, plain
-from whence.report.words import label_name, number, percent, signed
+from whence.report.figures import DIVERGING, HARMED, HELPED, Figure, Rows, axis, compact, layout, plain
+from whence.report.words import label_name, number, percent, short_unit, signed
 
 _POINTS = 400
 _LAYERS = 30
@@ -66,22 +66,11 @@ def class_figure(
     shown = [label_name(one, names) for one in classes]
     if classes.size > _CLASSES:
         shown, helped, harmed = _strongest(shown, helped, harmed)
-    labels_drawn = [plain(name) for name in shown]
-    traces = (
-        _bars(labels_drawn, helped, "helped", HELPED, ""),
-        _bars(labels_drawn, harmed, "harmed", HARMED, "/"),
-    )
-    sizes = np.abs(helped) + np.abs(harmed)
     best, worst = int(np.argmax(np.abs(helped))), int(np.argmax(np.abs(harmed)))
-    unit = str(audit.unit).partition(" of ")[0]
+    unit = short_unit(audit.unit)
     summary = (
         f"Training examples labelled {shown[best]} helped most ({signed(float(helped[best]))} {unit}); those labelled "
         f"{shown[worst]} harmed most ({signed(float(harmed[worst]))})."
-    )
-    whole = float(sizes.sum()) or 1.0
-    rows = tuple(
-        (name, signed(float(up)), signed(float(down)), percent((abs(up) + abs(down)) / whole))
-        for name, up, down in zip(shown, helped, harmed, strict=True)
     )
     plan = layout(
         axis("label of the training examples", type="category", tickangle=0 if len(shown) <= 12 else -45),
@@ -89,8 +78,19 @@ def class_figure(
         barmode="relative",
         showlegend=True,
     )
-    return Figure(
-        f"{key}-class", "Share by class", summary, traces, plan, ("label", "helped", "harmed", "share of all"), rows
+    drawn = [plain(name) for name in shown]
+    traces = (_bars(drawn, helped, "helped", HELPED, ""), _bars(drawn, harmed, "harmed", HARMED, "/"))
+    columns = ("label", "helped", "harmed", "share of all")
+    return Figure(f"{key}-class", "Share by class", summary, traces, plan, columns, _shares(shown, helped, harmed))
+
+
+def _shares(names: list[str], helped: Any, harmed: Any) -> Rows:
+    """Return a row a class: both sums, and the class's share of all influence counted without signs."""
+    sizes = np.abs(helped) + np.abs(harmed)
+    shares = sizes / (sizes.sum() or 1.0)
+    return tuple(
+        (name, signed(float(up)), signed(float(down)), percent(float(share)))
+        for name, up, down, share in zip(names, helped, harmed, shares, strict=True)
     )
 
 

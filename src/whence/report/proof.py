@@ -1,7 +1,7 @@
 """The completeness certificate: true against reconstructed change, and how the error grew over training."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import xarray as xr
@@ -94,25 +94,7 @@ def _scatter(audit: Audit, unit: str) -> Figure:
     whole = audit.completeness
     every = max(1, -(-whole.true_change.size // _DOTS))
     true, ours = whole.true_change.values[::every], whole.reconstructed.values[::every]
-    ends = [float(min(true.min(), ours.min())), float(max(true.max(), ours.max()))]
     names = [str(one) for one in whole.true_change.coords["target"].values[::every]]
-    diagonal = {
-        "x": compact(ends),
-        "y": compact(ends),
-        "mode": "lines",
-        "line": {"color": MUTED, "width": 1, "dash": "dot"},
-        "hoverinfo": "skip",
-        "name": "equal",
-    }
-    dots = {
-        "x": compact(true),
-        "y": compact(ours),
-        "mode": "markers",
-        "marker": {"color": FIRST, "size": 5, "opacity": 0.6},
-        "text": [plain(name) for name in names],
-        "hovertemplate": "target %{text}<br>true %{x}<br>reconstructed %{y}<extra></extra>",
-        "name": "targets",
-    }
     shown = np.linspace(0, true.size - 1, min(12, true.size)).astype(int)
     order = np.argsort(true, kind="stable")[shown]
     rows = tuple((names[at], signed(float(true[at]), 5), signed(float(ours[at]), 5)) for at in order)
@@ -121,50 +103,70 @@ def _scatter(audit: Audit, unit: str) -> Figure:
         "True and reconstructed change",
         f"Each dot is one of {count(whole.true_change.size, 'target')}; on the dotted line, the sum of all shares "
         f"equals the true change. Changes run from {signed(float(true.min()))} to {signed(float(true.max()))} {unit}.",
-        (diagonal, dots),
+        (_diagonal(true, ours), _dots(true, ours, names)),
         layout(axis(f"true change ({unit})"), axis("reconstructed")),
         ("target", f"true change ({unit})", "reconstructed"),
         rows,
     )
 
 
+def _diagonal(true: NDArray[Any], ours: NDArray[Any]) -> dict[str, Any]:
+    ends = compact([min(true.min(), ours.min()), max(true.max(), ours.max())])
+    line = {"color": MUTED, "width": 1, "dash": "dot"}
+    return {"x": ends, "y": ends, "mode": "lines", "line": line, "hoverinfo": "skip", "name": "equal"}
+
+
+def _dots(true: NDArray[Any], ours: NDArray[Any], names: list[str]) -> dict[str, Any]:
+    return {
+        "x": compact(true),
+        "y": compact(ours),
+        "mode": "markers",
+        "marker": {"color": FIRST, "size": 5, "opacity": 0.6},
+        "text": [plain(name) for name in names],
+        "hovertemplate": "target %{text}<br>true %{x}<br>reconstructed %{y}<extra></extra>",
+        "name": "targets",
+    }
+
+
 def _over_time(audit: Audit, unit: str) -> tuple[Figure, ...]:
     """Mean error and correlation at the end of each epoch (figure 1 of the paper)."""
     if "course" not in audit.data or audit.data.sizes.get("point", 0) < 2:
         return ()
-    course = np.asarray(audit.data["course"].values, np.float64)
-    true = course - course[:, :1]
-    ours = np.asarray(audit.data["explained"].values, np.float64)
-    ours = ours - ours[:, :1]
-    errors = np.abs(true - ours).mean(0)
-    match = _correlations(true, ours)
-    epochs = list(range(errors.size))
-    rows = tuple((str(at), number(float(errors[at])), correlation_text(float(match[at]))) for at in epochs)
-    columns = ("epoch", f"mean error ({unit})", "correlation")
-    last = len(epochs) - 1
-    error = Figure(
+    true, ours = (np.asarray(audit.data[name].values, np.float64) for name in ("course", "explained"))
+    true, ours = true - true[:, :1], ours - ours[:, :1]
+    errors, match = np.abs(true - ours).mean(0), _correlations(true, ours)
+    table = tuple(
+        (str(epoch), number(float(error)), correlation_text(float(one)))
+        for epoch, (error, one) in enumerate(zip(errors, match, strict=True))
+    )
+    return _error_figure(errors, unit, table), _correlation_figure(match, unit, table)
+
+
+def _error_figure(errors: Float[NDArray[np.float64], " point"], unit: str, table: Rows) -> Figure:
+    return Figure(
         "proof-error",
         "Mean error over training",
         "Mean absolute error of the integral along the training path, before it is shared out among examples: "
-        f"{number(float(errors[min(1, last)]))} {unit} after the first epoch, "
-        f"{number(float(errors[last]))} after the last.",
-        (_line(epochs, errors, FIRST, "mean error"),),
+        f"{number(float(errors[1]))} {unit} after the first epoch, {number(float(errors[-1]))} after the last.",
+        (_line(errors, "mean error"),),
         layout(axis("epoch", rangemode="tozero"), axis(f"mean error ({unit})", rangemode="tozero", tickformat="~g")),
-        columns,
-        rows,
+        ("epoch", f"mean error ({unit})", "correlation"),
+        table,
     )
+
+
+def _correlation_figure(match: Float[NDArray[np.float64], " point"], unit: str, table: Rows) -> Figure:
     lack = np.where(1 - match > 0, 1 - match, np.nan)
-    correlation = Figure(
+    return Figure(
         "proof-correlation",
         "Correlation over training",
         "How far the correlation of true and explained change, over the targets, is from 1. At the end, the "
-        f"correlation is {correlation_text(float(match[last]))}.",
-        (_line(epochs, lack, FIRST, "1 − correlation"),),
+        f"correlation is {correlation_text(float(match[-1]))}.",
+        (_line(lack, "1 − correlation"),),
         layout(axis("epoch", rangemode="tozero"), axis("1 − correlation", type="log", exponentformat="power", dtick=1)),
-        columns,
-        rows,
+        ("epoch", f"mean error ({unit})", "correlation"),
+        table,
     )
-    return error, correlation
 
 
 def _correlations(
@@ -178,12 +180,12 @@ def _correlations(
     return found
 
 
-def _line(x: list[int], y: Float[NDArray[np.float64], " point"], colour: str, name: str) -> dict[str, object]:
+def _line(values: Float[NDArray[np.float64], " point"], name: str) -> dict[str, Any]:
     return {
-        "x": x,
-        "y": compact(y, 10),
+        "x": list(range(values.size)),
+        "y": compact(values, 10),
         "mode": "lines+markers",
-        "line": {"color": colour, "width": 2},
+        "line": {"color": FIRST, "width": 2},
         "marker": {"size": 4},
         "name": name,
         "hovertemplate": "epoch %{x}<br>%{y}<extra></extra>",
