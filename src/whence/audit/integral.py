@@ -11,8 +11,7 @@ from torch import Tensor
 
 from whence.audit.quadrature import Rule, refined
 from whence.audit.targets import State, TargetGradients
-from whence.gradients import PerExample
-from whence.gradients.combine import weighted_sum
+from whence.gradients import PerExample, weighted_sum
 
 _LEVELS = 6  # Simpson on up to 64 parts of a step
 _ROUNDING = 8.0  # roundings of the quantity that a difference of two of its values is allowed before it is refined

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from whence.audit.quantities import Quantity, evaluate
 from whence.datasets import call_model
-from whence.gradients import PerExample, capture
-from whence.gradients.combine import interleave
+from whence.gradients import PerExample, capture, interleave
 
 State = Mapping[str, Tensor]
 
