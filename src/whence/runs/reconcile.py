@@ -9,8 +9,9 @@ from torch import Tensor
 from whence.runs.statistics import GradientStatistics, gradient_statistics
 
 TOLERANCE = 1e-5
-"""Relative. Four float32 sums over n elements agree to about eps·log2(n) ≈ 3e-6 in any order of summation; another
-gradient, such as that of one other example in the batch, differs by far more."""
+"""Relative. The sums are exact to float64; the gradients themselves are sums over a batch in float32, which other
+kernels or thread counts take in another order, with errors of about eps·√n ≈ 2e-6 for n = 256. Another gradient, such
+as that with one other example in the batch, differs by far more."""
 
 _ROUNDING = 1e-12  # relative; the reductions of another process differ by no more where the gradients are equal
 _LARGEST_DIVISOR = 4096  # microbatches that one step may plausibly accumulate

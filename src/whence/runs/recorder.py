@@ -143,6 +143,7 @@ class Recorder:
             return
         self._open = False
         with self._stack:
+            self._table.sync()
             if self._whole and not self._observer.disturbed() and not self._cadence.has(self._step):
                 self._snapshot()
 
@@ -176,7 +177,6 @@ class Recorder:
             self._snapshot()
 
     def _snapshot(self) -> None:
-        self._table.sync()
         self._cadence.write(self._step, read_state(self._model, self._optimizer, self._observer.random))
 
     def _check_open(self) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_JOINED = 1 << 16  # tensors of at most so many elements are joined before they are reduced
+_SMALL = 1 << 17  # tensors on the CPU of at most so many elements are joined and reduced together
 
 
 @final
@@ -40,38 +41,44 @@ class GradientStatistics:
 def gradient_statistics(gradients: Iterable[Tensor]) -> GradientStatistics:
     """Measure gradients of any shapes.
 
-    The same gradients give the same numbers, bit by bit, on the same machine. Small tensors are reduced together.
+    The same gradients give the same numbers, bit by bit. Sums are taken in float64, so that gradients that differ in
+    their last bits have different statistics and the order of summation hardly matters.
     """
-    small: list[Tensor] = []
-    parts: list[Tensor] = []
+    small: list[np.ndarray] = []
+    rows: list[Tensor] = []
     for gradient in gradients:
-        if gradient.numel() <= _JOINED:
-            small.append(gradient.detach().reshape(-1))
-        else:
-            parts.append(gradient.detach().reshape(-1))
+        flat = gradient.detach().reshape(-1)
+        if flat.device.type == "cpu" and flat.numel() <= _SMALL and flat.dtype in {torch.float32, torch.float64}:
+            small.append(flat.numpy())
+        elif flat.numel():
+            rows.append(_reduce(flat))
     if small:
-        parts.append(torch.cat(small) if len(small) > 1 else small[0])
-    rows = [_reduce(part) for part in parts if part.numel()]
-    if not rows:
-        return GradientStatistics(0.0, 0.0, 0.0, 0.0)
-    table = torch.stack(rows).cpu()
-    l2, linf, l1, total = table[:, 0].norm(), table[:, 1].max(), table[:, 2].sum(), table[:, 3].sum()
+        rows.append(_reduce_small(np.concatenate(small, dtype=np.float64)))
+    table = torch.stack(rows).cpu().numpy() if rows else np.zeros((1, 4))
+    l2, linf, l1, total = np.sqrt(np.square(table[:, 0]).sum()), table[:, 1].max(), table[:, 2].sum(), table[:, 3].sum()
     return GradientStatistics(float(l2), float(linf), float(l1), float(total))
 
 
 def _reduce(flat: Tensor) -> Tensor:
-    """Return l2, linf, l1 and sum of a flat tensor, as float64 (4,)."""
-    working = flat.float() if flat.dtype in {torch.float16, torch.bfloat16} else flat
-    low, high = working.aminmax()
-    sizes = working.abs()
+    """Return l2, linf, l1 and sum of a flat tensor, float64 (4,)."""
+    low, high = flat.aminmax()
     return torch.stack(
         [
-            torch.linalg.vector_norm(working),
-            torch.maximum(-low, high),
-            sizes.sum(),
-            working.sum(),
+            torch.linalg.vector_norm(flat, dtype=torch.float64),
+            torch.maximum(-low, high).double(),
+            torch.linalg.vector_norm(flat, 1, dtype=torch.float64),
+            flat.sum(dtype=torch.float64),
         ]
-    ).double()
+    )
+
+
+def _reduce_small(flat: np.ndarray) -> Tensor:
+    """Do the same on one thread: waking others takes longer than four sums over so few elements."""
+    if not len(flat):
+        return torch.zeros(4, dtype=torch.float64)
+    sizes = np.abs(flat)
+    numbers = (np.sqrt(np.square(flat).sum()), sizes.max(), sizes.sum(), flat.sum())
+    return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
 
 
 def _close(found: float, wanted: float, margin: float) -> bool:

@@ -118,7 +118,7 @@ class StepTable:
         Raises:
             DiskError: If it cannot be written; then it is not there.
         """
-        with self._transaction():
+        with self._writing():
             self._connection.execute(
                 "INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._row(record)
             )
@@ -130,12 +130,12 @@ class StepTable:
 
     def begin_epoch(self, epoch: int, state: bytes | None) -> None:
         """Note that an epoch begins, with the random states from which a loader draws its order."""
-        with self._transaction():
+        with self._writing():
             self._connection.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, NULL)", (epoch, state))
 
     def end_epoch(self, epoch: int, state: bytes) -> None:
         """Note that the batches of an epoch are used up."""
-        with self._transaction():
+        with self._writing():
             self._connection.execute("UPDATE epochs SET stop = ? WHERE epoch = ?", (state, epoch))
 
     def epoch_states(self, epoch: int) -> tuple[bytes | None, bytes | None]:
@@ -179,18 +179,15 @@ class StepTable:
             ) from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _disk(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+    def _writing(self) -> Iterator[None]:
+        """Forget, after an error, what may not have been written. Each statement is a transaction of its own."""
+        try:
+            with _disk(self._path):
                 yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._known.clear()
-                self._last_state = None
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        except BaseException:
+            self._known.clear()
+            self._last_state = None
+            raise
 
     def _one(self, query: str) -> tuple[Any, ...]:
         found: tuple[Any, ...] = self._connection.execute(query).fetchone()
