@@ -97,8 +97,10 @@ def demo(
 @app.command(epilog=_example("info"))
 def info(run: RunFolder, as_json: Json = False) -> None:
     """Say what a run is, without its model or data."""
+    from whence.runs import run_facts
+
     with _expected("nothing was changed"):
-        _show(_run_facts(run), as_json)
+        _show(run_facts(run), as_json)
 
 
 @app.command(epilog=_example("verify"))
@@ -221,36 +223,6 @@ def _open(run: Path, model: str, data: str, loss: str) -> Any:
     from whence.runs import open_run
 
     return open_run(run, named_model(model), named_data(data, "train"), loss=named_loss(loss))
-
-
-def _run_facts(run: Path) -> dict[str, Any]:
-    from whence.runs import Manifest
-    from whence.runs.layout import snapshots_of, table_path
-    from whence.runs.steps import StepTable
-
-    manifest = Manifest.load(run)
-    with StepTable.closing(table_path(run)) as table:
-        steps, epochs = len(table), int(table.last_epoch()) + 1
-    trained = [form for form in manifest.parameters if form.name in set(manifest.trained)]
-    return {
-        "run": run,
-        "model": manifest.model,
-        "trained_parameters": sum(_size(form.shape) for form in trained),
-        "optimizer": manifest.optimizer,
-        "loss": manifest.loss,
-        "training_examples": manifest.examples,
-        "steps": steps,
-        "epochs": epochs,
-        "snapshots": len(snapshots_of(run).steps()),
-        "versions": dict(manifest.versions),
-    }
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _classes(text: str | None) -> Any:

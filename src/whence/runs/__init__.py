@@ -1,5 +1,6 @@
 """Recorded runs: record a training loop, open the run, walk its steps again."""
 
+from whence.runs.facts import run_facts
 from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorder
 from whence.runs.lightning import lightning_recorder
 from whence.runs.loss import TrainingLoss, training_loss
@@ -31,6 +32,7 @@ __all__ = (
     "lightning_recorder",
     "open_run",
     "record",
+    "run_facts",
     "start_recording",
     "training_loss",
     "unsupported",
