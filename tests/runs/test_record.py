@@ -99,7 +99,7 @@ def test_a_step_with_a_closure_is_recorded_as_one_step(tmp_path: Path) -> None:
             def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(inputs), labels)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 return loss
 
             assert optimizer.step(closure) is not None
@@ -112,7 +112,7 @@ def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(tmp_path: P
     optimizer = adam(model)
     with record(tmp_path / "run", model, optimizer, data(), loss=F.cross_entropy) as recorder:
         for number, (inputs, labels) in enumerate(recorder.batches(4)):
-            F.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(model(inputs), labels).backward()
             if number != 2:  # as a gradient scaler skips a step
                 optimizer.step()
             optimizer.zero_grad()
@@ -123,20 +123,20 @@ def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(tmp_path: P
 
 def step_without_batch(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
     Recipe().train(model, optimizer, [recorder.batches(4)])
-    F.cross_entropy(model(data()[0]), data()[1]).backward()  # type: ignore[no-untyped-call]
+    F.cross_entropy(model(data()[0]), data()[1]).backward()
     optimizer.step()
 
 
 def step_twice(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
     for inputs, labels in recorder.batches(4):
-        F.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
         optimizer.step()
 
 
 def call_twice(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
     for inputs, labels in recorder.batches(4):
-        F.cross_entropy(model(inputs) + model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(inputs) + model(inputs), labels).backward()
         optimizer.step()
 
 
@@ -148,7 +148,7 @@ def call_a_part(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> N
 
 def change_the_batch(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
     for inputs, labels in recorder.batches(4):
-        F.cross_entropy(model(inputs / 2), labels).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(inputs / 2), labels).backward()
         optimizer.step()
 
 

@@ -87,7 +87,7 @@ def test_a_scheduler_goes_on_from_the_recorders_step(tmp_path: Path) -> None:
             for _ in range(recorder.epoch, 3):
                 for inputs, labels in recorder.batches(4):
                     optimizer.zero_grad()
-                    F.cross_entropy(model(inputs), labels).backward()  # type: ignore[no-untyped-call]
+                    F.cross_entropy(model(inputs), labels).backward()
                     optimizer.step()
                     schedule.step()
                     if recorder.step == stop:

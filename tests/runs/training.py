@@ -85,7 +85,7 @@ class Recipe:
             for number, (inputs, labels) in enumerate(batches, start=1):
                 with self.context():
                     loss = self.loss_of(model(inputs), labels)
-                (loss / self.divide).backward()  # type: ignore[no-untyped-call]
+                (loss / self.divide).backward()
                 if number % self.accumulate:
                     continue
                 self.between(model, optimizer)

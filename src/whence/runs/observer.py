@@ -136,7 +136,7 @@ class Observer:
         self._pending.append(batch)
         output = next((tensor for tensor in _tensors(outputs) if tensor.requires_grad), None)
         if output is not None:
-            output.register_hook(lambda _gradient: self._at_backward(batch))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda _gradient: self._at_backward(batch))
 
     def _at_backward(self, batch: Microbatch) -> None:
         """Forget microbatches whose gradients were thrown away: gone through before this one, and no gradient left."""

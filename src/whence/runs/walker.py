@@ -184,7 +184,7 @@ class Walker:
             with torch.enable_grad(), around(self._model) if around else nullcontext() as value:
                 with record.modes[number].precision(self._device):
                     loss = reduction(call_model(self._model, inputs), labels)
-                (loss if divisor == 1 else loss / divisor).backward()  # type: ignore[no-untyped-call]
+                (loss if divisor == 1 else loss / divisor).backward()
             seen.append(value)
         return tuple(seen)
 
