@@ -232,6 +232,14 @@ def test_replay_leaves_the_random_state_alone_also_on_error(tmp_path: Path) -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_group_added_midway_is_among_the_trained_parameters(tmp_path: Path) -> None:
+    _, run = RECIPES["added group"].record(tmp_path / "run")
+    assert sorted(run.parameter_names) == sorted(name for name, _ in plain_model().named_parameters())
+    assert run.manifest.trained == ("0.bias", "2.weight", "2.bias")
+    updated = [step.updated for step in run.replay(4, 8)]
+    assert [("0.weight" in names) for names in updated] == [False, False, True, True]
+
+
 def test_segments_cover_all_steps_and_start_at_snapshots(tmp_path: Path) -> None:
     _, run = Recipe().record(tmp_path / "run", snapshot_every=5)
     segments = run.segments()
@@ -261,9 +269,14 @@ def noise(model: nn.Module, _optimizer: Optimizer) -> None:
             parameter.grad += 0.01 * torch.randn_like(parameter)
 
 
+def diverge(_model: nn.Module, optimizer: Optimizer, _step: int) -> None:
+    optimizer.param_groups[0]["lr"] = float("inf")
+
+
 REFUSED: dict[str, tuple[Recipe, str]] = {
     "another loss": (Recipe(loss_of=squared), r"Step 0 \(epoch 0\).*another loss.*cross_entropy"),
     "noise on gradients": (Recipe(between=noise), r"Step 0 \(epoch 0\).*changed in another way"),
+    "diverged": (Recipe(after_step=diverge), r"Step 2 .*not finite, so the training diverged"),
     "parameters changed": (Recipe(after_step=poke), r"Step 6 .*something other than the optimizer changed 0\.weight"),
     "parameters changed unseen": (Recipe(after_step=poke_unseen), r"Step 6 .*changed by hand"),
 }

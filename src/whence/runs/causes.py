@@ -1,5 +1,7 @@
 """What is said when a replay does not give what was recorded."""
 
+import math
+
 from whence.runs.statistics import GradientStatistics
 from whence.runs.step_record import StepRecord
 
@@ -16,6 +18,11 @@ _LIKELY = (
 def mismatch(record: StepRecord, found: GradientStatistics, loss: str) -> str:
     """Return the message for a step whose gradient is not the recorded one."""
     wanted = record.statistics
+    if not math.isfinite(wanted.l2):
+        return (
+            f"Step {record.step} (epoch {record.epoch}) cannot be walked again: its recorded gradient is not finite, "
+            "so the training diverged there. Lower the learning rate or clip the gradient, and record the training anew."
+        )
     touched = (
         f" Before this step, something other than the optimizer changed {_some(record.touched)}."
         if record.touched

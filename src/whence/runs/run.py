@@ -59,7 +59,7 @@ class Run:
         examples: The training data.
         loss: The loss of the training.
         model: A private copy of the model, with which steps are walked again; its parameters change then.
-        parameter_names: The trained parameters (those in the optimizer), shared ones once.
+        parameter_names: The trained parameters (those in the optimizer at the end), shared ones once.
         manifest: What ``run.json`` says.
     """
 
@@ -71,12 +71,13 @@ class Run:
         self.model = model
         self.examples = examples
         self.loss = loss
-        self.parameter_names = manifest.trained
         self._table = StepTable.read_from(table_path(path))
         self._snapshots = snapshots_of(path)
         self._epochs = self._table.epochs_of_steps()
         self.steps = len(self._epochs)
         self.epochs = int(self._epochs.max()) + 1 if self.steps else 0
+        groups = self.record_of(self.steps - 1).settings if self.steps else decode_settings(manifest.groups)
+        self.parameter_names = tuple(name for group in groups for name in group.names)
         self._load = lru_cache(maxsize=2)(self._snapshots.load)
         kind = optimizer_class(manifest.optimizer)
         self._walker = Walker(model, kind, examples, loss)

@@ -1,5 +1,6 @@
 """Four numbers that tell whether two gradients are the same, or the same up to a scalar."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 _SMALL = 1 << 17  # tensors on the CPU of at most so many elements are joined and reduced together
+_BLOCK = 1 << 13  # elements
 
 
 @final
@@ -53,7 +55,7 @@ def gradient_statistics(gradients: Iterable[Tensor]) -> GradientStatistics:
         elif flat.numel():
             rows.append(_reduce(flat))
     if small:
-        rows.append(_reduce_small(np.concatenate(small, dtype=np.float64)))
+        rows.append(_reduce_small(np.concatenate(small)))
     table = torch.stack(rows).cpu().numpy() if rows else np.zeros((1, 4))
     l2, linf, l1, total = np.sqrt(np.square(table[:, 0]).sum()), table[:, 1].max(), table[:, 2].sum(), table[:, 3].sum()
     return GradientStatistics(float(l2), float(linf), float(l1), float(total))
@@ -73,12 +75,16 @@ def _reduce(flat: Tensor) -> Tensor:
 
 
 def _reduce_small(flat: np.ndarray) -> Tensor:
-    """Do the same on one thread: waking others takes longer than four sums over so few elements."""
-    if not len(flat):
-        return torch.zeros(4, dtype=torch.float64)
-    sizes = np.abs(flat)
-    numbers = (np.sqrt(np.square(flat).sum()), sizes.max(), sizes.sum(), flat.sum())
-    return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+    """Do the same on one thread, in blocks that stay in its cache; waking other threads takes longer."""
+    squares = linf = l1 = total = 0.0
+    for start in range(0, len(flat), _BLOCK):
+        block = flat[start : start + _BLOCK].astype(np.float64)
+        total += float(block.sum())
+        squares += float(np.dot(block, block))
+        np.abs(block, out=block)
+        l1 += float(block.sum())
+        linf = max(linf, float(block.max()))
+    return torch.tensor([math.sqrt(squares), linf, l1, total], dtype=torch.float64)
 
 
 def _close(found: float, wanted: float, margin: float) -> bool:
