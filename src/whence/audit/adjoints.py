@@ -227,4 +227,5 @@ def _sensitivity(
 
 
 def _times(rows: Tensor, parameter: Tensor, block: Block) -> Tensor:
-    return rows.double() @ parameter.detach().reshape(-1)[block.first : block.first + block.width].double()
+    part = parameter.detach().reshape(-1)[block.first : block.first + block.width]
+    return rows.double() @ part.to(rows.device, torch.float64)

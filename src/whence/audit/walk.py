@@ -122,12 +122,13 @@ def begin(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping) -> Walk
 def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment: int) -> Walk:
     """Stand at the end of a segment with nothing owed and nothing added up."""
     state = run.state_at(run.segments()[segment].stop)
-    parameters = {name: state.parameters[name] for name in run.parameter_names}
-    standing = (cast(parameters, plan.form.dtype), cast(state.buffers, plan.form.dtype))
+    device = next(run.model.parameters()).device  # snapshots are read to the CPU
+    parameters = {name: state.parameters[name].to(device) for name in run.parameter_names}
+    buffers = {name: value.to(device) for name, value in state.buffers.items()}
+    standing = (cast(parameters, plan.form.dtype), cast(buffers, plan.form.dtype))
     later = targets.gradients(*standing)
     count = later.values.numel()
     shapes = {name: value.shape for name, value in parameters.items()}
-    device = next(iter(parameters.values())).device
     adjoints = Adjoints(shapes, plan.layers, count, plan.form.dtype, device)
     moment = grouping.moment(run.steps - 1, grouping.epochs - 1)
     slab = Slab(grouping, count, plan.form.dtype, device)
