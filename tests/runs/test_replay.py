@@ -95,6 +95,23 @@ def double_model() -> nn.Module:
     return nn.Sequential(Double(), plain_model().double())
 
 
+class OwnNorm(nn.Module):
+    """Batch normalisation whose buffers change without a change of their version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("variance", torch.ones(6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.batch_norm(inputs, self.get_buffer("mean"), self.get_buffer("variance"), training=self.training)
+
+
+def own_norm_model() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(5, 6), OwnNorm(), nn.ReLU(), nn.Linear(6, 3))
+
+
 RECIPES = {
     "sgd": Recipe(optimizer=lambda m: SGD(m.parameters(), lr=0.1)),
     "sgd, everything": Recipe(
@@ -115,6 +132,7 @@ RECIPES = {
     "noise and norms": Recipe(model=noisy_model),
     "noise, validated": Recipe(model=noisy_model, after_step=validate),
     "noise, validated in training mode": Recipe(model=noisy_model, after_step=validate_carelessly),
+    "own norm, validated in training mode": Recipe(model=own_norm_model, after_step=validate_carelessly),
     "noise, modes change": Recipe(model=noisy_model, after_step=half_frozen_norm),
     "tied": Recipe(model=tied_model),
     "tied, zero gradients": Recipe(model=tied_model, to_none=False, optimizer=lambda m: AdamW(m.parameters(), lr=0.02)),

@@ -21,7 +21,7 @@ def mismatch(record: StepRecord, found: GradientStatistics, loss: str) -> str:
     if not math.isfinite(wanted.l2):
         return (
             f"Step {record.step} (epoch {record.epoch}) cannot be walked again: its recorded gradient is not finite, "
-            "so the training diverged there. Lower the learning rate or clip the gradient, and record the training anew."
+            "so the training diverged there. Lower the learning rate or clip the gradient, and record anew."
         )
     touched = (
         f" Before this step, something other than the optimizer changed {_some(record.touched)}."
