@@ -14,7 +14,7 @@ import pytest
 import whence
 from tests.report.making import Case, Reader, columns_case, picture_case, read, table_case
 from whence._errors import ArgumentError, LabelError
-from whence.report import write_report
+from whence.report import curves, write_report
 from whence.report.page import make_page
 from whence.report.words import number
 
@@ -189,6 +189,17 @@ def test_an_audit_of_several_classes_finds_the_example_of_each_row(tmp_path: Pat
     case = picture_case(tmp_path, quantity="logit", classes=[0, 2], ids=[4, 7])
     (one,) = make_page(case.run, case.audit, case.targets, chosen=["7:2"]).explanations
     assert (one.name, one.index) == ("7:2", 7)
+
+
+def test_targets_in_any_form_give_the_same_page_and_missing_folders_are_made(case: Case, tmp_path: Path) -> None:
+    raw = case.targets.source
+    assert not isinstance(raw, whence.Examples)
+    place = write_report(case.run, case.audit, raw, tmp_path / "new" / "folder" / "p.html", chosen=[0], k=1)
+    assert (
+        place.read_text()
+        == write_report(case.run, case.audit, case.targets, tmp_path / "p.html", chosen=[0], k=1).read_text()
+    )
+    assert curves(case.run, raw) == curves(case.run, case.targets)
 
 
 def test_a_page_that_is_there_is_replaced(case: Case, tmp_path: Path) -> None:

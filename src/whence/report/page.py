@@ -12,7 +12,7 @@ import numpy as np
 from whence._errors import ArgumentError, LabelError
 from whence._files import disk_errors, write_atomically
 from whence.audit import Audit
-from whence.datasets import Examples
+from whence.datasets import Examples, as_examples
 from whence.report.answers import Answerer, Answers
 from whence.report.confusion import Confusion, confusion
 from whence.report.explain import Explainer, Explanation
@@ -70,7 +70,7 @@ class Page:
 
 
 def write_report(
-    run: Run, audit: Audit, targets: Examples, path: str | Path, *, chosen: Sequence[Any] | None = None, k: int = 25
+    run: Run, audit: Audit, targets: Any, path: str | Path, *, chosen: Sequence[Any] | None = None, k: int = 25
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -81,8 +81,8 @@ def write_report(
     Args:
         run: The run that was audited.
         audit: The audit.
-        targets: The examples that were audited, in the order of the audit.
-        path: Where to write the page.
+        targets: The examples that were audited, in the order of the audit: any form that `as_examples` reads.
+        path: Where to write the page; missing folders are made.
         chosen: Ids of the targets to explain, as in ``audit.influence.coords["target"]``. When left out: up to 24 wrong
             predictions, largest loss first, then a few right ones.
         k: How many training examples to list each time.
@@ -92,6 +92,7 @@ def write_report(
 
     Raises:
         ArgumentError: If ``k`` is not positive, ``targets`` are not the audited ones, or ``path`` is a folder.
+        DataError: If ``targets`` cannot be read.
         LabelError: If a chosen target was not audited.
         DiskError: If the disk is full or refuses to write.
     """
@@ -101,7 +102,7 @@ def write_report(
     make_folder(place.parent)
     if place.is_dir():
         raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
-    page = make_page(run, audit, targets, chosen=chosen, k=k)
+    page = make_page(run, audit, as_examples(targets), chosen=chosen, k=k)
     write_atomically(place, render(page).encode("utf-8"))
     return place
 
@@ -120,7 +121,7 @@ def make_folder(path: Path) -> None:
 
 
 def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any] | None = None, k: int = 25) -> Page:
-    """Collect everything the page shows; arguments as for :func:`write_report`.
+    """Collect everything the page shows; arguments as for `write_report`.
 
     Raises:
         ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from whence.datasets import Examples
+from whence.datasets import as_examples
 from whence.report.answers import Answerer, Answers
 from whence.report.figures import FIRST, SECOND, Figure, axis, compact, layout
 from whence.report.words import number, percent
@@ -41,9 +41,7 @@ class Curves:
     sampled: tuple[int, int]
 
 
-def curves(
-    run: Run, targets: Examples, *, ids: Sequence[int] | None = None, answerer: Answerer | None = None
-) -> Curves:
+def curves(run: Run, targets: Any, *, ids: Sequence[int] | None = None, answerer: Answerer | None = None) -> Curves:
     """Ask the model at up to 50 moments of its training.
 
     The moments are the run's snapshots, which cost no replay; with fewer than 6 of them, the ends of epochs as well.
@@ -51,17 +49,17 @@ def curves(
 
     Args:
         run: The run.
-        targets: Where the targets come from.
+        targets: Where the targets come from, in any form that `as_examples` reads.
         ids: Which of them are meant; all by default. A sample of these is asked.
         answerer: What to ask, when there is one already.
     """
-    asked = answerer or Answerer(run)
-    meant = list(range(len(targets)) if ids is None else ids)
+    asked, known = answerer or Answerer(run), as_examples(targets)
+    meant = list(range(len(known)) if ids is None else ids)
     ours = spaced(len(run.examples), _EXAMPLES)
     theirs = [meant[at] for at in spaced(len(meant), _EXAMPLES)]
     steps = _moments(run)
     training = [asked.at(step, run.examples, ours) for step in steps]
-    aimed = [asked.at(step, targets, theirs) for step in steps]
+    aimed = [asked.at(step, known, theirs) for step in steps]
     return Curves(
         _epochs(run, steps),
         _losses(training),
