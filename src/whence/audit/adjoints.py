@@ -98,29 +98,38 @@ class Adjoints:
         steps: Mapping[str, LinearStep],
         gradients: Mapping[str, PerExample],
         batch: Sequence[Microbatch],
-    ) -> Float[Tensor, "layers targets examples"]:
-        """Walk back over one step and return what each example of its batch did to each target, layer by layer.
+        noise: Mapping[str, Tensor],
+    ) -> tuple[Float[Tensor, "layers targets examples"], Float[Tensor, " targets"]]:
+        """Walk back over one step.
 
         Args:
             steps: The optimizer's step of each parameter that it updated.
             gradients: The targets' gradients, integrated along the step.
             batch: The microbatches of the step.
+            noise: Used gradients that are rounding and no example's, by parameter.
+
+        Returns:
+            What each example of the batch did to each target, layer by layer; and what the noise did, in float64.
         """
         if self.parameters is None and any(step.decay or step.coupled for step in steps.values()):
             self.hold_parameters()
         total = sum(one.examples for one in batch)
         found = self.buffers[0].new_zeros(self.layers, self.targets, total)
+        rounding = self.buffers[0].new_zeros(self.targets, dtype=torch.float64)
         for index, block in enumerate(self.blocks):
             if block.name in steps:
                 h = self._part(gradients[block.name], block, 0) if block.name in gradients else None
                 pulled = self._pull(index, block, h, steps[block.name])
                 if pulled is not None:
-                    self._multiply(found[block.layer], block, *pulled, batch, steps[block.name].sign)
+                    sign = steps[block.name].sign
+                    self._multiply(found[block.layer], block, *pulled, batch, sign)
+                    if block.name in noise:
+                        rounding += sign * pulled[1] * _times(pulled[0], noise[block.name], block)
                     self._settle(index, h, steps[block.name], *pulled)
         for name, step in steps.items():
             if step.buffered:
                 self.pending[name] = step.beta * (self.pending[name] if self.pending[name] >= _SMALL else 1.0)
-        return found
+        return found, rounding
 
     def _pull(self, index: int, block: Block, h: Tensor | None, step: LinearStep) -> tuple[Tensor, float] | None:
         """Walk one block back; return its sensitivity to the used gradient as (matrix, factor), or None if it is 0."""

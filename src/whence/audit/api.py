@@ -91,7 +91,7 @@ def audit(  # noqa: PLR0913 - each is a question of its own
         return assemble(work, found, influence, time.monotonic() - started)
     with Partial(Path(path), work) as partial:
         found = _walk_all(work, partial.sink, partial)
-        return partial.finish(assemble(work, found, None, time.monotonic() - started + partial.seconds_before))
+        return partial.finish(assemble(work, found, None, partial.seconds))
 
 
 def _walk_all(work: Work, sink: Any, partial: Partial | None) -> list[Chunk]:
@@ -120,6 +120,7 @@ def _walk_chunk(work: Work, number: int, sink: Any, partial: Partial | None, adv
         if partial is not None and walk.next_segment >= 0 and time.monotonic() - saved > _SAVE_EVERY:
             partial.save(number, walk)
             saved = time.monotonic()
+    walk.tally.fill(run.epoch_of_steps().tolist())
     chunk = Chunk(
         tally=walk.tally,
         residuals=residuals(walk, work.initial_buffers()),

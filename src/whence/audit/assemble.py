@@ -9,11 +9,11 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from whence.audit.chunks import Chunk, Work
+from whence.audit.chunks import Chunk, Work, labels_of
 from whence.audit.result import Audit
 from whence.audit.storage import FORMAT
 
-SOURCES = ("initial parameters", "initial optimizer state", "buffers")
+SOURCES = ("initial parameters", "initial optimizer state", "buffers", "rounding")
 
 
 def assemble(work: Work, chunks: list[Chunk], influence: NDArray[Any] | None, seconds: float) -> Audit:
@@ -59,8 +59,9 @@ def _coordinates(work: Work, chunks: list[Chunk]) -> dict[str, Any]:
         found["label"] = torch.unique(work.run.examples.labels).numpy()
     else:
         found["train"] = np.arange(grouping.train)
-        found |= _labels("train_label", "train", work.run.examples.labels, 1)
-    found |= _labels("target_label", "target", work.examples.labels[work.ids], work.per_example)
+        found |= _labels("train_label", "train", labels_of(work.run.examples), 1)
+    labels = labels_of(work.examples)
+    found |= _labels("target_label", "target", None if labels is None else labels[work.ids], work.per_example)
     predictions = [chunk.predictions for chunk in chunks]
     if all(one is not None for one in predictions):
         joined = torch.cat([one for one in predictions if one is not None])
@@ -68,9 +69,9 @@ def _coordinates(work: Work, chunks: list[Chunk]) -> dict[str, Any]:
     return found
 
 
-def _labels(name: str, dim: str, labels: torch.Tensor, repeats: int) -> dict[str, Any]:
+def _labels(name: str, dim: str, labels: torch.Tensor | None, repeats: int) -> dict[str, Any]:
     """Return a coordinate of labels, if there is one number an example."""
-    if labels.ndim != 1:
+    if labels is None:
         return {}
     return {name: (dim, np.repeat(labels.cpu().numpy(), repeats))}
 

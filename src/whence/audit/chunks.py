@@ -13,7 +13,7 @@ from whence._errors import ArgumentError, AuditError
 from whence.audit.groups import Grouping, as_by
 from whence.audit.quadrature import rule
 from whence.audit.quantities import Numbers, Quantity, as_quantity
-from whence.audit.steps import Form, cast
+from whence.audit.steps import Form
 from whence.audit.targets import State, TargetPass
 from whence.audit.walk import Plan, Tally
 from whence.datasets import Examples, as_examples, call_model
@@ -23,6 +23,7 @@ from whence.runs.settings import decode_settings, optimizer_class
 
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
 _FACTORS = {"mixed": torch.bfloat16}
+ROOT = "(model)"  # the layer of parameters that the model owns itself; no module can be called so
 _PASS_ROWS = 1024  # targets that go through the model at once, at most
 
 
@@ -129,8 +130,7 @@ class Work:
     def final_state(self) -> tuple[State, State]:
         """Return parameters and buffers at the end of the run."""
         last = self.run.state_at(self.run.steps)
-        parameters = {name: last.parameters[name] for name in self.run.parameter_names}
-        return cast(parameters, self.plan.form.dtype), cast(last.buffers, self.plan.form.dtype)
+        return last.parameters, last.buffers
 
 
 def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> Work:
@@ -162,13 +162,19 @@ def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> W
 
 
 def layer_of(parameter: str) -> str:
-    """Return the name of the layer that owns a parameter (the model itself is ``"model"``)."""
-    return parameter.rpartition(".")[0] or "model"
+    """Return the name of the layer that owns a parameter (of the model itself, ``ROOT``)."""
+    return parameter.rpartition(".")[0] or ROOT
 
 
 def layer_names(run: Run) -> tuple[str, ...]:
     """Return the layers with trained parameters, in the model's order."""
     return tuple(dict.fromkeys(layer_of(name) for name in run.parameter_names))
+
+
+def labels_of(examples: Examples) -> Tensor | None:
+    """Return the labels of all examples, or None if they are not one number each."""
+    _, first = examples.batch([0])
+    return examples.labels if isinstance(first, Tensor) and first.ndim == 1 else None
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
@@ -179,13 +185,16 @@ def to_device(tree: Any, device: torch.device) -> Any:
 def _chosen(ids: Sequence[int] | None, count: int) -> Tensor:
     if ids is None:
         return torch.arange(count)
-    outside = [one for one in ids if not 0 <= int(one) < count]
+    if isinstance(ids, int | str):
+        raise ArgumentError(f"`ids` is a sequence of target numbers; got {ids!r}. For one target give a list of one.")
+    ids = [int(one) for one in ids]
+    outside = [one for one in ids if not 0 <= one < count]
     if outside or len(ids) == 0 or len(set(ids)) != len(ids):
         raise ArgumentError(
             f"`ids` must name some of the {count} targets (0..{count - 1}), each once; got {list(ids)[:10]}"
             f"{' ...' if len(ids) > 10 else ''}."
         )
-    return torch.tensor([int(one) for one in ids])
+    return torch.tensor(ids)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -208,11 +217,11 @@ def _probe(run: Run, examples: Examples, ids: Tensor) -> Any:
 def _grouping(run: Run, by: tuple[str, ...], layers: int) -> Grouping:
     train, labels, count = len(run.examples), None, 0
     if "label" in by:
-        known = run.examples.labels
-        if known.ndim != 1 or known.is_floating_point():
+        known = labels_of(run.examples)
+        if known is None or known.is_floating_point():
             raise ArgumentError(
-                f"`by` holds 'label', but the training labels (shape {tuple(known.shape)}, {known.dtype}) are not one "
-                "whole number per example. Leave 'label' out, and group the result yourself."
+                "`by` holds 'label', but the training labels are not one whole number per example. Leave 'label' out, "
+                "and group the result yourself."
             )
         kinds, labels = torch.unique(known, return_inverse=True)
         count = len(kinds)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
 import safetensors.torch
+import torch
 import zarr
 from safetensors import SafetensorError
 from torch import Tensor
 
 from whence._errors import AuditError
-from whence._files import disk_errors, file_checksum, write_atomically
+from whence._files import checksum, disk_errors, write_atomically
 from whence.audit.adjoints import Adjoints
 from whence.audit.chunks import Chunk, Work
 from whence.audit.result import Audit
@@ -42,10 +44,11 @@ class Partial:
     def __init__(self, path: Path, work: Work) -> None:
         self._path, self._work = path, work
         self._folder = path.with_name(f".{path.name}.partial")
-        self.seconds_before = 0.0
+        self._begun = time.monotonic()
         with disk_errors(path):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._agree()
+            self._before = float(clock.read_text()) if (clock := self._folder / "seconds").exists() else 0.0
             group = zarr.open_group(self._folder / "audit.zarr", mode="a", zarr_format=3)
             self.sink = DiskSink(group, work.grouping, work.rows, work.dtype_name, work.quantity.unit)
 
@@ -70,6 +73,11 @@ class Partial:
             Tally(**{name: tensors[name] for name in _TALLY}), tensors["residuals"], tensors.get("predictions")
         )
 
+    @property
+    def seconds(self) -> float:
+        """How long the audit has taken, interruptions left out."""
+        return self._before + time.monotonic() - self._begun
+
     def keep(self, number: int, chunk: Chunk) -> None:
         """Keep what a finished chunk gave, and forget its walk."""
         tensors = {name: getattr(chunk.tally, name) for name in _TALLY} | {"residuals": chunk.residuals}
@@ -77,6 +85,7 @@ class Partial:
             tensors["predictions"] = chunk.predictions.cpu()
         _write(self._folder / f"chunk-{number}.safetensors", tensors, {})
         (self._folder / "walk.safetensors").unlink(missing_ok=True)
+        write_atomically(self._folder / "seconds", str(self.seconds).encode())
 
     def save(self, number: int, walk: Walk) -> None:
         """Keep a walk that stands between two segments."""
@@ -90,6 +99,7 @@ class Partial:
             "pending": walk.adjoints.pending,
         }
         _write(self._folder / "walk.safetensors", tensors, facts)
+        write_atomically(self._folder / "seconds", str(self.seconds).encode())
 
     def resume(self, number: int, targets: TargetPass) -> Walk | None:
         """Return the walk of a chunk as it was last saved, or None if there is none."""
@@ -138,11 +148,12 @@ class Partial:
 def _describe(work: Work) -> dict[str, Any]:
     plan = work.plan
     return {
-        "run": file_checksum(work.run.path / "run.json"),
+        "run": _identity(work),
+        "loss": work.run.loss.name,
         "steps": work.run.steps,
         "targets": work.examples.fingerprint,
         "ids": work.ids.tolist(),
-        "quantity": work.quantity.name,
+        "quantity": [work.quantity.name, *(_code(one) for one in work.quantity.numbers)],
         "classes": list(work.quantity.classes or ()),
         "by": list(work.grouping.by),
         "quadrature": plan.rule.name,
@@ -151,6 +162,19 @@ def _describe(work: Work) -> dict[str, Any]:
         "precision": work.precision,
         "chunks": [[chunk.start, chunk.stop] for chunk in work.chunks],
     }
+
+
+def _identity(work: Work) -> str:
+    """Return a checksum of the parameters at the end of the run: trainings that differ in anything end apart."""
+    last = work.run.state_at(work.run.steps).parameters
+    flat = [last[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8) for name in sorted(last)]
+    return checksum(torch.cat(flat).numpy().tobytes())
+
+
+def _code(numbers: Any) -> str:
+    """Return a checksum of what a function does, as far as its own code says."""
+    code = getattr(numbers, "__code__", None)
+    return "" if code is None else checksum(code.co_code + repr((code.co_consts, code.co_names)).encode())
 
 
 def _restore(adjoints: Adjoints, tensors: dict[str, Tensor], pending: dict[str, float]) -> None:

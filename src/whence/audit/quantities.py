@@ -63,12 +63,12 @@ def as_quantity(
     if quantity not in {"logit", "probability"}:
         raise ArgumentError(f"No quantity {quantity!r}. Choose 'loss', 'logit', 'probability', or give a callable.")
     logits = _logits(outputs)
-    read = _logit if quantity == "logit" else _probability
+    values = _logits if quantity == "logit" else _probabilities
     unit = "units of target logit" if quantity == "logit" else "target probability"
     if classes is None:
-        return Quantity(quantity, unit, 1, None, (read,))
+        return Quantity(quantity, unit, 1, None, (_of_label(values),))
     chosen = _chosen(classes, logits.shape[1])
-    return Quantity(quantity, unit, 1, chosen, tuple(_of_class(read, one) for one in chosen))
+    return Quantity(quantity, unit, 1, chosen, tuple(_of_class(values, one) for one in chosen))
 
 
 def evaluate(numbers: Numbers, outputs: Any, labels: Any, examples: int) -> Float[Tensor, " examples"]:
@@ -76,8 +76,15 @@ def evaluate(numbers: Numbers, outputs: Any, labels: Any, examples: int) -> Floa
 
     Raises:
         ShapeError: If ``numbers`` does not give exactly one number per example.
+        ArgumentError: If torch refuses to compute it.
     """
-    values = numbers(outputs, labels)
+    try:
+        values = numbers(outputs, labels)
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"The audited quantity cannot be computed: {error}. A loss with weights of its own has their precision: "
+            "audit in that one (leave `precision` out)."
+        ) from error
     if not isinstance(values, Tensor) or values.shape != (examples,):
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ShapeError(
@@ -108,16 +115,44 @@ def _logits(outputs: Any) -> Float[Tensor, "examples classes"]:
     return logits
 
 
-def _logit(outputs: Any, labels: Any) -> Float[Tensor, " examples"]:
-    return _logits(outputs).gather(1, labels.reshape(-1, 1)).squeeze(1)
+def _of_label(values: Callable[[Any], Tensor]) -> Numbers:
+    """Read, of each example, the entry of its own label."""
+
+    def read(outputs: Any, labels: Any) -> Tensor:
+        found = values(outputs)
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.numel() != len(found):
+            given = (
+                f"{labels.dtype} of shape {tuple(labels.shape)}"
+                if isinstance(labels, Tensor)
+                else type(labels).__name__
+            )
+            raise ArgumentError(
+                f"The logit or probability of a target's own label needs one class number each; labels are {given}. "
+                "Name the outputs to audit in `classes`, or audit a callable."
+            )
+        outside = (labels < 0) | (labels >= found.shape[1])
+        if outside.any():
+            raise ArgumentError(
+                f"Label {int(labels[outside][0])} is none of the {found.shape[1]} "
+                f"outputs (0..{found.shape[1] - 1}). Name some in `classes`, or leave such targets out (`ids`)."
+            )
+        return found.gather(1, labels.reshape(-1, 1)).squeeze(1)
+
+    return read
 
 
-def _probability(outputs: Any, labels: Any) -> Float[Tensor, " examples"]:
-    return torch.softmax(_logits(outputs), 1).gather(1, labels.reshape(-1, 1)).squeeze(1)
+def _probabilities(outputs: Any) -> Float[Tensor, "examples classes"]:
+    logits = _logits(outputs)
+    if logits.shape[1] < 2:
+        raise ArgumentError(
+            "The probability of a model with one output is not its softmax, which is always 1. "
+            "Audit the logit, or a callable that computes the probability."
+        )
+    return torch.softmax(logits, 1)
 
 
-def _of_class(read: Numbers, index: int) -> Numbers:
-    return lambda outputs, labels: read(outputs, torch.full_like(labels, index))
+def _of_class(values: Callable[[Any], Tensor], index: int) -> Numbers:
+    return lambda outputs, _labels: values(outputs)[:, index]
 
 
 def _chosen(classes: Sequence[int] | str, count: int) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError, LabelError
 
+_SUM_ERROR = 1e-3  # relative to the sizes of the influences; sums of float32 numbers agree far better
+
 
 @final
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Completeness:
         true_change: What the quantity really changed by over the run, dims ``("target",)``.
         reconstructed: Sum of all influences and residuals, dims ``("target",)``.
         residual: What no example did, dims ``("target", "source")``: what became of the initial parameters (through
-            weight decay) and of the initial optimizer state, and what normalisation buffers did.
+            weight decay) and of the initial optimizer state, what normalisation buffers did, and what gradients did
+            that were nothing but rounding (of a bias right before a batch normalisation, say).
     """
 
     true_change: xr.DataArray
@@ -54,9 +57,10 @@ class Completeness:
         """Say in one line how complete the audit is."""
         unit = self.true_change.attrs.get("unit", "")
         change = float(np.abs(self.true_change).mean())
+        count = self.true_change.size
         return (
-            f"{self.true_change.size} targets: mean error {self.mean_error:.3g} {unit}, mean change {change:.3g}, "
-            f"correlation {self.correlation:.9f}"
+            f"{count} target{'' if count == 1 else 's'}: mean error {self.mean_error:.3g} {unit}, "
+            f"mean change {change:.3g}, correlation {self.correlation:.9f}"
         )
 
 
@@ -103,7 +107,7 @@ class Audit:
     @cached_property
     def completeness(self) -> Completeness:
         """The measured proof: true against reconstructed change per target. Reads the influences once."""
-        summed = _sum_all_but_target(self.influence)
+        summed = _sum_all_but_target(self.influence, self.profile)
         residual = self.data["residual"]
         reconstructed = (summed + residual.sum("source")).rename("reconstructed")
         return Completeness(self.data["true_change"], reconstructed, residual)
@@ -120,7 +124,9 @@ class Audit:
                 f"This audit has the dimensions {self.influence.dims}: its training examples were summed by label. "
                 "Audit again without 'label' in `by` to rank single examples."
             )
-        row = self.influence.isel(target=self._position(target)).load()
+        position = self._position(target)
+        row = read(self.influence.isel(target=position))
+        check(row, self.profile.isel(target=position))
         return row.sum([dim for dim in row.dims if dim != "train"], keep_attrs=True)
 
     def helpful(self, target: Any, k: int = 25) -> xr.DataArray:
@@ -174,6 +180,8 @@ class Audit:
     def _position(self, target: Any) -> int:
         known = self.influence.coords["target"].values
         found = np.flatnonzero(known == target)
+        if found.size == 0:  # an id as text, such as "17", also names target 17
+            found = np.flatnonzero(known.astype(str) == str(target))
         if found.size == 0:
             near = " or ".join(difflib.get_close_matches(str(target), [str(one) for one in known])) or "none is close"
             raise LabelError(
@@ -183,11 +191,40 @@ class Audit:
         return int(found[0])
 
 
-def _sum_all_but_target(influence: xr.DataArray) -> xr.DataArray:
+def _sum_all_but_target(influence: xr.DataArray, profile: xr.DataArray) -> xr.DataArray:
     """Sum in float64, one target's row in memory at a time, so that an audit larger than memory can be checked."""
-    others = [dim for dim in influence.dims if dim != "target"]
-    sums = [
-        float(influence.isel(target=row).sum(others, dtype=np.float64).values)
-        for row in range(influence.sizes["target"])
-    ]
+    sums = []
+    for position in range(influence.sizes["target"]):
+        row = read(influence.isel(target=position))
+        check(row, profile.isel(target=position))
+        sums.append(float(row.sum(dtype=np.float64)))
     return xr.DataArray(np.array(sums), {"target": influence.coords["target"]}, ("target",), attrs=influence.attrs)
+
+
+def read(array: xr.DataArray) -> xr.DataArray:
+    """Read an array that may be on disk.
+
+    Raises:
+        AuditError: If its file is damaged.
+    """
+    try:
+        return array.load()
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise AuditError(
+            f"Influences on disk cannot be read: {error}. Restore the audit's folder or audit again."
+        ) from error
+
+
+def check(row: xr.DataArray, profile: xr.DataArray) -> None:
+    """Compare one target's influences with their sum, which is kept apart.
+
+    Raises:
+        AuditError: If they do not agree: a file of the audit is missing or altered.
+    """
+    found, kept = float(row.sum(dtype=np.float64)), float(profile.sum())
+    size = float(np.abs(row).sum(dtype=np.float64)) + float(np.abs(profile).sum())
+    if not abs(found - kept) <= _SUM_ERROR * size:  # also when it is not a number
+        raise AuditError(
+            f"The influences on target {row.coords['target'].item()} add up to {found:.6g}, but {kept:.6g} was kept of "
+            "them: files of the audit are missing or altered. Restore its folder, or audit again."
+        )

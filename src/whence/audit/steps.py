@@ -13,15 +13,27 @@ from torch import Tensor, nn
 
 from whence.audit.adjoints import Microbatch
 from whence.audit.targets import State
-from whence.gradients import Captured, PerExample, capture
+from whence.gradients import Captured, Dense, PerExample, capture
 from whence.optimizers import LinearStep, linear_step
 from whence.runs import ReplayedStep, Run, Segment
+
+NOISE = 256.0  # roundings of the shares' sizes below which their sum counts as nothing but rounding
 
 
 @final
 @dataclass(frozen=True)
 class Walked:
-    """One step of the run, ready to be walked back: nothing in it is live any more."""
+    """One step of the run, ready to be walked back: nothing in it is live any more.
+
+    Attributes:
+        index, epoch: Of the step.
+        parameters: Every parameter that the run trains at some time, before the step.
+        buffers: Of the model, before the step.
+        steps: The optimizer's step of each parameter that it updated.
+        batch: The microbatches.
+        noise: Used gradients that are nothing but rounding, by parameter (other entries 0); no example has a share.
+        ids: Of the training examples, microbatch after microbatch.
+    """
 
     index: int
     epoch: int
@@ -29,6 +41,7 @@ class Walked:
     buffers: State
     steps: dict[str, LinearStep]
     batch: tuple[Microbatch, ...]
+    noise: dict[str, Tensor]
     ids: Tensor
 
 
@@ -118,10 +131,54 @@ def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
         name: linear_step(step.optimizer, live[name], first=name in step.unbuffered).to(form.dtype)
         for name in step.updated
     }
-    batch = []
-    for captured, ids in zip(step.seen, step.record.batches, strict=True):
-        gradients: dict[str, PerExample] = {name: one.to(form.factors) for name, one in captured.gradients().items()}
-        batch.append(Microbatch(gradients, len(ids), step.scale))
-    parameters, buffers = cast(step.parameters, form.dtype), cast(step.buffers, form.dtype)
-    ids = torch.cat(list(step.record.batches))
-    return Walked(step.index, step.record.epoch, parameters, buffers, steps, tuple(batch), ids)
+    captured = [dict(one.gradients()) for one in step.seen]
+    noise = without_noise(captured, {name: live[name].grad for name in step.updated})
+    batch = [
+        Microbatch({name: one.to(form.factors) for name, one in gradients.items()}, len(ids), step.scale)
+        for gradients, ids in zip(captured, step.record.batches, strict=True)
+    ]
+    parameters = {
+        name: step.parameters[name] if name in step.parameters else live[name].detach().clone()
+        for name in run.parameter_names
+    }
+    return Walked(
+        index=step.index,
+        epoch=step.record.epoch,
+        parameters=cast(parameters, form.dtype),
+        buffers=cast(step.buffers, form.dtype),
+        steps=steps,
+        batch=tuple(batch),
+        noise=cast(noise, form.dtype),
+        ids=torch.cat(list(step.record.batches)),
+    )
+
+
+def without_noise(captured: list[dict[str, PerExample]], used: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Take the shares of entries whose batch gradient is nothing but rounding away, and return those gradients.
+
+    The gradient of a bias right before a batch normalisation is zero, whatever the batch; what is computed is rounding.
+    An optimizer that divides by the gradient's size moves the bias all the same. Shares of examples, which cancel
+    there, would be blown up as much: huge, and meaning nothing.
+
+    Args:
+        captured: Per-example gradients of each microbatch; changed in place.
+        used: The gradient that the optimizer saw, by parameter.
+    """
+    found = {}
+    for name, gradient in used.items():
+        terms = [one[name] for one in captured if name in one]
+        if gradient is None or not all(isinstance(term, Dense) and term.values.ndim == 2 for term in terms):
+            continue
+        values = [term.values for term in terms if isinstance(term, Dense)]
+        if not values:
+            continue
+        total = torch.stack([one.sum(0) for one in values]).sum(0)
+        size = torch.stack([one.abs().sum(0) for one in values]).sum(0)
+        noise = (total.abs() <= NOISE * torch.finfo(total.dtype).eps * size) & (size > 0)
+        if noise.any():
+            found[name] = torch.where(noise.reshape(gradient.shape), gradient.detach(), 0.0)
+            for one in captured:
+                term = one.get(name)
+                if isinstance(term, Dense):
+                    one[name] = Dense(term.values.masked_fill(noise, 0.0))
+    return found

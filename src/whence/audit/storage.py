@@ -18,6 +18,7 @@ from whence.audit.groups import Grouping
 from whence.audit.result import Audit
 
 FORMAT = 1
+VARIABLES = frozenset({"influence", "profile", "true_change", "residual", "course", "explained", "step_error"})
 _CHUNK_BYTES = 4 * 2**20
 
 
@@ -63,6 +64,9 @@ def load_audit(path: str | Path) -> Audit:
         data = xr.open_zarr(path, chunks=None, consolidated=False)
     except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
         raise AuditError(f"{path} is not a saved audit: {error}. Give the path that an audit was saved to.") from error
+    missing = sorted(VARIABLES - set(data.variables))
+    if "influence" in data and data.attrs.get("format") == FORMAT and missing:
+        raise AuditError(f"The audit at {path} lacks {', '.join(missing)}. Restore its folder, or audit again.")
     if "influence" not in data or data.attrs.get("format") != FORMAT:
         raise AuditError(
             f"{path} holds no audit of format {FORMAT} (its format: {data.attrs.get('format')}). "

@@ -10,7 +10,9 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from whence._errors import ArgumentError
 from whence.audit.quantities import Quantity, evaluate
 from whence.datasets import call_model
 from whence.gradients import PerExample, capture, interleave
@@ -59,7 +61,7 @@ class TargetPass:
         self._model = copy.deepcopy(model).to(dtype=dtype).eval()
         self._inputs, self._labels = _cast(inputs, dtype), labels
         self._quantity, self._names = quantity, names
-        self._examples = len(labels)
+        self._examples = len(pytree.tree_leaves(labels)[0])
         self.dtype = dtype
         self._state = {
             **dict(self._model.named_parameters(remove_duplicate=False)),
@@ -71,7 +73,7 @@ class TargetPass:
 
     def gradients(self, parameters: State, buffers: State) -> TargetGradients:
         """Return the quantity and its per-target gradients at the given state."""
-        self._load(parameters, buffers)
+        self.place(parameters, buffers)
         found = [self._one(numbers) for numbers in self._quantity.numbers]
         if not self._checked:  # the first pass forms the weights' gradients too, against which the shares are checked
             self._model.requires_grad_(False)
@@ -82,7 +84,7 @@ class TargetPass:
 
     def values(self, parameters: State, buffers: State) -> Float[Tensor, " targets"]:
         """Return the quantity alone, in float64."""
-        self._load(parameters, buffers)
+        self.place(parameters, buffers)
         with torch.no_grad():
             outputs = call_model(self._model, self._inputs)
             rows = [evaluate(one, outputs, self._labels, self._examples) for one in self._quantity.numbers]
@@ -90,7 +92,7 @@ class TargetPass:
 
     def predictions(self, parameters: State, buffers: State) -> Tensor | None:
         """Return the predicted class of each target example, or None if the outputs are not (examples, classes)."""
-        self._load(parameters, buffers)
+        self.place(parameters, buffers)
         with torch.no_grad():
             outputs = call_model(self._model, self._inputs)
         logits = getattr(outputs, "logits", outputs)
@@ -101,13 +103,19 @@ class TargetPass:
     def _one(self, numbers: Any) -> TargetGradients:
         with torch.enable_grad(), capture(self._model, self._names, frozen=self._checked) as captured:
             values = evaluate(numbers, call_model(self._model, self._inputs), self._labels, self._examples)
-            if values.requires_grad:
-                values.sum().backward()
+            if not values.requires_grad:
+                raise ArgumentError(
+                    f"The audited quantity {self._quantity.name!r} does not depend on trained parameters in a way "
+                    "that can be differentiated, so nothing can be attributed. Audit a differentiable number, not an "
+                    "argmax or a comparison."
+                )
+            values.sum().backward()
         for parameter in self._model.parameters():
             parameter.grad = None
-        return TargetGradients(values.detach().double(), captured.gradients() if values.requires_grad else {})
+        return TargetGradients(values.detach().double(), captured.gradients())
 
-    def _load(self, parameters: State, buffers: State) -> None:
+    def place(self, parameters: State, buffers: State) -> None:
+        """Bring the model to a state; parameters and buffers that are not named stay as they are."""
         with torch.no_grad():
             for name, value in (*parameters.items(), *buffers.items()):
                 self._state[name].copy_(value)
@@ -121,10 +129,7 @@ def _interleave(found: list[TargetGradients]) -> TargetGradients:
 
 
 def _cast(inputs: Any, dtype: torch.dtype) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.to(dtype) if inputs.is_floating_point() else inputs
-    if isinstance(inputs, Mapping):
-        return {key: _cast(value, dtype) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_cast(value, dtype) for value in inputs)
-    return inputs
+    def cast(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return pytree.tree_map(cast, inputs)

@@ -7,7 +7,7 @@ multiplied with the per-example gradients of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, final, runtime_checkable
@@ -66,6 +66,7 @@ class Tally:
         course: The quantity at each point, (targets, points).
         explained: What was explained within each epoch: h̄·Δθ and the buffers' part, (targets, epochs).
         buffers: What the buffers did, (targets).
+        rounding: What gradients did that were nothing but rounding, (targets).
         step_error: Mean over targets of the absolute error of each step, (steps); of a stretch at its first step.
     """
 
@@ -73,6 +74,7 @@ class Tally:
     course: Tensor
     explained: Tensor
     buffers: Tensor
+    rounding: Tensor
     step_error: Tensor
 
     @classmethod
@@ -84,8 +86,20 @@ class Tally:
             zeros(targets, grouping.epochs + 1),
             zeros(targets, grouping.epochs),
             zeros(targets),
+            zeros(targets),
             zeros(grouping.steps),
         )
+
+    def fill(self, epochs: Sequence[int]) -> None:
+        """Give epochs without a step the quantity's value at the next point: nothing moved in between.
+
+        Args:
+            epochs: The epoch of each step.
+        """
+        known = set(epochs)
+        for epoch in reversed(range(self.course.shape[1] - 1)):
+            if epoch not in known:
+                self.course[:, epoch] = self.course[:, epoch + 1]
 
 
 @final
@@ -126,6 +140,7 @@ def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment
     parameters = {name: state.parameters[name].to(device) for name in run.parameter_names}
     buffers = {name: value.to(device) for name, value in state.buffers.items()}
     standing = (cast(parameters, plan.form.dtype), cast(buffers, plan.form.dtype))
+    targets.place(state.parameters, state.buffers)  # also what the run never trained
     later = targets.gradients(*standing)
     count = later.values.numel()
     shapes = {name: value.shape for name, value in parameters.items()}
@@ -148,9 +163,9 @@ def walk_segment(walk: Walk, run: Run, targets: TargetPass, plan: Plan, grouping
 
 
 def residuals(walk: Walk, initial_buffers: State) -> Tensor:
-    """Return what no example did, (targets, 3): initial parameters, initial optimizer state, normalisation buffers."""
+    """Return what no example did, (targets, 4): initial parameters and optimizer state, buffers, rounding."""
     owed = walk.adjoints.owed(walk.standing[0], initial_buffers)
-    return torch.stack([*(one.cpu() for one in owed), walk.tally.buffers], 1)
+    return torch.stack([*(one.cpu() for one in owed), walk.tally.buffers, walk.tally.rounding], 1)
 
 
 def stretches(steps: list[Walked], length: int) -> Iterator[list[Walked]]:
@@ -183,7 +198,8 @@ def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, si
     if moment != walk.moment:
         sink.write(walk.moment, walk.slab.take())
         walk.moment = moment
-    influences = walk.adjoints.step(step.steps, found.gradients, step.batch)
+    influences, rounding = walk.adjoints.step(step.steps, found.gradients, step.batch, step.noise)
+    walk.tally.rounding += rounding.cpu()
     walk.slab.add(step.ids, influences)
     walk.tally.profile[:, :, step.epoch] += influences.sum(2).T.double().cpu()
 
