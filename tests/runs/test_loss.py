@@ -25,6 +25,10 @@ def linear() -> nn.Module:
     return nn.Linear(4, 3)
 
 
+def narrow() -> nn.Module:
+    return nn.Linear(4, 1)
+
+
 def sequential() -> nn.Module:
     torch.manual_seed(4)
     return nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2)))
@@ -50,6 +54,18 @@ def spread(outputs: Tensor, labels: Tensor) -> Tensor:
     return (outputs - labels).std(0)
 
 
+def paired(outputs: Tensor, _labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)), reduction="none")
+
+
+def paired_mean(outputs: Tensor, _labels: Tensor, reduction: str = "mean") -> Tensor:
+    return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)), reduction=reduction)
+
+
+def squeezed(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.squeeze(), labels, reduction="none")
+
+
 WEIGHT = torch.tensor([1.0, 5.0, 0.2])
 SQUARES = ((linear()(INPUTS) - VALUES) ** 2).detach()
 CROSS = F.cross_entropy(linear()(INPUTS), CLASSES, reduction="none").detach()
@@ -69,6 +85,7 @@ LOSSES: dict[str, tuple[Any, Callable[[], nn.Module], Tensor, Tensor, Tensor]] =
     ),
     "several values": (nn.MSELoss(), linear, VALUES, SQUARES.mean(), SQUARES.sum(1)),
     "callable of each": (each, linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
+    "callable that wants several": (squeezed, linear, CLASSES, CROSS.mean(), CROSS),
     "callable mean": (one_mean, linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
     "callable sum": (one_sum, linear, VALUES, SQUARES.sum(), SQUARES.sum(1)),
 }
@@ -103,6 +120,13 @@ def test_the_loss_of_an_example_with_positions_is_their_sum_without_the_ignored(
 
 REFUSED: dict[str, tuple[Any, Any, str]] = {
     "contrastive": (contrast, VALUES, r"The loss contrast is neither a mean nor a sum over examples: .*4 examples"),
+    "pairs, of each": (paired, VALUES, r"The loss paired mixes the examples of a batch: .* one by one"),
+    "pairs, reduced": (paired_mean, VALUES, r"The loss paired_mean mixes the examples of a batch"),
+    "spread out": (
+        F.mse_loss,
+        VALUES[:, 0],
+        r"mse_loss compares .*outputs of shape \(4, 1\) and labels of shape \(4,\) are spread out to \(4, 4\)",
+    ),
     "wrong shape": (spread, VALUES, r"The loss spread gives values of shape \(3,\) for 4 examples"),
     "wrong labels": (F.cross_entropy, VALUES[:, :2], r"The loss cross_entropy cannot be called as loss\("),
     "three arguments": (nn.TripletMarginLoss(), VALUES, r"TripletMarginLoss.* cannot be called as"),
@@ -110,11 +134,12 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch's own words on what is refused
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_loss_that_cannot_be_shared_out_is_refused_by_name(name: str) -> None:
     loss, labels, words = REFUSED[name]
     with pytest.raises(errors.UnsupportedLossError, match=words):
-        training_loss(loss, linear(), as_examples((INPUTS, labels)))
+        training_loss(loss, narrow() if name == "spread out" else linear(), as_examples((INPUTS, labels)))
 
 
 def test_a_model_that_does_not_fit_the_data_is_told_so() -> None:

@@ -102,8 +102,42 @@ def _forms(name: str, loss: _Function, outputs: Any, labels: Any, count: int) ->
             f"The loss {name} gives values of shape {tuple(found.shape)} for {count} examples; "
             "it must give one loss per example (first axis), or their mean or sum."
         )
+    _check_apart(name, unreduced, outputs, labels, found)
     each = functools.partial(_summed_positions, unreduced)
     return (functools.partial(_mean, each), each) if given == "none" else (loss, each)
+
+
+def _check_apart(name: str, unreduced: _Function, outputs: Any, labels: Any, found: Tensor) -> None:
+    """Check that each example's loss depends on that example alone.
+
+    Raises:
+        UnsupportedLossError: If an example's loss is another without the rest of the batch.
+    """
+    try:
+        with torch.no_grad():
+            alone = [unreduced(rows(outputs, i, i + 1), rows(labels, i, i + 1)) for i in range(len(found))]
+    except (RuntimeError, TypeError, ValueError, IndexError):  # it wants more than one; then the batch is all there is
+        return
+    singles, whole = torch.stack([loss.sum() for loss in alone]).double(), found.reshape(len(found), -1).sum(1).double()
+    same = torch.allclose(whole, singles, rtol=_TOLERANCE, atol=_TOLERANCE * float(whole.abs().max()), equal_nan=True)
+    if same and sum(loss.numel() for loss in alone) == found.numel():
+        return
+    shapes = [tuple(value.shape) for value in (outputs, labels) if isinstance(value, Tensor)]
+    if len(shapes) == 2 and found.numel() > max(outputs.numel(), labels.numel()):
+        raise UnsupportedLossError(
+            f"The loss {name} compares every example with every other: outputs of shape {shapes[0]} and labels of "
+            f"shape {shapes[1]} are spread out to {tuple(found.shape)}. Give both the same shape: add an axis to the "
+            "labels in the dataset, or take the outputs' away in the model."
+        )
+    raise UnsupportedLossError(
+        f"The loss {name} mixes the examples of a batch: it gives the first {len(found)} examples "
+        f"{_shown(whole)} together, but {_shown(singles)} one by one. Contrastive and ranking losses cannot be shared "
+        "out to examples; give a loss in which each example's part depends on its own outputs and labels."
+    )
+
+
+def _shown(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())
 
 
 def _scalar_forms(name: str, loss: _Function, outputs: Any, labels: Any, count: int) -> tuple[_Function, _Function]:
