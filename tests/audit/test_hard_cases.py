@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +110,6 @@ def test_a_group_that_is_added_midway_is_attributed(quadrature: str, make: Any, 
 def test_an_unfinished_audit_of_another_run_or_quantity_is_not_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib
-import shutil
-
     api = importlib.import_module("whence.audit.api")
     runs = []
     for seed in (0, 1):
