@@ -72,6 +72,21 @@ def clip_value(model: nn.Module, _optimizer: Optimizer) -> None:
     clip_grad_value_(model.parameters(), 0.05)
 
 
+def clip_norm_and_value(model: nn.Module, _optimizer: Optimizer) -> None:
+    clip_grad_norm_(model.parameters(), 0.5)
+    clip_grad_value_(model.parameters(), 0.1)
+
+
+def clip_value_and_norm(model: nn.Module, _optimizer: Optimizer) -> None:
+    clip_grad_value_(model.parameters(), 0.1)
+    clip_grad_norm_(model.parameters(), 0.3)
+
+
+def clip_each_layer(model: nn.Module, _optimizer: Optimizer) -> None:
+    for layer in (model[0], model[2]):  # type: ignore[index]
+        clip_grad_norm_(layer.parameters(), 0.1)
+
+
 def average(model: nn.Module, _optimizer: Optimizer) -> None:
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -140,6 +155,11 @@ RECIPES = {
     "frozen midway": Recipe(after_step=freeze_midway),
     "clip by norm": Recipe(between=clip_norm),
     "clip by value": Recipe(between=clip_value),
+    "clip by norm, then by value": Recipe(between=clip_norm_and_value),
+    "clip by value, then by norm": Recipe(between=clip_value_and_norm),
+    "accumulate with a last smaller group, and clip by value": Recipe(
+        accumulate=4, group_at_end=True, divide=4.0, between=clip_value
+    ),
     "accumulate": Recipe(model=noisy_model, accumulate=2),
     "accumulate and divide by 3": Recipe(accumulate=3, divide=3.0),
     "accumulate and average after": Recipe(accumulate=3, between=average),
@@ -294,6 +314,7 @@ def diverge(_model: nn.Module, optimizer: Optimizer, _step: int) -> None:
 REFUSED: dict[str, tuple[Recipe, str]] = {
     "another loss": (Recipe(loss_of=squared), r"Step 0 \(epoch 0\).*another loss.*cross_entropy"),
     "noise on gradients": (Recipe(between=noise), r"Step 0 \(epoch 0\).*changed in another way"),
+    "clipped layer by layer": (Recipe(between=clip_each_layer), r"Step 0 .*clipping group by group"),
     "diverged": (Recipe(after_step=diverge), r"Step 2 .*not finite, so the training diverged"),
     "parameters changed": (Recipe(after_step=poke), r"Step 6 .*something other than the optimizer changed 0\.weight"),
     "parameters changed unseen": (Recipe(after_step=poke_unseen), r"Step 6 .*changed by hand"),

@@ -74,6 +74,7 @@ class Recipe:
     after_step: Callable[[nn.Module, Optimizer, int], None] = lambda _model, _optimizer, _step: None
     accumulate: int = 1
     divide: float = 1.0
+    group_at_end: bool = False  # whether an epoch's last batches are a smaller group, or go with the next epoch's
     to_none: bool = True
     epochs: int = 3
     batch_size: int = 4
@@ -83,10 +84,11 @@ class Recipe:
         steps = 0
         for batches in epochs:
             for number, (inputs, labels) in enumerate(batches, start=1):
+                last = self.group_at_end and number * self.batch_size >= EXAMPLES
                 with self.context():
                     loss = self.loss_of(model(inputs), labels)
                 (loss / self.divide).backward()
-                if number % self.accumulate:
+                if number % self.accumulate and not last:
                     continue
                 self.between(model, optimizer)
                 optimizer.step()

@@ -9,8 +9,8 @@ _LIKELY = (
     "Likely causes: the loop minimises another loss than the one given ({loss}), or adds a penalty to it; the loop "
     "changes the batch between recorder and model; random draws in the dataset without a stored seed "
     "(use datasets.Augmented) or in the model by other means than torch; gradients that are not zeroed between steps "
-    "or are changed in another way than by one factor or by clipping; parameters or buffers changed by hand between "
-    "steps; another version of torch, another device or "
+    "or are changed in another way than by one factor or by clipping (clipping group by group, noise); "
+    "parameters or buffers changed by hand between steps; another version of torch, another device or "
     "thread count."
 )
 

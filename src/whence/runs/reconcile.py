@@ -1,7 +1,7 @@
 """Find what a training loop did to its gradient before the optimizer saw it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ as that with one other example in the batch, differs by far more."""
 
 _ROUNDING = 1e-12  # relative; the reductions of another process differ by no more where the gradients are equal
 _LARGEST_DIVISOR = 4096  # microbatches that one step may plausibly accumulate
+_NEWTON_STEPS = 50  # about ten are needed
 _ULPS = 3  # neighbours tried on either side of a scalar, to find the very one that the loop used
 
 Scale = float | dict[str, float | Tensor]
@@ -23,8 +24,8 @@ Scale = float | dict[str, float | Tensor]
 def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int) -> Scale | None:
     """Change gradients in place into the recorded ones, and return by which factor.
 
-    Tried in order: nothing; one scalar (accumulation, clipping by norm, loss scaling); clipping by value, also after
-    division by the number of microbatches.
+    Tried in order: nothing; one scalar (accumulation, clipping by norm, loss scaling); one scalar and clipping by
+    value. Whichever of the two the loop did first, and whether it did one of them twice, all come to one scalar and one bound.
 
     Args:
         gradients: As computed again, by parameter name.
@@ -42,11 +43,7 @@ def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, micro
         return None
     if _proportional(raw, wanted):
         return _scale(gradients, raw, wanted)
-    for factor in dict.fromkeys((1.0, 1.0 / microbatches)):
-        clipped = {name: (g * factor).clamp(-wanted.linf, wanted.linf) for name, g in gradients.items()}
-        if gradient_statistics(clipped.values()).close(wanted, TOLERANCE):
-            return _take_clipped(gradients, clipped)
-    return None
+    return _clipped(gradients, wanted, microbatches)
 
 
 def exact(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> bool:
@@ -107,9 +104,49 @@ def _candidates(ratio: float, kind: torch.dtype) -> list[float]:
     return sorted((float(value) for value in found), key=lambda value: abs(value - ratio))
 
 
-def _take_clipped(gradients: Mapping[str, Tensor], clipped: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
+def _clipped(
+    gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int
+) -> dict[str, float | Tensor] | None:
+    """Scale and then clip gradients in place by value; return the factors, None if that does not explain them."""
+    for factor in dict.fromkeys((1.0, 1.0 / microbatches)):
+        if gradient_statistics(_bounded(gradients, factor, wanted.linf)).close(wanted, TOLERANCE):
+            return _take_clipped(gradients, factor, wanted.linf)
+    factor = _factor_before_clipping(gradients, wanted)
+    if not gradient_statistics(_bounded(gradients, factor, wanted.linf)).close(wanted, TOLERANCE):
+        return None
+    kind = next(iter(gradients.values())).dtype
+    likely = (1.0 / divisor(factor), float(round(factor)), *_candidates(factor, kind))
+    found = (f for f in likely if gradient_statistics(_bounded(gradients, f, wanted.linf)) == wanted)
+    return _take_clipped(gradients, next(found, factor), wanted.linf)
+
+
+def _factor_before_clipping(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> float:
+    """Return the c for which c·g, clipped to the recorded largest value, has the recorded l1 norm.
+
+    That norm is increasing, concave and piecewise linear in c, so that Newton's steps from below rise to the solution
+    and reach it after finitely many.
+    """
+    factor = 0.0
+    for _ in range(_NEWTON_STEPS):
+        free, clipped = 0.0, 0
+        for gradient in gradients.values():
+            inside = gradient.abs().double() * factor < wanted.linf
+            clipped += inside.numel() - int(inside.sum())
+            free += float((gradient.abs() * inside).sum(dtype=torch.float64))
+        following = (wanted.l1 - clipped * wanted.linf) / free if free else factor
+        if following <= factor * (1 + _ROUNDING):
+            break
+        factor = following
+    return factor
+
+
+def _bounded(gradients: Mapping[str, Tensor], factor: float, bound: float) -> Iterator[Tensor]:
+    return ((gradient * factor).clamp(-bound, bound) for gradient in gradients.values())
+
+
+def _take_clipped(gradients: Mapping[str, Tensor], factor: float, bound: float) -> dict[str, float | Tensor]:
     scale: dict[str, float | Tensor] = {}
-    for name, gradient in gradients.items():
-        scale[name] = torch.where(gradient == 0, torch.ones_like(gradient), clipped[name] / gradient)
-        gradient.copy_(clipped[name])
+    for (name, gradient), clipped in zip(gradients.items(), _bounded(gradients, factor, bound), strict=True):
+        scale[name] = torch.where(gradient == 0, torch.full_like(gradient, factor), clipped / gradient)
+        gradient.copy_(clipped)
     return scale
