@@ -132,6 +132,13 @@ def test_the_lists_are_the_audits_most_helpful_and_most_harmful(case: Case) -> N
     assert all(listed.influence.startswith("−") for listed in helpful.listed)
 
 
+def test_layers_are_shown_with_the_class_of_their_module(case: Case) -> None:
+    (one,) = make_page(case.run, case.audit, case.targets, chosen=[0]).explanations
+    heat = next(figure for figure in one.figures if figure.key.endswith("-profile"))
+    assert heat.traces[0]["y"] == ["1 Linear", "3 Linear"]
+    assert [row[0] for row in heat.rows] == ["1 Linear", "3 Linear"]
+
+
 def test_the_share_by_class_adds_up_to_the_change_that_examples_made(case: Case) -> None:
     (one,) = make_page(case.run, case.audit, case.targets, chosen=[0]).explanations
     shares = next(figure for figure in one.figures if figure.key.endswith("-class"))

@@ -18,6 +18,7 @@ from tests.report.making import Case, picture_case
 from whence.report import curves
 from whence.report.answers import Answerer, Answers
 from whence.report.confusion import confusion
+from whence.report.explain import Listed, Ranking, blame, common_labels
 from whence.report.influences import profile_figure, sorted_figure
 from whence.report.pictures import look
 from whence.report.words import label_name, number, percent, short_unit, signed
@@ -123,6 +124,44 @@ def test_many_layers_and_epochs_are_summed_without_loss() -> None:
     assert trace["y"][-1] == "21 other layers"
     shown = np.array(trace["z"])
     assert (np.sign(shown) * shown**2).sum() == pytest.approx(values.sum(), abs=0.05)
+
+
+def _list(labels: str) -> tuple[Listed, ...]:
+    return tuple(Listed(at, label, "+1", "+1", 100, False) for at, label in enumerate(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ("8898", "3 of 4 are labelled 8."),
+        ("35353", "3 of 5 are labelled 3."),
+        ("3355", "Of 4, 2 each are labelled 3 and 5."),
+        ("335588", "Of 6, 2 each are labelled 3, 5 and 8."),
+        ("35", "No two have the same label."),
+        ("3", "It is labelled 3."),
+        ("", "There are none."),
+    ],
+)
+def test_the_commonest_labels_of_a_list_are_named_with_ties(labels: str, text: str) -> None:
+    assert common_labels(_list(labels)) == text
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (
+            "8838",
+            "Of the 4 most harmful examples, 3 are labelled 8, the model's answer; none is labelled 9, the true class.",
+        ),
+        (
+            "9833",
+            "Of the 4 most harmful examples, 1 is labelled 8, the model's answer; 1 is labelled 9, the true class.",
+        ),
+        ("3", "The only harmful example is labelled 3."),
+    ],
+)
+def test_a_wrong_answer_is_traced_to_labels_in_plain_words(labels: str, text: str) -> None:
+    assert blame((Ranking("t0-all-harmful", "", "", _list(labels)),), "9", "8") == [text]
 
 
 def test_a_page_needs_no_folder_of_its_own(tmp_path: Path, case: Case) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,7 +16,7 @@ from whence.audit import Audit
 from whence.report.answers import Answers
 from whence.report.figures import Figure
 from whence.report.influences import class_figure, profile_figure, sorted_figure
-from whence.report.words import count, label_name, number, percent, short_unit, signed
+from whence.report.words import count, label_name, listing, number, percent, short_unit, signed
 
 _CLASSES_LISTED = 5
 
@@ -95,11 +95,20 @@ class Explainer:
         labels: Label of every example of the targets.
         names: What classes are called, if that is known.
         k: How many training examples to list.
+        layers: What layers are called, by their name in the audit; those left out keep it.
     """
 
     def __init__(
-        self, audit: Audit, answers: Answers, ids: Sequence[int], labels: Any, names: Sequence[str] | None, k: int
+        self,
+        audit: Audit,
+        answers: Answers,
+        ids: Sequence[int],
+        labels: Any,
+        names: Sequence[str] | None,
+        k: int,
+        layers: Mapping[str, str] | None = None,
     ) -> None:
+        self._layers = layers or {}
         self._audit, self._answers, self._labels, self._names, self._k = audit, answers, labels, names, k
         self._row_of = {index: row for row, index in enumerate(ids)}
         self._unit = short_unit(audit.unit)
@@ -150,7 +159,7 @@ class Explainer:
             ends = (("helpful", 1, "Least harmful"), ("harmful", -1, "Least helpful"))
             for kind, sign, otherwise in ends:
                 listed = self._ranked(total, values, labels, members[sign * values[members] > 0], sign, largest)
-                title, note = f"Most {kind} examples{words}", _common(listed, bool(words))
+                title, note = f"Most {kind} examples{words}", common_labels(listed, bool(words))
                 if not listed and words:  # the paper's contrast within a class, where all of it had one sign
                     listed = self._ranked(total, values, labels, members, sign, largest)
                     title, note = f"{otherwise} examples{words}", f"None of them was {kind}; these come closest."
@@ -202,7 +211,7 @@ class Explainer:
         story.append(f"Helpful examples add up to {signed(helped)}, harmful ones to {signed(harmed)} {unit}{rest}.")
         story.append(_concentration(values))
         if instead is not None:
-            story.extend(_blame(rankings, true, instead))
+            story.extend(blame(rankings, true, instead))
         return tuple(story)
 
     def _figures(self, key: str, position: int, total: xr.DataArray | None) -> tuple[Figure, ...]:
@@ -213,20 +222,33 @@ class Explainer:
         if by_class is not None:
             found.append(by_class)
         if "profile" in self._audit.data:
-            found.append(
-                profile_figure(key, self._audit.profile.isel(target=position).load(), self._unit, self._audit.helps)
-            )
+            found.append(profile_figure(key, self._profile(position), self._unit, self._audit.helps))
         return tuple(found)
 
+    def _profile(self, position: int) -> xr.DataArray:
+        """Return the target's influence by layer and epoch, its layers named for a reader."""
+        found = self._audit.profile.isel(target=position).load()
+        if "layer" not in found.coords:
+            return found
+        return found.assign_coords(layer=[self._layers.get(str(one), str(one)) for one in found.coords["layer"].values])
 
-def _common(listed: tuple[Listed, ...], one_class: bool) -> str:
+
+def common_labels(listed: tuple[Listed, ...], one_class: bool = False) -> str:
     """Say which labels a list holds most."""
     if not listed:
         return "There are none."
     if one_class or not listed[0].label:
         return ""
-    ((name, most),) = Counter(one.label for one in listed).most_common(1)
-    return f"{most} of {len(listed)} are labelled {name}."
+    labels = Counter(one.label for one in listed)
+    most = max(labels.values())
+    tied = [name for name, many in labels.items() if many == most]
+    if len(listed) == 1:
+        return f"It is labelled {tied[0]}."
+    if most == 1:
+        return "No two have the same label."
+    if len(tied) == 1:
+        return f"{most} of {len(listed)} are labelled {tied[0]}."
+    return f"Of {len(listed)}, {most} each are labelled {listing(tied)}."
 
 
 def _concentration(values: Float[NDArray[np.float64], " train"]) -> str:
@@ -241,13 +263,18 @@ def _concentration(values: Float[NDArray[np.float64], " train"]) -> str:
     )
 
 
-def _blame(rankings: tuple[Ranking, ...], true: str, instead: str) -> list[str]:
+def blame(rankings: tuple[Ranking, ...], true: str, instead: str) -> list[str]:
     """Say which labels stand behind a wrong answer."""
     harmful = next((one.listed for one in rankings if one.key.endswith("all-harmful")), ())
     if not harmful or not harmful[0].label:
         return []
     labels = Counter(one.label for one in harmful)
-    return [
-        f"Of the {count(len(harmful), 'most harmful example')}, {labels[instead]} are labelled {instead}, as the model "
-        f"answers, and {labels[true]} are labelled {true}, as it should have."
-    ]
+    answered = f"{_labelled(labels[instead])} {instead}, the model's answer"
+    right = f"{_labelled(labels[true])} {true}, the true class"
+    if len(harmful) == 1:
+        return [f"The only harmful example is labelled {harmful[0].label}."]
+    return [f"Of the {len(harmful):,} most harmful examples, {answered}; {right}."]
+
+
+def _labelled(many: int) -> str:
+    return f"{many or 'none'} {'are' if many > 1 else 'is'} labelled"

@@ -19,7 +19,7 @@ from whence.report.explain import Explainer, Explanation
 from whence.report.figures import Figure
 from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
-from whence.report.summary import run_facts, summary
+from whence.report.summary import layer_names, run_facts, summary
 from whence.report.training import curves, training_figures
 from whence.report.words import count, short_unit
 from whence.runs import Run
@@ -134,7 +134,7 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
     answers = answerer.at(run.steps, targets, asked)
     names = targets.class_names or run.examples.class_names
     positions = _positions(audit, chosen) if chosen is not None else _worth_explaining(answers, asked, indices)
-    explainer = Explainer(audit, answers, asked, targets.labels, names, k)
+    explainer = Explainer(audit, answers, asked, targets.labels, names, k, layer_names(run))
     explanations = tuple(explainer.explain(position, indices[position]) for position in positions)
     listed = {one.index for each in explanations for ranking in each.rankings for one in ranking.listed}
     return Page(

@@ -17,6 +17,7 @@ _SOURCES = {
     "initial parameters": "the initial parameters, through weight decay",
     "initial optimizer state": "the optimizer's state at the start",
     "buffers": "the statistics of normalisation layers",
+    "rounding": "gradients that are nothing but rounding",
 }
 
 

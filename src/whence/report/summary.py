@@ -46,6 +46,11 @@ def run_facts(run: Run, audit: Audit, answers: Answers) -> tuple[tuple[str, str]
     return tuple((name, value) for name, value in facts if value)
 
 
+def layer_names(run: Run) -> dict[str, str]:
+    """Return each module's name with its class beside it, such as ``0 Conv2d``: numbers alone say little."""
+    return {name: f"{name} {type(module).__name__}" for name, module in run.model.named_modules() if name}
+
+
 def _size(run: Run) -> int:
     parameters = dict(run.model.named_parameters(remove_duplicate=False))
     return sum(parameters[name].numel() for name in run.parameter_names)

@@ -65,6 +65,16 @@ def count(how_many: int, noun: str, plural: str | None = None) -> str:
     return f"{how_many:,} {noun if how_many == 1 else plural or noun + 's'}"
 
 
+def listing(names: Sequence[str]) -> str:
+    """Write names as a sentence lists them.
+
+    Example:
+        >>> listing(["3"]), listing(["3", "5"]), listing(["3", "5", "8"])
+        ('3', '3 and 5', '3, 5 and 8')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def short_unit(unit: str) -> str:
     """Return the unit as it stands beside a single number.
 
