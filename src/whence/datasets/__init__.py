@@ -1,4 +1,4 @@
-"""Data, in one form: :func:`as_examples` takes what the user has; the loaders read what lies in files."""
+"""Data, in one form: `as_examples` takes what the user has; the loaders read what lies in files."""
 
 from whence.datasets.augmented import Augmented
 from whence.datasets.digits import load_digits

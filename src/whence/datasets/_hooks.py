@@ -45,7 +45,7 @@ def items(source: Any, ids: list[int], *, epoch: int) -> list[Any]:
 
 
 def augmented_parts(source: Any) -> list[Augmented]:
-    """Return the :class:`Augmented` datasets in ``source``."""
+    """Return the `Augmented` datasets in ``source``."""
     if isinstance(source, Augmented):
         return [source]
     if isinstance(source, Subset):

@@ -23,7 +23,7 @@ _LABEL_KEYS = ("labels", "label")  # of examples that are dictionaries
 
 @final
 class Examples:
-    """A dataset of ``(input, label)`` read by example id; made by :func:`as_examples`.
+    """A dataset of ``(input, label)`` read by example id; made by `as_examples`.
 
     An id is the example's index in the dataset, 0 to ``len - 1``.
 
@@ -64,11 +64,11 @@ class Examples:
 
         Args:
             ids: Which examples, in this order.
-            epoch: The epoch whose random draws :class:`Augmented` data gives; of no effect on other data.
+            epoch: The epoch whose random draws `Augmented` data gives; of no effect on other data.
 
         Returns:
             ``(inputs, labels)``, the first axis of each tensor being the example. ``inputs`` is a tensor, or a dict or
-            tuple of tensors; see :func:`call_model`.
+            tuple of tensors; see `call_model`.
 
         Raises:
             DataError: If an item, or what ``collate_fn`` makes of the items, is not ``(input, label)``.
@@ -133,7 +133,7 @@ class Examples:
             return fingerprint(["items", len(self), _hooks.labels_of(self.source), *found])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose draws a ``DataLoader`` over :class:`Augmented` data gives, in its workers too."""
+        """Choose the epoch whose draws a ``DataLoader`` over `Augmented` data gives, in its workers too."""
         for part in _hooks.augmented_parts(self.source):
             part.set_epoch(epoch)
 
@@ -174,7 +174,7 @@ def as_examples(data: Any, *, collate_fn: Callable[[list[Any]], Any] | None = No
 
     Args:
         data: A map-style dataset (or list) whose items are ``(input, label)`` or dicts with ``labels``; a pair
-            ``(inputs, labels)`` of tensors or arrays, first axis the example; or :class:`Examples`.
+            ``(inputs, labels)`` of tensors or arrays, first axis the example; or `Examples`.
         collate_fn: Makes a batch of a list of items, as for a ``DataLoader``; torch's default when left out.
 
     Raises:

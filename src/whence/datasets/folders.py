@@ -19,7 +19,7 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif",
 
 @final
 class ImageFolder(Dataset[tuple[Tensor, int]]):
-    """Images in files, read when asked for; made by :func:`load_image_folder`.
+    """Images in files, read when asked for; made by `load_image_folder`.
 
     An item is a float32 tensor (channels, height, width) from 0 to 1, and its class.
 

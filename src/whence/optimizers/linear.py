@@ -14,10 +14,10 @@ Coefficient: TypeAlias = float | Float[Tensor, "*shape"]
 @final
 @dataclass(frozen=True)
 class LinearStep:
-    r"""One step of an optimizer for one parameter, its scalars and preconditioner held fixed.
+    """One step of an optimizer for one parameter, its scalars and preconditioner held fixed.
 
-    Elementwise, for a share of the parameter :math:`\delta`, of the momentum-like buffer, and of
-    the gradient (PLGK section 3.2; all in the parameter's units)::
+    Elementwise, for a share of the parameter δ, of the momentum-like buffer, and of
+    the gradient (PLGK section 3.2; all in the parameter's units):
 
         g'   = sign * g + coupled * δ
         buf' = beta * buf + kappa * g'
@@ -82,7 +82,7 @@ class LinearStep:
     def transpose(
         self, p: Float[Tensor, "*axes"], b: Float[Tensor, "*axes"]
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
-        """Walk sensitivities back over the step (the transpose of :meth:`forward`).
+        """Walk sensitivities back over the step (the transpose of `forward`).
 
         In the audit, p holds the quadrature's gradient h̄ when it comes in; the caller takes h̄
         off ``p_before`` again, because only the change of the share counts.

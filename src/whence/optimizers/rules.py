@@ -1,8 +1,8 @@
-r"""How each optimizer of ``torch.optim`` becomes a :class:`LinearStep`.
+"""How each optimizer of ``torch.optim`` becomes a `LinearStep`.
 
 η is the learning rate, λ the weight decay, v the optimizer's running second moment after the
 step (its largest so far with amsgrad), n how often the parameter was updated, and
-:math:`\hat v = v / (1 - \beta_2^n)`:
+v̂ = v / (1 - β₂ⁿ):
 
 =========================  =======  ======  =============  ==================  =====  =======
 optimizer                  beta     kappa   sigma          gamma               decay  coupled
@@ -184,7 +184,7 @@ def linear_step(optimizer: Optimizer, parameter: Tensor, *, first: bool | None =
     parameters that had a gradient: torch skips the others (for them the step is the identity).
 
     Args:
-        optimizer: One of :data:`SUPPORTED`, by exact class.
+        optimizer: One of `SUPPORTED`, by exact class.
         parameter: A parameter that the step updated.
         first: Whether the parameter had no momentum buffer before the step. Needed only for SGD
             with momentum and dampening, whose first step takes the gradient undampened.
@@ -220,11 +220,11 @@ def initial_buffer(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*s
     """Return the buffer that is linear in the gradients, as the optimizer's state holds it now.
 
     It is SGD's and RMSprop's ``momentum_buffer`` and Adam's and AdamW's ``exp_avg``, on the scale
-    of ``buffer`` in :meth:`LinearStep.forward`. A run that begins with a warmed-up optimizer
+    of ``buffer`` in `LinearStep.forward`. A run that begins with a warmed-up optimizer
     has a share that no recorded example made: this one.
 
     Args:
-        optimizer: One of :data:`SUPPORTED`, by exact class.
+        optimizer: One of `SUPPORTED`, by exact class.
         parameter: A parameter of the optimizer.
 
     Returns:
@@ -241,10 +241,10 @@ def initial_buffer(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*s
 
 
 def buffer_name(kind: type[Optimizer]) -> str | None:
-    """Return which entry of an optimizer's state is the buffer of :func:`initial_buffer`, None if it has none.
+    """Return which entry of an optimizer's state is the buffer of `initial_buffer`, None if it has none.
 
     Args:
-        kind: One of :data:`SUPPORTED`.
+        kind: One of `SUPPORTED`.
 
     Raises:
         UnsupportedOptimizerError: If the class has no rule.

@@ -101,7 +101,7 @@ def demonstrate(
     Args:
         out: Folder for the run, the audit and the page.
         data: ``"digits"`` or ``"mnist"``.
-        data_dir: Where MNIST's four files are; see :func:`whence.datasets.load_mnist`.
+        data_dir: Where MNIST's four files are; see `whence.datasets.load_mnist`.
         epochs: Passes over the training data; 12 for digits and 6 for MNIST when left out.
         batches: For MNIST: how many batches of 256 the training data has.
         targets: For MNIST: how many test images are audited.
