@@ -160,6 +160,15 @@ def test_arguments_of_an_audit_are_checked(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_a_finished_audit_is_not_made_again_and_the_error_says_how_to_go_on(made: Path) -> None:
+    place = made / "audit.zarr"
+    result = call("audit", made / "run", *DIGITS, "--targets", "digits", "--out", place, "--limit", 1)
+    assert result.exit_code == 1
+    expected = f"whence: {place} is a finished audit. Choose another --out, or make its page with: whence report"
+    assert result.stderr.startswith(expected)
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_run_that_is_not_there_is_named() -> None:
     result = call("info", "nowhere")
     assert result.exit_code == 1

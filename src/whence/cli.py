@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence._errors import WhenceError
+from whence._errors import ArgumentError, WhenceError
 
 EXAMPLES = {
     "demo": ("whence demo", "whence demo --data mnist --data-dir data/mnist --out demo-mnist"),
@@ -141,6 +141,7 @@ def audit(
         from whence.audit import audit as make_audit
         from whence.report.sources import named_data, named_quantity
 
+        _refuse_finished(run, out)
         opened, examples = _open(run, model, data, loss), named_data(targets, "test")
         made = make_audit(
             opened,
@@ -225,14 +226,24 @@ def _open(run: Path, model: str, data: str, loss: str) -> Any:
     return open_run(run, named_model(model), named_data(data, "train"), loss=named_loss(loss))
 
 
+def _refuse_finished(run: Path, out: Path) -> None:
+    """Check, before anything is read, that no audit is at ``out``; the library refuses other things that stand there.
+
+    Raises:
+        ArgumentError: If there is one.
+    """
+    if (out / "zarr.json").exists():
+        raise ArgumentError(
+            f"{out} is a finished audit. Choose another --out, or make its page with: whence report {run} --audit {out}"
+        )
+
+
 def _classes(text: str | None) -> Any:
     if text is None or text == "all":
         return text
     try:
         return [int(one) for one in text.split(",")]
     except ValueError:
-        from whence._errors import ArgumentError
-
         raise ArgumentError(f"--classes must be all, or numbers such as 0,3; got {text!r}.") from None
 
 
