@@ -143,6 +143,19 @@ def damaged_manifest(path: Path) -> None:
     Recipe().open(path)
 
 
+def deleted_row(path: Path) -> None:
+    with sqlite3.connect(path / "steps.sqlite") as connection:
+        connection.execute("DELETE FROM steps WHERE step = 3")
+    connection.close()
+    Recipe().open(path)
+
+
+def altered_manifest(path: Path) -> None:
+    content = (path / "run.json").read_text()
+    (path / "run.json").write_text(content.replace('"Adam"', '"SGD"'))
+    Recipe().open(path)
+
+
 def later_format(path: Path) -> None:
     content = json.loads((path / "run.json").read_bytes())
     (path / "run.json").write_text(json.dumps({**content, "format": 99}))
@@ -157,6 +170,8 @@ REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "no steps": (no_steps, errors.RunNotFoundError, r"has no steps\.sqlite"),
     "damaged steps": (damaged_steps, errors.RunFormatError, r"not a readable table of steps"),
     "damaged row": (damaged_row, errors.RunFormatError, r"Step 3 in .* cannot be read"),
+    "deleted row": (deleted_row, errors.RunFormatError, r"table in .*steps\.sqlite cannot be read: step 3 is missing"),
+    "altered manifest": (altered_manifest, errors.RunFormatError, r"run\.json was altered"),
     "damaged manifest": (damaged_manifest, errors.RunFormatError, r"run\.json cannot be read"),
     "later format": (later_format, errors.RunFormatError, r"has format 99; this version of Whence reads 1"),
 }
@@ -245,3 +260,16 @@ def test_a_snapshot_holds_every_tensor_of_the_training_state_bit_by_bit(tmp_path
     state = run.snapshots.load(run.steps)
     assert all(torch.equal(value, state.parameters[name]) for name, value in model.named_parameters())
     assert {key for entry in state.optimizer.values() for key in entry} == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_two_runs_with_the_same_settings_have_each_their_own_identity(tmp_path: Path) -> None:
+    runs = [Recipe(epochs=1).record(tmp_path / name)[1] for name in ("first", "second")]
+    assert len({run.identity for run in runs}) == 2
+    assert Recipe().open(tmp_path / "first").identity == runs[0].identity
+
+
+def test_a_run_is_closed_at_the_end_of_its_block(tmp_path: Path) -> None:
+    with Recipe(epochs=1).record(tmp_path / "run")[1] as run:
+        assert run.record_of(0).step == 0
+    with pytest.raises(errors.RunFormatError, match="closed"):
+        run.record_of(0)

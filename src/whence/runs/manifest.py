@@ -1,11 +1,13 @@
 """``run.json``: what a run was recorded with."""
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
+from uuid import uuid4
 
 import numpy as np
 import safetensors
@@ -52,6 +54,8 @@ class Manifest:
         examples: Number of training examples.
         versions: Of the libraries that trained.
         format: Version of the format.
+        threads: How many threads torch had.
+        id: Of this one run: random, so that two runs with the same settings differ.
     """
 
     model: str
@@ -66,10 +70,12 @@ class Manifest:
     versions: Mapping[str, str]
     format: int = FORMAT
     threads: int = field(default_factory=torch.get_num_threads)
+    id: str = field(default_factory=lambda: uuid4().hex)
 
     def save(self, folder: Path) -> None:
         """Write ``run.json``; a folder is a run once this is there."""
-        write_atomically(folder / _NAME, json.dumps(asdict(self), indent=1).encode())
+        content = asdict(self)
+        write_atomically(folder / _NAME, json.dumps({**content, "checksum": _checksum(content)}, indent=1).encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -91,6 +97,8 @@ class Manifest:
                     f"{path} has format {content['format']}; this version of Whence reads {FORMAT}. "
                     "Install the version that recorded the run."
                 )
+            if content.pop("checksum") != _checksum(content):
+                raise RunFormatError(f"{path} was altered: its checksum does not fit. Restore the file from a copy.")
             for key in ("parameters", "buffers"):
                 content[key] = tuple(TensorForm(t["name"], tuple(t["shape"]), t["dtype"]) for t in content[key])
             return cls(**{**content, "trained": tuple(content["trained"])})
@@ -101,6 +109,11 @@ class Manifest:
     def exists(folder: Path) -> bool:
         """Return whether a folder holds a run."""
         return (folder / _NAME).is_file()
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16)
+    return f"blake2b:{digest.hexdigest()}"
 
 
 def describe(model: nn.Module, optimizer: Optimizer, examples: Examples, loss: TrainingLoss) -> Manifest:

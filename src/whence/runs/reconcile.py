@@ -25,7 +25,8 @@ def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, micro
     """Change gradients in place into the recorded ones, and return by which factor.
 
     Tried in order: nothing; one scalar (accumulation, clipping by norm, loss scaling); one scalar and clipping by
-    value. Whichever of the two the loop did first, and whether it did one of them twice, all come to one scalar and one bound.
+    value. Whichever of the two the loop did first, and whether it did one of them twice, all come to one scalar and one
+    bound.
 
     Args:
         gradients: As computed again, by parameter name.

@@ -61,6 +61,7 @@ class Run:
         model: A private copy of the model, with which steps are walked again; its parameters change then.
         parameter_names: The trained parameters (those in the optimizer at the end), shared ones once.
         manifest: What ``run.json`` says.
+        identity: 32 hexadecimal digits, drawn when recording began: no other run has them.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Run:
     ) -> None:
         self.path = path
         self.manifest = manifest
+        self.identity = manifest.id
         self.model = model
         self.examples = examples
         self.loss = loss
@@ -86,6 +88,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.steps} steps, {self.epochs} epochs)"
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the run's files."""

@@ -164,10 +164,13 @@ class StepTable:
         raise ArgumentError(f"No step {step}: the run's steps are 0 to {len(self) - 1}.")
 
     def epochs_of_steps(self) -> np.ndarray:
-        """Return the epoch of each step, int64 (steps,)."""
+        """Return the epoch of each step, int64 (steps,); refuse a table from which steps were deleted."""
         with self._reading("The table"):
-            rows = self._connection.execute("SELECT epoch FROM steps ORDER BY step").fetchall()
-        return np.array([row[0] for row in rows], dtype=np.int64)
+            rows = self._connection.execute("SELECT step, epoch FROM steps ORDER BY step").fetchall()
+            missing = next((step for step, row in enumerate(rows) if row[0] != step), None)
+            if missing is not None:
+                raise ValueError(f"step {missing} is missing")
+        return np.array([row[1] for row in rows], dtype=np.int64)
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
