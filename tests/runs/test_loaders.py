@@ -147,6 +147,19 @@ def test_a_loader_that_does_not_say_its_examples_is_refused_with_the_remedy(name
         recorder.watch(loader)
 
 
+class Collation:
+    def collate(self, items: list[Any]) -> Any:
+        return collate(items)
+
+
+def test_a_bound_method_is_the_same_collate_function_each_time(tmp_path: Path) -> None:
+    collation, model = Collation(), noisy_model()
+    examples = as_examples(DATASET, collate_fn=collation.collate)
+    with record(tmp_path / "run", model, adam(model), examples, loss=F.cross_entropy) as recorder:
+        loader: DataLoader[Any] = DataLoader(DATASET, batch_size=8, collate_fn=collation.collate)
+        assert len(recorder.watch(loader)) == 3
+
+
 def test_a_collate_function_given_with_the_data_is_watched(tmp_path: Path) -> None:
     examples = as_examples(DATASET, collate_fn=collate)
     model = noisy_model()

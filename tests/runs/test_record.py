@@ -1,6 +1,6 @@
 """Recording leaves the training as it is, and refuses what it cannot record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.runs.training import EXAMPLES, Recipe, adam, data, equal, noisy_model, plain_model
 from whence import _errors as errors
@@ -66,6 +66,18 @@ def test_hooks_are_gone_after_the_block_also_after_an_error(tmp_path: Path) -> N
         recorder.batches(4)
 
 
+def test_batches_begun_in_the_block_end_with_it(tmp_path: Path) -> None:
+    model, dataset = plain_model(), TensorDataset(*data())
+    with record(tmp_path / "run", model, adam(model), dataset, loss=F.cross_entropy) as recorder:
+        watched = recorder.watch(DataLoader(dataset, 4))
+        begun: list[Iterator[Any]] = [recorder.batches(4), recorder.batches(4), iter(watched)]
+        next(begun[1])
+        next(begun[2])
+    for batches in (*begun, iter(watched)):
+        with pytest.raises(errors.RecordingError, match="The recorder is closed"):
+            next(batches)
+
+
 def test_a_run_ends_where_an_error_stopped_its_loop(tmp_path: Path) -> None:
     def fail(_model: nn.Module, _optimizer: Optimizer, step: int) -> None:
         if step == 7:
@@ -107,7 +119,8 @@ def test_a_step_with_a_closure_is_recorded_as_one_step(tmp_path: Path) -> None:
     assert (verification.steps, verification.deviation) == (3, 0.0)
 
 
-def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(to_none: bool, tmp_path: Path) -> None:
     model = plain_model()
     optimizer = adam(model)
     with record(tmp_path / "run", model, optimizer, data(), loss=F.cross_entropy) as recorder:
@@ -115,7 +128,7 @@ def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(tmp_path: P
             F.cross_entropy(model(inputs), labels).backward()
             if number != 2:  # as a gradient scaler skips a step
                 optimizer.step()
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=to_none)
     run = open_run(tmp_path / "run", plain_model(), data(), loss=F.cross_entropy)
     assert [len(run.record_of(step).batches) for step in range(run.steps)] == [1] * 5
     assert run.verify().deviation == 0.0
@@ -163,7 +176,10 @@ REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
     "step twice": (step_twice, r"Step 1 was made without a batch"),
     "call twice": (call_twice, r"called twice with gradients on the batch for step 0.*no_grad"),
     "call a part": (call_a_part, r"Step 0 was made, but the model given to record\(\) was not called"),
-    "change the batch": (change_the_batch, r"called with other inputs.*move it into the dataset"),
+    "change the batch": (
+        change_the_batch,
+        r"called with other inputs.*same shape .*but other values.*move it into the dataset",
+    ),
     "add a stranger": (add_stranger, r"group was added whose parameters are not in the model"),
 }
 

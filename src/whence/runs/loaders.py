@@ -33,8 +33,10 @@ class WatchedLoader:
         epochs: Epochs,
         device: torch.device,
         offer: Callable[[Microbatch], None],
+        check_open: Callable[[], None],
     ) -> None:
         _check(loader, examples)
+        self._check_open = check_open
         self._examples = examples
         self._epochs = epochs
         self._device = device
@@ -50,6 +52,7 @@ class WatchedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
+        self._check_open()
         epoch = self._epochs.begin(self._states())
         self._examples.set_epoch(epoch.number)
         self._tap.epoch = epoch
@@ -59,6 +62,7 @@ class WatchedLoader:
             inputs = found[0] if isinstance(found, tuple | list) and len(found) == 2 else None
             self._offer(Microbatch(ids, epoch.number, position, inputs))
             yield found
+            self._check_open()
             found = next(iterator, None)
         self._epochs.end(epoch, self._states())
 
@@ -157,7 +161,7 @@ def _reason(loader: DataLoader[Any], examples: Examples) -> str | None:
             f"(a {type(wanted).__name__} of {len(examples)}). Give record() the very dataset that the loader reads",
         ),
         (
-            loader.collate_fn is not examples.collate_fn,
+            loader.collate_fn != examples.collate_fn,
             "its collate_fn is not that of train_data. Give record() "
             "train_data=whence.datasets.as_examples(dataset, collate_fn=...) with the loader's collate_fn",
         ),

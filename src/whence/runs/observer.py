@@ -139,10 +139,11 @@ class Observer:
             output.register_hook(lambda _gradient: self._at_backward(batch))
 
     def _at_backward(self, batch: Microbatch) -> None:
-        """Forget microbatches whose gradients were thrown away: gone through before this one, and no gradient left."""
+        """Forget microbatches whose gradients were thrown away: gone through before this one, none left but zeros."""
         batch.backward = batch.backward or self._tick()
         earlier = [other for other in self._pending if 0 < other.backward < batch.called]
-        if earlier and all(p.grad is None for group in self._optimizer.param_groups for p in group["params"]):
+        trained = (p for group in self._optimizer.param_groups for p in group["params"])
+        if earlier and all(p.grad is None or not bool(p.grad.any()) for p in trained):
             self._pending = [other for other in self._pending if other not in earlier]
 
     def _before_step(
@@ -218,11 +219,14 @@ def _check_inputs(inputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     given = list(leaves(args)) + list(leaves(kwargs))
     found = [any(_equal(tensor, other) for other in given) for tensor in wanted]
     if not all(found):
-        shapes = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in given]
+        called, handed = (
+            "; ".join(f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in group) for group in (given, wanted)
+        )
+        values = f"of the same shape ({called}), but other values" if called == handed else f"({called}; {handed})"
         raise RecordingError(
-            f"The model was called with other inputs ({'; '.join(shapes)}) than the recorder handed out "
-            f"({'; '.join(f'{t.dtype} {tuple(t.shape)}' for t in wanted)}). Replay cannot know what the loop did in "
-            "between: move it into the dataset (random transforms: datasets.Augmented) or into the model."
+            f"The model was called with other inputs than the recorder handed out: {values}. Replay cannot know what "
+            "the loop did in between: move it into the dataset (random transforms: datasets.Augmented) or into the "
+            "model."
         )
 
 

@@ -111,7 +111,12 @@ class Recorder:
         """
         self._check_open()
         return WatchedLoader(
-            loader, self._examples, epochs=self._epochs, device=self._device, offer=self._observer.offer
+            loader,
+            self._examples,
+            epochs=self._epochs,
+            device=self._device,
+            offer=self._observer.offer,
+            check_open=self._check_open,
         )
 
     def tap(self, loader: Any, *, skip: int = 0) -> TappedLoader:
@@ -155,6 +160,7 @@ class Recorder:
     def _epoch_of_batches(
         self, batch_size: int, shuffle: bool, seed: int, drop_last: bool
     ) -> Iterator[tuple[Any, Any]]:
+        self._check_open()
         epoch = self._epochs.begin()
         order = epoch_order(len(self._examples), seed, epoch.number) if shuffle else torch.arange(len(self._examples))
         for position, ids in enumerate(torch.split(order, batch_size), start=1):
@@ -166,6 +172,7 @@ class Recorder:
             inputs, labels = self._examples.batch(ids, epoch=epoch.number)
             self._observer.offer(Microbatch(ids, epoch.number, position, inputs))
             yield inputs, labels
+            self._check_open()
         self._epochs.end(epoch)
 
     def _keep(self, record: StepRecord) -> None:
