@@ -100,8 +100,15 @@ def test_a_missing_snapshot_only_makes_a_longer_segment_unless_it_is_the_first(t
     assert [(s.start, s.stop) for s in run.segments()] == [(0, 4), (4, 12), (12, 16), (16, 18)]
     assert run.verify().deviation == 0.0
     (tmp_path / "run" / "snapshots" / "000000000.safetensors").unlink()
-    with pytest.raises(errors.SnapshotError, match=r"before step 0 .*cannot be read"):
+    with pytest.raises(errors.SnapshotError, match=r"before step 0 .*cannot be read.*first, and cannot be made again"):
         recipe.open(tmp_path / "run").verify(repair=True)
+
+
+def test_a_deleted_snapshot_is_walked_past(tmp_path: Path) -> None:
+    _, run = Recipe().record(tmp_path / "run")
+    (tmp_path / "run" / "snapshots" / "000000004.safetensors").unlink()
+    verification = Recipe().open(tmp_path / "run").verify(repair=True)
+    assert (verification.steps, verification.repaired, verification.deviation) == (run.steps, (), 0.0)
 
 
 def other_model(path: Path) -> None:

@@ -23,15 +23,16 @@ def mismatch(record: StepRecord, found: GradientStatistics, loss: str) -> str:
             f"Step {record.step} (epoch {record.epoch}) cannot be walked again: its recorded gradient is not finite, "
             "so the training diverged there. Lower the learning rate or clip the gradient, and record anew."
         )
-    touched = (
-        f" Before this step, something other than the optimizer changed {_some(record.touched)}."
-        if record.touched
-        else ""
-    )
+    cause = _LIKELY.format(loss=loss)
+    if record.touched:
+        cause = (
+            f"Before this step, something other than the optimizer changed {_some(record.touched)}; such changes are "
+            "no part of training by gradients and cannot be recorded."
+        )
     return (
         f"Step {record.step} (epoch {record.epoch}) cannot be walked again: its gradient has norm {found.l2:.6g}, "
         f"largest value {found.linf:.6g} and sum {found.total:.6g}; recorded were {wanted.l2:.6g}, {wanted.linf:.6g} "
-        f"and {wanted.total:.6g}, which no scaling or clipping explains.{touched} {_LIKELY.format(loss=loss)}"
+        f"and {wanted.total:.6g}, which no scaling or clipping explains. {cause}"
     )
 
 

@@ -224,8 +224,8 @@ class Run:
         """Walk the whole run again and compare with every snapshot.
 
         Args:
-            repair: Write a snapshot that is truncated, altered or missing anew, from the one before it. The very first
-                cannot be made again.
+            repair: Write a snapshot that is truncated or altered anew, from the one before it; not the very first. A
+                deleted one is not missed: the walk goes past it.
 
         Returns:
             What was compared, and how closely it agreed.

@@ -137,7 +137,7 @@ class Snapshots:
         try:
             content = self.path(step).read_bytes()
         except OSError as error:
-            raise SnapshotError(f"{self._damaged(step)} cannot be read: {error.strerror}. {_REMEDY}") from error
+            raise SnapshotError(f"{self._damaged(step)} cannot be read: {error.strerror}. {_remedy(step)}") from error
         try:
             length = int.from_bytes(content[:8], "little")
             metadata = json.loads(content[8 : 8 + length])["__metadata__"]
@@ -145,9 +145,9 @@ class Snapshots:
             described, written = metadata["whence"], metadata["checksum"]
             numbers = json.loads(described)["numbers"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise SnapshotError(f"{self._damaged(step)} is truncated or altered ({error}). {_REMEDY}") from error
+            raise SnapshotError(f"{self._damaged(step)} is truncated or altered ({error}). {_remedy(step)}") from error
         if _checksum(tensors, described) != written or json.loads(described)["step"] != step:
-            raise SnapshotError(f"{self._damaged(step)} was altered: its checksum does not fit. {_REMEDY}")
+            raise SnapshotError(f"{self._damaged(step)} was altered: its checksum does not fit. {_remedy(step)}")
         return _unflatten(tensors, numbers)
 
     def delete(self, step: int) -> None:
@@ -168,7 +168,10 @@ class Snapshots:
         return f"The snapshot before step {step} ({self.path(step)})"
 
 
-_REMEDY = "Run.verify(repair=True) makes it anew from the snapshot before; or restore the file from a copy."
+def _remedy(step: int) -> str:
+    if step == 0:
+        return "It is the first, and cannot be made again: restore the file from a copy, or record anew."
+    return "Run.verify(repair=True) makes it anew from the snapshot before; or restore the file from a copy."
 
 
 def _flatten(state: TrainingState) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
