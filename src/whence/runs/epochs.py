@@ -63,7 +63,7 @@ class Generators:
 
     @classmethod
     def decode(cls, content: bytes) -> "Generators":
-        """Return the states that :meth:`encode` wrote."""
+        """Return the states that `encode` wrote."""
         tensors = load_tensors(content)
         own = tuple(tensors[f"own/{number}"] for number in range(sum(key.startswith("own/") for key in tensors)))
         return cls(RandomState(tensors["cpu"], tensors.get("cuda")), own)

@@ -18,7 +18,7 @@ class ForeignLoop:
     """A training loop that tells where it stands, through a callback.
 
     Args:
-        start: :func:`start_recording` but for model, optimizer, data and loss.
+        start: `start_recording` but for model, optimizer, data and loss.
         examples: The training data.
     """
 

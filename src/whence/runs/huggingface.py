@@ -56,9 +56,9 @@ def huggingface_recorder(
         path: A folder to be made.
         train_data: The very dataset given to the Trainer; with a data collator that pads or does more than to stack,
             ``whence.as_examples(dataset, collate_fn=that_collator)``.
-        loss: A callable ``(outputs, labels)``, as for :func:`record`; outputs are what the model returns, such as a
+        loss: A callable ``(outputs, labels)``, as for `record`; outputs are what the model returns, such as a
             ``SequenceClassifierOutput``.
-        snapshot_every, disk_budget: As for :func:`record`.
+        snapshot_every, disk_budget: As for `record`.
         resume: Go on with the run at ``path``, if there is one: parameters and optimizer state are set to its last
             step. With ``trainer.train(resume_from_checkpoint=...)`` the checkpoint must be of that step, and the data
             goes on where it stopped; without one, the Trainer counts epochs and schedules from 0.
@@ -67,7 +67,7 @@ def huggingface_recorder(
         MissingExtraError: If transformers is not installed.
         DataError: If the data cannot be read.
 
-    While it trains, the errors of :func:`record` are raised from ``trainer.train()``, and ``RecordingError`` for
+    While it trains, the errors of `record` are raised from ``trainer.train()``, and ``RecordingError`` for
     several devices, mixed precision and compiled models.
     """
     require("transformers", "huggingface")

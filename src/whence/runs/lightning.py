@@ -35,10 +35,10 @@ def lightning_recorder(
 
     Args:
         path: A folder to be made.
-        train_data: The very dataset that the training ``DataLoader`` reads, or :func:`whence.as_examples` of it where
+        train_data: The very dataset that the training ``DataLoader`` reads, or `whence.as_examples` of it where
             the loader has a ``collate_fn``.
-        loss: What ``training_step`` returns, as for :func:`record`.
-        snapshot_every, disk_budget: As for :func:`record`.
+        loss: What ``training_step`` returns, as for `record`.
+        snapshot_every, disk_budget: As for `record`.
         resume: Go on with the run at ``path``, if there is one: parameters and optimizer state are set to its last
             step. With ``trainer.fit(..., ckpt_path=...)`` the checkpoint must be of that step; without one, Lightning
             counts epochs and schedules from 0. Every ``fit`` reads its data from the start: it begins a new epoch.
@@ -47,7 +47,7 @@ def lightning_recorder(
         MissingExtraError: If Lightning is not installed.
         DataError: If the data cannot be read.
 
-    While it trains, the errors of :func:`record` are raised from ``trainer.fit``, and ``RecordingError`` for several
+    While it trains, the errors of `record` are raised from ``trainer.fit``, and ``RecordingError`` for several
     optimizers, manual optimization or several devices.
     """
     require("lightning.pytorch", "lightning")

@@ -19,7 +19,7 @@ _INSTEAD = "or take recorder.batches(...) instead of a loader"
 
 @final
 class WatchedLoader:
-    """What :meth:`Recorder.watch` gives: the same batches as the loader, each pass one epoch.
+    """What `Recorder.watch` gives: the same batches as the loader, each pass one epoch.
 
     The loader's batch sampler is asked for the ids; worker processes, pinned memory and the order of random draws stay
     as they are.

@@ -22,7 +22,7 @@ _Function = Callable[..., Tensor]
 
 @final
 class TrainingLoss:
-    """A loss in its two forms; made by :func:`training_loss`.
+    """A loss in its two forms; made by `training_loss`.
 
     Attributes:
         name: What the loss is called in messages and in ``run.json``.

@@ -42,7 +42,7 @@ class Modes:
 
     @classmethod
     def decode(cls, encoded: Mapping[str, Any]) -> "Modes":
-        """Return the modes from what :meth:`encode` made."""
+        """Return the modes from what `encode` made."""
         return cls(encoded["training"], encoded["trainable"], encoded["autocast"])
 
 

@@ -50,7 +50,7 @@ class RandomState:
 
     @classmethod
     def decode(cls, content: bytes) -> "RandomState":
-        """Return the state that :meth:`encode` wrote."""
+        """Return the state that `encode` wrote."""
         end = _LENGTH.size + _LENGTH.unpack_from(content)[0]
         cuda = torch.frombuffer(bytearray(content[end:]), dtype=torch.uint8) if len(content) > end else None
         return cls(torch.frombuffer(bytearray(content[_LENGTH.size : end]), dtype=torch.uint8), cuda)

@@ -37,14 +37,14 @@ def record(
 ) -> Iterator[Recorder]:
     """Record the training inside the ``with`` block; the loop itself stays as it is.
 
-    Take the batches from :meth:`Recorder.batches` or :meth:`Recorder.watch`; the rest is seen through hooks, which are
+    Take the batches from `Recorder.batches` or `Recorder.watch`; the rest is seen through hooks, which are
     gone at the end of the block, also after an error. Killed at any moment, the run opens up to its last whole step.
 
     Args:
         path: A folder to be made.
         model: The module that the loop calls.
         optimizer: SGD, RMSprop, Adagrad, Adam or AdamW of ``torch.optim``, over parameters of ``model``.
-        train_data: The training data; see :func:`whence.datasets.as_examples`.
+        train_data: The training data; see `whence.datasets.as_examples`.
         loss: What the loop minimises: a torch loss function or module, a callable ``(outputs, labels)`` giving one
             loss per example (the loop takes their mean), or one giving their mean or sum.
         snapshot_every: Steps between snapshots; ``"auto"`` keeps writing them below 4 % of the time.
@@ -98,9 +98,9 @@ def start_recording(
     disk_budget: int = 2**30,
     resume: bool = False,
 ) -> Recorder:
-    """Begin to record without a ``with`` block, for callbacks: call :meth:`Recorder.close` at the end.
+    """Begin to record without a ``with`` block, for callbacks: call `Recorder.close` at the end.
 
-    Arguments and errors are those of :func:`record`.
+    Arguments and errors are those of `record`.
 
     Returns:
         A recorder whose hooks are in place.

@@ -25,7 +25,7 @@ from whence.runs.tapped import TappedLoader
 
 @final
 class Recorder:
-    """Record a training; made by :func:`record` or :func:`start_recording`.
+    """Record a training; made by `record` or `start_recording`.
 
     Args:
         model: The model that the loop calls.
@@ -102,7 +102,7 @@ class Recorder:
         Make it once, before the loop over epochs. Worker processes stay; the random draws are those of the loader.
 
         Args:
-            loader: A ``DataLoader`` over the ``train_data`` of :func:`record`.
+            loader: A ``DataLoader`` over the ``train_data`` of `record`.
 
         Raises:
             UnsupportedLoaderError: If the loader does not say which examples form a batch; the message says what
@@ -120,7 +120,7 @@ class Recorder:
         )
 
     def tap(self, loader: Any, *, skip: int = 0) -> TappedLoader:
-        """Learn the batches of a loader that another library iterates; for callbacks. See :class:`TappedLoader`.
+        """Learn the batches of a loader that another library iterates; for callbacks. See `TappedLoader`.
 
         Args:
             loader: A ``DataLoader`` over the training data. Its batch sampler is replaced until it is released.

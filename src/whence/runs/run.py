@@ -50,7 +50,7 @@ class ModelState:
 
 @final
 class Run:
-    """A recorded run; made by :func:`open_run`.
+    """A recorded run; made by `open_run`.
 
     Attributes:
         path: Its folder.
@@ -139,7 +139,7 @@ class Run:
     def training_state_at(self, step: int) -> TrainingState:
         """Return all that the training stood at before step ``step``, optimizer and random state included.
 
-        Errors are those of :meth:`state_at`.
+        Errors are those of `state_at`.
         """
         self._check_range(step, step)
         start = self._snapshot_before(step)
@@ -156,7 +156,7 @@ class Run:
         Args:
             steps: The steps, in order.
 
-        Errors are those of :meth:`replay`.
+        Errors are those of `replay`.
         """
         if not steps:
             return {}
@@ -178,7 +178,7 @@ class Run:
             start, stop: The first step, and the one after the last.
             around: Given the model, a block to enter around forward and backward of each microbatch. Where the loop
                 accumulated gradients, finding out how may take a second attempt at a step, which enters it again.
-            state: Where the training stood before step ``start``, if that is known (:meth:`states_at`).
+            state: Where the training stood before step ``start``, if that is known (`states_at`).
 
         Yields:
             The steps.
@@ -199,7 +199,7 @@ class Run:
         arrive: Callable[[int, int], object],
         state: TrainingState | None = None,
     ) -> Iterator[ReplayedStep]:
-        """Do as :meth:`replay`, calling ``arrive(previous, step)`` wherever a snapshot is passed; errors are its."""
+        """Do as `replay`, calling ``arrive(previous, step)`` wherever a snapshot is passed; errors are its."""
         self._check_range(start, stop)
         if start == stop:
             return
@@ -279,10 +279,10 @@ def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, lo
     """Open a recorded run.
 
     Args:
-        path: The folder that :func:`record` made.
+        path: The folder that `record` made.
         model: A model built as the recorded one; its values do not matter, and it is not changed.
-        train_data: The training data; see :func:`whence.datasets.as_examples`.
-        loss: The loss of the training, as given to :func:`record`.
+        train_data: The training data; see `whence.datasets.as_examples`.
+        loss: The loss of the training, as given to `record`.
 
     Raises:
         RunNotFoundError: If there is no run at ``path``.

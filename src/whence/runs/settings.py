@@ -128,7 +128,7 @@ def encode_settings(settings: Iterable[GroupSettings]) -> list[dict[str, Any]]:
 
 
 def decode_settings(encoded: Iterable[Mapping[str, Any]]) -> tuple[GroupSettings, ...]:
-    """Return settings from what :func:`encode_settings` made."""
+    """Return settings from what `encode_settings` made."""
     return tuple(
         GroupSettings(tuple(group["names"]), {name: _as_key(value) for name, value in group["options"].items()})
         for group in encoded
@@ -169,7 +169,7 @@ def _as_key(value: Any) -> Any:
 
 
 def _live(value: Any) -> Any:
-    """Undo :func:`_plain`."""
+    """Undo `_plain`."""
     if isinstance(value, Mapping):
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
     return tuple(_live(part) for part in value) if isinstance(value, tuple) else value

@@ -31,7 +31,7 @@ class TrainingState:
         parameters: All parameters of the model by name, trained or not.
         buffers: All buffers by name.
         optimizer: The optimizer's tensors and numbers for each parameter, by parameter name.
-        random: The random state that the next microbatch goes on from (see :class:`StepRecord`).
+        random: The random state that the next microbatch goes on from (see `StepRecord`).
     """
 
     parameters: Mapping[str, Tensor]

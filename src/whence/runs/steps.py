@@ -41,7 +41,7 @@ class StepTable:
 
     Args:
         path: The file.
-        connection: An open connection to it; see :meth:`create`, :meth:`append_to` and :meth:`read_from`.
+        connection: An open connection to it; see `create`, `append_to` and `read_from`.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:

@@ -17,9 +17,9 @@ from whence.runs.randomness import kept_randomness
 
 @final
 class TappedLoader:
-    """What :meth:`Recorder.tap` gives: a loader that tells the ids of its batches while someone else iterates it.
+    """What `Recorder.tap` gives: a loader that tells the ids of its batches while someone else iterates it.
 
-    The loader's batch sampler is replaced in place, until :meth:`release`. Nothing else of it changes: worker
+    The loader's batch sampler is replaced in place, until `release`. Nothing else of it changes: worker
     processes, prefetching and random draws stay as they are.
     """
 

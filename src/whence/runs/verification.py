@@ -32,7 +32,7 @@ class Verification:
 
 
 def verify(run: "Run", *, repair: bool) -> Verification:
-    """Walk a run from its first snapshot to its end; see :meth:`Run.verify`.
+    """Walk a run from its first snapshot to its end; see `Run.verify`.
 
     Raises:
         SnapshotError: If a snapshot is damaged and ``repair`` is False, or it is the first.

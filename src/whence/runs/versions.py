@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @final
 class ParameterWatch:
-    """Notice parameters that something other than the optimizer changed since :meth:`note`."""
+    """Notice parameters that something other than the optimizer changed since `note`."""
 
     def __init__(self, names: Mapping[Tensor, str]) -> None:
         self._names = names
@@ -33,7 +33,7 @@ class ParameterWatch:
 
 @final
 class BufferWatch:
-    """Notice buffers that something other than a recorded call of the model changed since :meth:`note`.
+    """Notice buffers that something other than a recorded call of the model changed since `note`.
 
     A tensor's version tells of most changes, but not of those that BatchNorm makes; so every buffer of a module counts
     as changed when one of them is, and all do after a call of the model with such modules in training mode.
