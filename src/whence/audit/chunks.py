@@ -20,6 +20,7 @@ from whence.datasets import Examples, as_examples, call_model
 from whence.optimizers import buffer_name
 from whence.runs import Run
 from whence.runs.settings import decode_settings, optimizer_class
+from whence.runs.trees import to_device
 
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.float64}
 _FACTORS = {"mixed": torch.bfloat16}
@@ -175,11 +176,6 @@ def labels_of(examples: Examples) -> Tensor | None:
     """Return the labels of all examples, or None if they are not one number each."""
     _, first = examples.batch([0])
     return examples.labels if isinstance(first, Tensor) and first.ndim == 1 else None
-
-
-def to_device(tree: Any, device: torch.device) -> Any:
-    """Move tensors in nested dicts, tuples and lists to a device."""
-    return torch.utils._pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _chosen(ids: Sequence[int] | None, count: int) -> Tensor:
