@@ -83,8 +83,46 @@ def clip_value_and_norm(model: nn.Module, _optimizer: Optimizer) -> None:
 
 
 def clip_each_layer(model: nn.Module, _optimizer: Optimizer) -> None:
-    for layer in (model[0], model[2]):  # type: ignore[index]
-        clip_grad_norm_(layer.parameters(), 0.1)
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    for layer, bound in zip(layers, (0.1, 0.2), strict=True):
+        clip_grad_norm_(layer.parameters(), bound)
+
+
+def clip_one_layer(model: nn.Module, _optimizer: Optimizer) -> None:
+    clip_grad_norm_(model[0].parameters(), 0.1)  # type: ignore[index]
+
+
+def clip_each_parameter(model: nn.Module, _optimizer: Optimizer) -> None:
+    for parameter in model.parameters():
+        clip_grad_norm_(parameter, 0.05)
+
+
+def clip_groups(_model: nn.Module, optimizer: Optimizer) -> None:
+    for group, bound in zip(optimizer.param_groups, (0.05, 0.2), strict=True):
+        clip_grad_norm_(group["params"], bound)
+
+
+def clip_values_of_one_layer(model: nn.Module, _optimizer: Optimizer) -> None:
+    clip_grad_value_(model[0].parameters(), 0.03)  # type: ignore[index]
+
+
+def clip_one_layer_by_norm_and_the_other_by_value(model: nn.Module, _optimizer: Optimizer) -> None:
+    clip_grad_norm_(model[0].parameters(), 0.1)  # type: ignore[index]
+    clip_grad_value_(model[2].parameters(), 0.05)  # type: ignore[index]
+
+
+def clip_each_layer_then_values(model: nn.Module, optimizer: Optimizer) -> None:
+    clip_each_layer(model, optimizer)
+    clip_grad_value_(model.parameters(), 0.05)
+
+
+def negate_one(model: nn.Module, _optimizer: Optimizer) -> None:
+    next(model.parameters()).grad.neg_()  # type: ignore[union-attr]
+
+
+def decay_one(model: nn.Module, _optimizer: Optimizer) -> None:
+    parameter = next(model.parameters())
+    parameter.grad.add_(parameter.detach(), alpha=1e-3)  # type: ignore[union-attr]
 
 
 def average(model: nn.Module, _optimizer: Optimizer) -> None:
@@ -157,6 +195,20 @@ RECIPES = {
     "clip by value": Recipe(between=clip_value),
     "clip by norm, then by value": Recipe(between=clip_norm_and_value),
     "clip by value, then by norm": Recipe(between=clip_value_and_norm),
+    "clip each layer by norm": Recipe(between=clip_each_layer),
+    "clip one layer by norm": Recipe(between=clip_one_layer),
+    "clip each parameter by norm": Recipe(between=clip_each_parameter),
+    "clip each group by norm": Recipe(optimizer=groups, between=clip_groups),
+    "clip one layer by value": Recipe(between=clip_values_of_one_layer),
+    "clip one layer by norm, one by value": Recipe(between=clip_one_layer_by_norm_and_the_other_by_value),
+    "clip each layer by norm, then all by value": Recipe(between=clip_each_layer_then_values),
+    "clip each layer of a double model": Recipe(model=double_model, between=clip_each_layer),
+    "accumulate and clip each layer": Recipe(accumulate=2, divide=2.0, between=clip_each_layer),
+    "accumulate and clip one layer by value": Recipe(accumulate=2, between=clip_values_of_one_layer),
+    "accumulate, divide and clip one layer by value": Recipe(
+        accumulate=2, divide=2.0, between=clip_values_of_one_layer
+    ),
+    "accumulate, divide by 3 and clip one layer": Recipe(accumulate=3, divide=3.0, between=clip_one_layer),
     "accumulate with a last smaller group, and clip by value": Recipe(
         accumulate=4, group_at_end=True, divide=4.0, between=clip_value
     ),
@@ -192,6 +244,7 @@ CLOSE: dict[str, Recipe] = {
         accumulate=2, batch_size=3, loss_of=lambda o, y: F.cross_entropy(o, y, reduction="sum") / 7
     ),
     "accumulate and clip by value": Recipe(accumulate=2, divide=2.0, between=clip_value),
+    "accumulate, divide by 3 and clip each layer": Recipe(accumulate=3, divide=3.0, between=clip_each_layer),
 }
 """Trainings whose factor can only be told to rounding."""
 
@@ -207,6 +260,16 @@ def test_scale_turns_the_gradient_of_the_loss_into_the_one_used(tmp_path: Path) 
     factors = [step.scale for step in run.replay(0, run.steps)]
     assert all(isinstance(factor, float) and 0 < factor <= 1 for factor in factors)
     assert any(factor < 1 for factor in factors if isinstance(factor, float))
+
+
+def test_clipping_each_layer_gives_a_factor_for_each_parameter_and_one_for_each_layer(tmp_path: Path) -> None:
+    _, run = RECIPES["clip each layer by norm"].record(tmp_path / "run")
+    for step in run.replay(0, 3):
+        assert isinstance(step.scale, dict)
+        factors = {name: float(factor) for name, factor in step.scale.items()}
+        assert factors["0.weight"] == factors["0.bias"] < 1
+        assert factors["2.weight"] == factors["2.bias"] < 1
+        assert factors["0.weight"] != factors["2.weight"]
 
 
 def test_clipping_by_value_gives_a_diagonal_of_each_parameters_shape(tmp_path: Path) -> None:
@@ -314,7 +377,8 @@ def diverge(_model: nn.Module, optimizer: Optimizer, _step: int) -> None:
 REFUSED: dict[str, tuple[Recipe, str]] = {
     "another loss": (Recipe(loss_of=squared), r"Step 0 \(epoch 0\).*another loss.*cross_entropy"),
     "noise on gradients": (Recipe(between=noise), r"Step 0 \(epoch 0\).*changed in another way"),
-    "clipped layer by layer": (Recipe(between=clip_each_layer), r"Step 0 .*clipping group by group"),
+    "one parameter negated": (Recipe(between=negate_one), r"Step 0 .*changed in another way"),
+    "one parameter decayed": (Recipe(between=decay_one), r"Step 0 .*changed in another way"),
     "diverged": (Recipe(after_step=diverge), r"Step 2 .*not finite, so the training diverged"),
     "parameters changed": (
         Recipe(after_step=poke),

@@ -163,9 +163,9 @@ def altered_manifest(path: Path) -> None:
     Recipe().open(path)
 
 
-def later_format(path: Path) -> None:
+def other_format(path: Path, number: int) -> None:
     content = json.loads((path / "run.json").read_bytes())
-    (path / "run.json").write_text(json.dumps({**content, "format": 99}))
+    (path / "run.json").write_text(json.dumps({**content, "format": number}))
     Recipe().open(path)
 
 
@@ -180,7 +180,16 @@ REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "deleted row": (deleted_row, errors.RunFormatError, r"table in .*steps\.sqlite cannot be read: step 3 is missing"),
     "altered manifest": (altered_manifest, errors.RunFormatError, r"run\.json was altered"),
     "damaged manifest": (damaged_manifest, errors.RunFormatError, r"run\.json cannot be read"),
-    "later format": (later_format, errors.RunFormatError, r"has format 99; this version of Whence reads 1"),
+    "later format": (
+        lambda path: other_format(path, 99),
+        errors.RunFormatError,
+        r"has format 99; this version of Whence reads 2\. Install the version that recorded",
+    ),
+    "earlier format": (
+        lambda path: other_format(path, 1),
+        errors.RunFormatError,
+        r"has format 1; this version of Whence reads 2\. Install the version that recorded",
+    ),
 }
 
 

@@ -1,40 +1,79 @@
-"""Four numbers that tell gradients apart."""
+"""Numbers that tell gradients apart."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from whence.runs import GradientTable
+from whence.runs.blobs import batches_of, encode_ids
 from whence.runs.reconcile import reconcile
-from whence.runs.statistics import gradient_statistics
+from whence.runs.statistics import gradient_table
 
 
 def gradients(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    shapes = {"scalar": (), "vector": (7,), "empty": (0, 3), "large": (400, 400)}
+    shapes = {"scalar": (), "vector": (7,), "empty": (0, 3), "matrix": (50, 40), "large": (400, 400)}
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
 
+def flat(values: dict[str, Tensor]) -> list[float]:
+    return [float(element) for value in values.values() for element in value.reshape(-1).double()]
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25, 1e25])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_statistics_are_the_norms_and_the_sum_over_all_elements(dtype: torch.dtype) -> None:
-    found = gradient_statistics(gradients(dtype).values())
-    flat = [float(element) for value in gradients(dtype).values() for element in value.reshape(-1).double()]
-    assert found.l2 == pytest.approx(math.sqrt(math.fsum(x * x for x in flat)), rel=1e-12)
-    assert found.linf == max(abs(x) for x in flat)
-    assert found.l1 == pytest.approx(math.fsum(abs(x) for x in flat), rel=1e-12)
-    assert found.total == pytest.approx(math.fsum(flat), rel=1e-9)
+def test_statistics_are_the_norms_and_the_sum_over_all_elements(dtype: torch.dtype, size: float) -> None:
+    used = {name: value * size for name, value in gradients(dtype).items()}
+    table = gradient_table(used)
+    parts = {name: (table.rows[name], flat({name: used[name]})) for name in used}
+    for found, elements in (*parts.values(), (table.whole, flat(used))):
+        l1 = math.fsum(abs(x) for x in elements)
+        assert found.l2 == pytest.approx(math.sqrt(math.fsum(x * x for x in elements)), rel=1e-6)
+        assert found.linf == max((abs(x) for x in elements), default=0.0)
+        assert found.l1 == pytest.approx(l1, rel=1e-12)
+        assert found.total == pytest.approx(math.fsum(elements), abs=1e-6 * l1)
 
 
 def test_no_gradients_have_statistics_zero() -> None:
-    assert gradient_statistics([]).l2 == gradient_statistics([torch.zeros(0)]).l1 == 0.0
+    for values in ({}, {"empty": torch.zeros(0)}):
+        assert gradient_table(values).whole.l2 == gradient_table(values).whole.l1 == 0.0
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    for value in (math.inf, math.nan):
+        used = {"vector": torch.tensor([1.0, value, -math.inf]), "other": torch.ones(2)}
+        table = gradient_table(used)
+        assert not math.isfinite(table.whole.linf)
+        assert math.isfinite(table.rows["other"].l2)
+
+
+@pytest.mark.parametrize("name", ["scalar", "vector", "matrix", "large"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_bit_of_one_element_changes_the_fingerprint(dtype: torch.dtype, name: str) -> None:
+    used = gradients(dtype)
+    before = gradient_table(used)
+    used[name].view(-1)[-1:] = torch.nextafter(used[name].view(-1)[-1:], torch.zeros(1, dtype=dtype))
+    after = gradient_table(used)
+    assert before.same(gradient_table(gradients(dtype)))
+    assert not before.same(after)
+    assert before.close(after) or dtype is torch.bfloat16
+
+
+def test_a_table_is_written_and_read_as_it_is() -> None:
+    table = gradient_table(gradients())
+    found = GradientTable.decode(table.names, table.encode())
+    assert (found.names, found.rows, found.whole) == (table.names, table.rows, table.whole)
 
 
 @pytest.mark.parametrize("factor", [0.37, 1 / 3, 2.0, 1e-6, 1.0])
 def test_a_factor_is_found_bit_by_bit(factor: float) -> None:
     used = {name: value * factor for name, value in gradients().items()}
     found = gradients()
-    scale = reconcile(found, gradient_statistics(used.values()), 1)
+    scale = reconcile(found, gradient_table(used), 1)
     assert scale == pytest.approx(factor, rel=1e-6)
     assert all(torch.equal(value, used[name]) for name, value in found.items())
 
@@ -42,16 +81,60 @@ def test_a_factor_is_found_bit_by_bit(factor: float) -> None:
 def test_clipping_by_value_is_found_and_given_as_a_factor_of_each_element() -> None:
     used = {name: value.clamp(-0.8, 0.8) for name, value in gradients().items()}
     found = gradients()
-    scale = reconcile(found, gradient_statistics(used.values()), 1)
+    scale = reconcile(found, gradient_table(used), 1)
     assert isinstance(scale, dict)
     assert all(torch.equal(value, used[name]) for name, value in found.items())
     for name, value in gradients().items():
         torch.testing.assert_close(value * scale[name], used[name])
 
 
-def test_another_gradient_is_not_taken_for_a_scaled_one() -> None:
-    used = gradients()
+def test_a_factor_for_each_parameter_and_a_bound_for_one_are_found_bit_by_bit() -> None:
+    factors = {"scalar": 0.3, "vector": 0.3, "empty": 1.0, "matrix": 0.123456, "large": 1.0}
+    used = {name: value * factors[name] for name, value in gradients().items()}
+    used["matrix"].clamp_(-0.1, 0.1)
+    found = gradients()
+    scale = reconcile(found, gradient_table(used), 1)
+    assert isinstance(scale, dict)
+    assert all(torch.equal(value, used[name]) for name, value in found.items())
+    assert {name: isinstance(factor, Tensor) for name, factor in scale.items()} == {n: n == "matrix" for n in used}
+    for name, value in gradients().items():
+        torch.testing.assert_close(value * scale[name], used[name])
+
+
+def other_element(used: dict[str, Tensor]) -> None:
     used["large"][0] += 0.5
-    assert reconcile(gradients(), gradient_statistics(used.values()), 1) is None
-    negative = {name: -value for name, value in gradients().items()}
-    assert reconcile(gradients(), gradient_statistics(negative.values()), 1) is None
+
+
+def other_small_parameter(used: dict[str, Tensor]) -> None:
+    used["vector"][2] += 0.5  # less than one part in 100,000 of the whole
+
+
+def negative(used: dict[str, Tensor]) -> None:
+    for value in used.values():
+        value.neg_()
+
+
+def one_negative(used: dict[str, Tensor]) -> None:
+    used["vector"].neg_()
+
+
+@pytest.mark.parametrize("change", [other_element, other_small_parameter, negative, one_negative])
+def test_another_gradient_is_not_taken_for_a_scaled_one(change: Callable[[dict[str, Tensor]], None]) -> None:
+    used = gradients()
+    change(used)
+    assert reconcile(gradients(), gradient_table(used), 1) is None
+
+
+def test_a_parameter_whose_gradient_is_rounding_may_differ_within_rounding_of_the_whole() -> None:
+    raw, used = gradients(), gradients()
+    raw["vector"] *= 1e-7
+    used["vector"] = raw["vector"].roll(1) * torch.linspace(-1, 1, 7)
+    assert reconcile(raw, gradient_table(used), 1) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("largest", [3, 2**32 - 1, 2**32, 2**40])
+def test_ids_of_any_size_are_written_and_read_as_they_are(largest: int) -> None:
+    batches = (torch.tensor([0, largest]), torch.tensor([1]))
+    content, sizes = encode_ids(torch.cat(batches).numpy()), np.array([2, 1], dtype="<i8").tobytes()
+    assert [ids.tolist() for ids in batches_of(content, sizes)] == [[0, largest], [1]]
+    assert len(content) == 3 * (4 if largest < 2**32 else 8)

@@ -9,7 +9,7 @@ from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
 from whence.runs.run import ModelState, Run, Segment, open_run
 from whence.runs.settings import GroupSettings, unsupported
-from whence.runs.statistics import GradientStatistics
+from whence.runs.statistics import GradientStatistics, GradientTable
 from whence.runs.step_record import StepRecord
 from whence.runs.verification import Verification
 from whence.runs.walker import Around, ReplayedStep
@@ -17,6 +17,7 @@ from whence.runs.walker import Around, ReplayedStep
 __all__ = (
     "Around",
     "GradientStatistics",
+    "GradientTable",
     "GroupSettings",
     "Manifest",
     "ModelState",

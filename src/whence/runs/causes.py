@@ -9,7 +9,7 @@ _LIKELY = (
     "Likely causes: the loop minimises another loss than the one given ({loss}), or adds a penalty to it; the loop "
     "changes the batch between recorder and model; random draws in the dataset without a stored seed "
     "(use datasets.Augmented) or in the model by other means than torch; gradients that are not zeroed between steps "
-    "or are changed in another way than by one factor or by clipping (clipping group by group, noise); "
+    "or are changed in another way than by one factor for each parameter or by clipping, such as noise; "
     "parameters or buffers changed by hand between steps; another version of torch, another device or "
     "thread count."
 )
@@ -17,7 +17,7 @@ _LIKELY = (
 
 def mismatch(record: StepRecord, found: GradientStatistics, loss: str) -> str:
     """Return the message for a step whose gradient is not the recorded one."""
-    wanted = record.statistics
+    wanted = record.statistics.whole
     if not math.isfinite(wanted.l2):
         return (
             f"Step {record.step} (epoch {record.epoch}) cannot be walked again: its recorded gradient is not finite, "

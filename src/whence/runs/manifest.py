@@ -21,7 +21,7 @@ from whence.datasets import Examples
 from whence.runs.loss import TrainingLoss
 from whence.runs.settings import SettingsReader, encode_settings, parameter_names, trained_names
 
-FORMAT = 1
+FORMAT = 2
 """The version of the format that this version of Whence writes and reads."""
 
 _NAME = "run.json"
@@ -83,7 +83,7 @@ class Manifest:
 
         Raises:
             RunNotFoundError: If there is none.
-            RunFormatError: If it cannot be read, or is of a later format.
+            RunFormatError: If it cannot be read, or is of another format.
         """
         path = folder / _NAME
         if not path.is_file():

@@ -13,7 +13,7 @@ from whence._errors import RecordingError, UnsupportedOptimizerError
 from whence.runs.modes import Modes, ModesReader
 from whence.runs.randomness import RandomState
 from whence.runs.settings import SettingsReader, parameter_names
-from whence.runs.statistics import gradient_statistics
+from whence.runs.statistics import GradientTable, gradient_table
 from whence.runs.step_record import StepRecord
 from whence.runs.trees import leaves
 from whence.runs.versions import BufferWatch, ParameterWatch
@@ -77,7 +77,7 @@ class Observer:
         self._offered: Microbatch | None = None
         self._pending: list[Microbatch] = []
         self._draft: StepRecord | None = None
-        self._updated: frozenset[str] = frozenset()
+        self._updated: tuple[str, ...] = ()
         self._clock = 0
         self._checked_inputs = False
 
@@ -160,8 +160,9 @@ class Observer:
             raise UnsupportedOptimizerError(
                 f"Step {self._step} has a sparse gradient for {sparse[0]}. Make its layer with sparse=False."
             )
-        if self._updated != gradients.keys():
-            self._updated = frozenset(gradients)
+        table = gradient_table(gradients)
+        if self._updated != table.names:
+            self._updated = table.names
         self._draft = StepRecord(
             step=self._step,
             epoch=batches[-1].epoch,
@@ -169,8 +170,7 @@ class Observer:
             batches=tuple(batch.ids for batch in batches),
             settings=self._settings.read(),
             modes=tuple(batch.modes for batch in batches if batch.modes is not None),
-            updated=self._updated,
-            statistics=gradient_statistics(gradients.values()),
+            statistics=GradientTable(self._updated, table.numbers),
             random=tuple(batch.random for batch in batches),
             buffers={number: batch.buffers for number, batch in enumerate(batches) if batch.buffers},
             touched=self._parameters.changed(),

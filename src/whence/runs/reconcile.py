@@ -1,32 +1,24 @@
 """Find what a training loop did to its gradient before the optimizer saw it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from whence.runs.statistics import GradientStatistics, gradient_statistics
-
-TOLERANCE = 1e-5
-"""Relative. The sums are exact to float64; the gradients themselves are sums over a batch in float32, which other
-kernels or thread counts take in another order, with errors of about eps·√n ≈ 2e-6 for n = 256. Another gradient, such
-as that with one other example in the batch, differs by far more."""
-
-_ROUNDING = 1e-12  # relative; the reductions of another process differ by no more where the gradients are equal
-_LARGEST_DIVISOR = 4096  # microbatches that one step may plausibly accumulate
-_NEWTON_STEPS = 50  # about ten are needed
-_ULPS = 3  # neighbours tried on either side of a scalar, to find the very one that the loop used
+from whence.runs.changes import Change, Sought
+from whence.runs.changes import divisor as divisor_of
+from whence.runs.statistics import GradientTable, gradient_table
 
 Scale = float | dict[str, float | Tensor]
 
 
-def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int) -> Scale | None:
+def reconcile(gradients: Mapping[str, Tensor], wanted: GradientTable, microbatches: int) -> Scale | None:
     """Change gradients in place into the recorded ones, and return by which factor.
 
-    Tried in order: nothing; one scalar (accumulation, clipping by norm, loss scaling); one scalar and clipping by
-    value. Whichever of the two the loop did first, and whether it did one of them twice, all come to one scalar and one
-    bound.
+    Tried in order: nothing; one scalar for all (accumulation, clipping by norm, loss scaling), or one scalar and
+    clipping by value; the same for each parameter (clipping layer by layer or group by group). Whichever of the two the
+    loop did first, and whether it did one of them twice, all come to one scalar and one bound.
 
     Args:
         gradients: As computed again, by parameter name.
@@ -34,120 +26,61 @@ def reconcile(gradients: Mapping[str, Tensor], wanted: GradientStatistics, micro
         microbatches: How many batches the step accumulated.
 
     Returns:
-        The factor from the gradient computed to the one used: a number, or a tensor of the shape of each parameter.
-        None if none of these gives the recorded statistics.
+        The factor from the gradient computed to the one used: one number, or by parameter name a number or a tensor of
+        its shape. None if none of these gives the recorded statistics.
     """
-    raw = gradient_statistics(gradients.values())
-    if raw == wanted:
+    raw = gradient_table(gradients)
+    if raw.same(wanted):
         return 1.0
-    if not all(math.isfinite(v) for v in (raw.l2, raw.linf, wanted.l2, wanted.linf)) or raw.linf == 0.0:
+    norms = (raw.whole.l2, raw.whole.linf, wanted.whole.l2, wanted.whole.linf)
+    if raw.names != wanted.names or raw.whole.linf == 0.0 or not all(math.isfinite(norm) for norm in norms):
         return None
-    if _proportional(raw, wanted):
-        return _scale(gradients, raw, wanted)
-    return _clipped(gradients, wanted, microbatches)
-
-
-def exact(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> bool:
-    """Return whether gradients have the recorded statistics bit by bit."""
-    return gradient_statistics(gradients.values()) == wanted
-
-
-def _proportional(raw: GradientStatistics, wanted: GradientStatistics) -> bool:
-    """Return whether one scalar explains all four statistics."""
-    ratio = wanted.l2 / raw.l2
-    scaled = GradientStatistics(raw.l2 * ratio, raw.linf * ratio, raw.l1 * ratio, raw.total * ratio)
-    return scaled.close(wanted, TOLERANCE)
-
-
-def _scale(gradients: Mapping[str, Tensor], raw: GradientStatistics, wanted: GradientStatistics) -> float:
-    """Scale gradients in place, bit by bit as the loop did if that can be told; return the factor."""
-    if raw.close(wanted, _ROUNDING):
-        return 1.0
-    whole = divisor(wanted.l2 / raw.l2)
-    if whole > 1 and gradient_statistics(gradient / whole for gradient in gradients.values()) == wanted:
-        for gradient in gradients.values():
-            gradient.div_(whole)
-        return 1.0 / whole
-    factor = _factor(gradients, raw, wanted)
-    for gradient in gradients.values():
-        gradient.mul_(factor)
-    return factor
-
-
-def _factor(gradients: Mapping[str, Tensor], raw: GradientStatistics, wanted: GradientStatistics) -> float:
-    """Return the factor between two gradients, the very one that was used if it can be told."""
-    kind = next(iter(gradients.values())).dtype
-    for candidate in _candidates(wanted.linf / raw.linf, kind):
-        if float(torch.tensor(raw.linf, dtype=kind) * candidate) != wanted.linf:
-            continue
-        if gradient_statistics(gradient * candidate for gradient in gradients.values()) == wanted:
-            return candidate
-    return wanted.l2 / raw.l2
-
-
-def divisor(factor: float) -> int:
-    """Return the whole number that a factor divides by, 1 if it does not."""
-    if not 0.0 < factor < 1.0:
-        return 1
-    whole = round(1.0 / factor)
-    return whole if whole <= _LARGEST_DIVISOR and abs(factor * whole - 1.0) < TOLERANCE else 1
-
-
-def _candidates(ratio: float, kind: torch.dtype) -> list[float]:
-    """Return a scalar's neighbours in the type of the gradients, nearest first."""
-    centre = torch.tensor(ratio, dtype=kind)
-    found = [centre]
-    for towards in (math.inf, -math.inf):
-        value = centre
-        for _ in range(_ULPS):
-            value = torch.nextafter(value, torch.tensor(towards, dtype=kind))
-            found.append(value)
-    return sorted((float(value) for value in found), key=lambda value: abs(value - ratio))
-
-
-def _clipped(
-    gradients: Mapping[str, Tensor], wanted: GradientStatistics, microbatches: int
-) -> dict[str, float | Tensor] | None:
-    """Scale and then clip gradients in place by value; return the factors, None if that does not explain them."""
-    for factor in dict.fromkeys((1.0, 1.0 / microbatches)):
-        if gradient_statistics(_bounded(gradients, factor, wanted.linf)).close(wanted, TOLERANCE):
-            return _take_clipped(gradients, factor, wanted.linf)
-    factor = _factor_before_clipping(gradients, wanted)
-    if not gradient_statistics(_bounded(gradients, factor, wanted.linf)).close(wanted, TOLERANCE):
+    sought = Sought(gradients, raw, wanted)
+    factors = (1.0, 1.0 / microbatches)
+    change = sought.change((), factors)
+    changes = _one_by_one(sought, factors) if change is None else None
+    if changes is not None:
+        return {name: _take(gradients[name], changes[name]) for name in gradients}
+    change = change or sought.change((), factors, each=False)
+    if change is None:
         return None
-    kind = next(iter(gradients.values())).dtype
-    likely = (1.0 / divisor(factor), float(round(factor)), *_candidates(factor, kind))
-    found = (f for f in likely if gradient_statistics(_bounded(gradients, f, wanted.linf)) == wanted)
-    return _take_clipped(gradients, next(found, factor), wanted.linf)
+    taken = {name: _take(gradient, change) for name, gradient in gradients.items()}
+    return change.factor if change.bound == math.inf else taken
 
 
-def _factor_before_clipping(gradients: Mapping[str, Tensor], wanted: GradientStatistics) -> float:
-    """Return the c for which c·g, clipped to the recorded largest value, has the recorded l1 norm.
+def exact(gradients: Mapping[str, Tensor], wanted: GradientTable) -> bool:
+    """Return whether gradients are the recorded ones bit by bit."""
+    return gradient_table(gradients).same(wanted)
 
-    That norm is increasing, concave and piecewise linear in c, so that Newton's steps from below rise to the solution
-    and reach it after finitely many.
+
+def divisor(scale: Scale) -> int:
+    """Return the whole number that a loop may have divided its loss by, 1 if there is none."""
+    factors = [scale] if isinstance(scale, float) else scale.values()
+    return max((divisor_of(factor) for factor in factors if isinstance(factor, float)), default=1)
+
+
+def _one_by_one(sought: Sought, factors: tuple[float, ...]) -> dict[str, Change] | None:
+    """Return a change for each parameter, None if one has none.
+
+    What explains a larger one is tried first: a loop has few factors, and small gradients tell them less well.
     """
-    factor = 0.0
-    for _ in range(_NEWTON_STEPS):
-        free, clipped = 0.0, 0
-        for gradient in gradients.values():
-            inside = gradient.abs().double() * factor < wanted.linf
-            clipped += inside.numel() - int(inside.sum())
-            free += float((gradient.abs() * inside).sum(dtype=torch.float64))
-        following = (wanted.l1 - clipped * wanted.linf) / free if free else factor
-        if following <= factor * (1 + _ROUNDING):
-            break
-        factor = following
+    found: dict[str, Change] = {}
+    for name in sorted(sought.gradients, key=lambda name: -sought.gradients[name].numel()):
+        known = dict.fromkeys(found.values())
+        before = dict.fromkeys((*(change.factor for change in known), *factors))
+        change = sought.only(name).change(known, before)
+        if change is None:
+            return None
+        found[name] = change
+    return found
+
+
+def _take(gradient: Tensor, change: Change) -> float | Tensor:
+    """Change a gradient in place and return the factor, of each element if it was clipped."""
+    changed = change.of(gradient)
+    if change.bound == math.inf:
+        gradient.copy_(changed)
+        return change.factor
+    factor = torch.where(gradient == 0, torch.full_like(gradient, change.factor), changed / gradient)
+    gradient.copy_(changed)
     return factor
-
-
-def _bounded(gradients: Mapping[str, Tensor], factor: float, bound: float) -> Iterator[Tensor]:
-    return ((gradient * factor).clamp(-bound, bound) for gradient in gradients.values())
-
-
-def _take_clipped(gradients: Mapping[str, Tensor], factor: float, bound: float) -> dict[str, float | Tensor]:
-    scale: dict[str, float | Tensor] = {}
-    for (name, gradient), clipped in zip(gradients.items(), _bounded(gradients, factor, bound), strict=True):
-        scale[name] = torch.where(gradient == 0, torch.full_like(gradient, factor), clipped / gradient)
-        gradient.copy_(clipped)
-    return scale

@@ -1,68 +1,152 @@
-"""Four numbers that tell whether two gradients are the same, or the same up to a scalar."""
+"""Numbers that tell whether two gradients are the same, or the same up to a factor and a bound."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+TOLERANCE = 1e-5
+"""Relative. The gradients are sums over a batch in float32, which other kernels or thread counts take in another order,
+with errors of about eps·√n ≈ 2e-6 for n = 256. Another gradient, such as that with one other example in the batch,
+differs by far more."""
+
 _SMALL = 1 << 17  # tensors on the CPU of at most so many elements are joined and reduced together
-_BLOCK = 1 << 13  # elements
+_JOINED = 1 << 17  # elements after which no more are joined: what is reduced stays in the cache
+_JOINABLE = frozenset({torch.float32, torch.float64})
+_SQUARABLE = (1e-15, 1e15)  # largest values whose squares and sums float32 holds
+_WORD = 1 << 32
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # by the bytes of an element
 
 
 @final
 @dataclass(frozen=True)
 class GradientStatistics:
-    """Norms and sum over all elements of all gradients of a step.
+    """What is known of a gradient: norms, a sum, and a fingerprint.
 
     Attributes:
         l2: Euclidean norm.
         linf: Largest absolute value.
         l1: Sum of absolute values.
         total: Signed sum.
+        fingerprint: Sum of the bits of all elements, read as whole numbers, modulo 2³².
     """
 
     l2: float
     linf: float
     l1: float
     total: float
+    fingerprint: int
 
-    def close(self, other: "GradientStatistics", tolerance: float) -> bool:
-        """Return whether all four agree within a relative ``tolerance``; the signed sum relative to ``l1``."""
+    def close(self, other: "GradientStatistics") -> bool:
+        """Return whether all but the fingerprint agree within rounding, the sum relative to the norm l1."""
         return (
-            _close(self.l2, other.l2, tolerance * other.l2)
-            and _close(self.linf, other.linf, tolerance * other.linf)
-            and _close(self.l1, other.l1, tolerance * other.l1)
-            and _close(self.total, other.total, tolerance * other.l1)
+            _close(self.l2, other.l2, other.l2)
+            and _close(self.linf, other.linf, other.linf)
+            and _close(self.l1, other.l1, other.l1)
+            and _close(self.total, other.total, other.l1)
         )
 
+    def scaled(self, factor: float) -> "GradientStatistics":
+        """Return the norms and the sum of the gradient times ``factor``; its fingerprint is not known."""
+        return GradientStatistics(self.l2 * factor, self.linf * factor, self.l1 * factor, self.total * factor, 0)
 
-def gradient_statistics(gradients: Iterable[Tensor]) -> GradientStatistics:
+    def same(self, other: "GradientStatistics") -> bool:
+        """Return whether the two are of one gradient, bit by bit: sums may round otherwise in another process."""
+        return self.fingerprint == other.fingerprint and self.linf == other.linf and self.close(other)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GradientTable:
+    """The statistics of the gradient of each parameter.
+
+    Attributes:
+        names: The parameters.
+        numbers: float64 (parameters, 5): l2, linf, l1, total and fingerprint of each.
+    """
+
+    names: tuple[str, ...]
+    numbers: np.ndarray
+
+    @cached_property
+    def rows(self) -> Mapping[str, GradientStatistics]:
+        """The statistics of each parameter's gradient, by name."""
+        return {name: _statistics(row) for name, row in zip(self.names, self.numbers.tolist(), strict=True)}
+
+    @cached_property
+    def whole(self) -> GradientStatistics:
+        """The statistics of all gradients as one vector."""
+        if not self.names:
+            return GradientStatistics(0.0, 0.0, 0.0, 0.0, 0)
+        squares, (_, _, l1, total, bits) = np.square(self.numbers[:, 0]).sum(), self.numbers.sum(0)
+        return _statistics([float(np.sqrt(squares)), self.numbers[:, 1].max(), l1, total, bits % _WORD])
+
+    def only(self, name: str) -> "GradientTable":
+        """Return the table of one parameter."""
+        row = self.names.index(name)
+        return GradientTable((name,), self.numbers[row : row + 1])
+
+    def same(self, other: "GradientTable") -> bool:
+        """Return whether the two are of the same gradients, bit by bit."""
+        return self.names == other.names and all(self.rows[name].same(other.rows[name]) for name in self.names)
+
+    def close(self, other: "GradientTable") -> bool:
+        """Return whether each parameter's norms and sum agree within rounding."""
+        return self.names == other.names and all(self.rows[name].close(other.rows[name]) for name in self.names)
+
+    def near(self, other: "GradientTable") -> bool:
+        """Return whether all together agree within rounding, and each parameter within rounding of all together.
+
+        A gradient that is small beside the others', or nothing but rounding, is another where sums are taken in another
+        order.
+        """
+        l2, linf, l1 = other.numbers[:, :3].T
+        spread = np.divide(l1, l2, out=np.ones_like(l1), where=l2 > 0.0)  # at most √n, for n elements
+        sizes = np.stack([l2, linf, l1, l1]) + other.whole.l2 * np.stack([np.ones_like(l2)] * 2 + [spread] * 2)
+        missed = np.abs(self.numbers - other.numbers)[:, :4].T
+        return self.whole.close(other.whole) and bool((missed <= TOLERANCE * sizes).all())
+
+    def encode(self) -> bytes:
+        """Return the numbers as bytes."""
+        return self.numbers.astype("<f8", copy=False).tobytes()
+
+    @classmethod
+    def decode(cls, names: Sequence[str], content: bytes) -> "GradientTable":
+        """Return the table whose numbers `encode` wrote."""
+        return cls(tuple(names), np.frombuffer(content, dtype="<f8").reshape(len(names), 5))
+
+
+def gradient_table(gradients: Mapping[str, Tensor]) -> GradientTable:
     """Measure gradients of any shapes.
 
-    The same gradients give the same numbers, bit by bit. Sums are taken in float64, so that gradients that differ in
-    their last bits have different statistics and the order of summation hardly matters.
+    The same gradients give the same numbers, bit by bit; gradients that differ in their last bits differ in their
+    fingerprints.
     """
-    small: list[np.ndarray] = []
-    rows: list[Tensor] = []
-    for gradient in gradients:
-        flat = gradient.detach().reshape(-1)
-        if flat.device.type == "cpu" and flat.numel() <= _SMALL and flat.dtype in {torch.float32, torch.float64}:
-            small.append(flat.numpy())
-        elif flat.numel():
-            rows.append(_reduce(flat))
-    if small:
-        rows.append(_reduce_small(np.concatenate(small)))
-    table = torch.stack(rows).cpu().numpy() if rows else np.zeros((1, 4))
-    l2, linf, l1, total = np.sqrt(np.square(table[:, 0]).sum()), table[:, 1].max(), table[:, 2].sum(), table[:, 3].sum()
-    return GradientStatistics(float(l2), float(linf), float(l1), float(total))
+    numbers = np.zeros((len(gradients), 5))
+    small: dict[torch.dtype, list[tuple[int, np.ndarray]]] = {}
+    large: list[tuple[int, Tensor]] = []
+    for row, gradient in enumerate(gradients.values()):
+        count = gradient.numel()
+        if not count:
+            continue
+        if gradient.is_cpu and count <= _SMALL and gradient.dtype in _JOINABLE:
+            small.setdefault(gradient.dtype, []).append((row, gradient.detach().numpy().reshape(-1)))
+        else:
+            large.append((row, _reduce(gradient.detach().reshape(-1).contiguous())))
+    for parts in small.values():
+        for joined in _joined(parts):
+            numbers[[row for row, _ in joined]] = _reduce_joined([flat for _, flat in joined])
+    if large:
+        numbers[[row for row, _ in large]] = torch.stack([found for _, found in large]).cpu().numpy()
+    return GradientTable(tuple(gradients), numbers)
 
 
 def _reduce(flat: Tensor) -> Tensor:
-    """Return l2, linf, l1 and sum of a flat tensor, float64 (4,)."""
+    """Return l2, linf, l1, sum and fingerprint of a flat tensor, float64 (5,)."""
     low, high = flat.aminmax()
     return torch.stack(
         [
@@ -70,22 +154,51 @@ def _reduce(flat: Tensor) -> Tensor:
             torch.maximum(-low, high).double(),
             torch.linalg.vector_norm(flat, 1, dtype=torch.float64),
             flat.sum(dtype=torch.float64),
+            flat.view(_BITS[flat.element_size()]).sum(dtype=torch.int64).remainder(_WORD).double(),
         ]
     )
 
 
-def _reduce_small(flat: np.ndarray) -> Tensor:
-    """Do the same on one thread, in blocks that stay in its cache; waking other threads takes longer."""
-    squares = linf = l1 = total = 0.0
-    for start in range(0, len(flat), _BLOCK):
-        block = flat[start : start + _BLOCK].astype(np.float64)
-        total += float(block.sum())
-        squares += float(np.dot(block, block))
-        np.abs(block, out=block)
-        l1 += float(block.sum())
-        linf = max(linf, float(block.max()))
-    return torch.tensor([math.sqrt(squares), linf, l1, total], dtype=torch.float64)
+def _joined(parts: list[tuple[int, np.ndarray]]) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Yield runs of flat arrays that are reduced together."""
+    run: list[tuple[int, np.ndarray]] = []
+    length = 0
+    for part in parts:
+        run.append(part)
+        length += len(part[1])
+        if length >= _JOINED:
+            yield run
+            run, length = [], 0
+    if run:
+        yield run
 
 
-def _close(found: float, wanted: float, margin: float) -> bool:
-    return found == wanted or abs(found - wanted) <= margin
+def _reduce_joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Do as `_reduce` for each of some arrays that are not empty, float64 (arrays, 5).
+
+    It works on one thread; waking other threads takes longer. The l1 norm is exact to float64, since the factor of a
+    clipped gradient is found from it.
+    """
+    flat = np.concatenate(parts)
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    words = flat.itemsize // 4
+    bits = np.add.reduceat(flat.view(np.int32), starts * words, dtype=np.int32).view(np.uint32)
+    with np.errstate(over="ignore", invalid="ignore"):  # of gradients that are not finite
+        sizes = np.abs(flat)
+        linf = np.maximum.reduceat(sizes, starts)
+        if not (((linf >= _SQUARABLE[0]) & (linf <= _SQUARABLE[1])) | (linf == 0.0)).all():
+            flat, sizes = flat.astype(np.float64), sizes.astype(np.float64)
+        l1 = np.add.reduceat(sizes, starts, dtype=np.float64)
+        total = np.add.reduceat(flat, starts)
+        np.multiply(flat, flat, out=sizes)
+        squares = np.add.reduceat(sizes, starts)
+    return np.stack([np.sqrt(squares), linf, l1, total, bits], axis=1, dtype=np.float64)
+
+
+def _statistics(row: Sequence[float]) -> GradientStatistics:
+    l2, linf, l1, total, fingerprint = (float(number) for number in row)
+    return GradientStatistics(l2, linf, l1, total, int(fingerprint))
+
+
+def _close(found: float, wanted: float, size: float) -> bool:
+    return found == wanted or abs(found - wanted) <= TOLERANCE * size

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import final
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from whence.runs.modes import Modes
 from whence.runs.randomness import RandomState
 from whence.runs.settings import GroupSettings
-from whence.runs.statistics import GradientStatistics
+from whence.runs.statistics import GradientTable
 
 
 @final
@@ -24,8 +25,7 @@ class StepRecord:
         batches: Example ids of each microbatch, each int64 (batch,); more than one when gradients were accumulated.
         settings: Each parameter group's learning rate and all else it says.
         modes: The model's modes at each microbatch.
-        updated: Names of the parameters that had a gradient; torch skipped the others.
-        statistics: Norms and sum of the gradient that the optimizer saw.
+        statistics: Norms and sum of the gradient that the optimizer saw, for each parameter that had one.
         random: torch's random state before each microbatch; None where it goes on from the microbatch before.
         after: torch's random state after the step where it does not follow from ``random``; else None.
         buffers: For a microbatch, the buffers that something other than training changed before it, by name.
@@ -38,9 +38,13 @@ class StepRecord:
     batches: tuple[Tensor, ...]
     settings: tuple[GroupSettings, ...]
     modes: tuple[Modes, ...]
-    updated: frozenset[str]
-    statistics: GradientStatistics
+    statistics: GradientTable
     random: tuple[RandomState | None, ...]
     after: RandomState | None = None
     buffers: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
     touched: tuple[str, ...] = ()
+
+    @cached_property
+    def updated(self) -> frozenset[str]:
+        """Names of the parameters that had a gradient; torch skipped the others."""
+        return frozenset(self.statistics.names)

@@ -2,8 +2,7 @@
 
 import json
 import sqlite3
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -11,15 +10,14 @@ from typing import Any, final
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from whence._errors import ArgumentError, DiskError, RunFormatError, RunNotFoundError
+from whence.runs.blobs import batches_of, decode_buffers, encode_buffers, encode_ids
 from whence.runs.modes import Modes
 from whence.runs.randomness import RandomState
 from whence.runs.settings import decode_settings, encode_settings
-from whence.runs.statistics import GradientStatistics
+from whence.runs.statistics import GradientTable
 from whence.runs.step_record import StepRecord
 
 _SCHEMA = """
@@ -32,7 +30,6 @@ CREATE TABLE steps (
 );
 CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, start BLOB, stop BLOB);
 """
-_STATISTICS = struct.Struct("<4d")
 
 
 @final
@@ -148,7 +145,7 @@ class StepTable:
         rows = self._connection.execute(
             "SELECT position, ids, sizes FROM steps WHERE epoch = ? ORDER BY step", (epoch,)
         )
-        return [(position, _batches(ids, sizes)) for position, ids, sizes in rows.fetchall()]
+        return [(position, batches_of(ids, sizes)) for position, ids, sizes in rows.fetchall()]
 
     def read(self, step: int) -> StepRecord:
         """Return a step.
@@ -176,7 +173,7 @@ class StepTable:
     def _reading(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, ValueError, KeyError, TypeError, struct.error, SafetensorError) as error:
+        except (sqlite3.Error, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunFormatError(
                 f"{what} in {self._path} cannot be read: {error}. Restore the file from a copy."
             ) from error
@@ -198,27 +195,26 @@ class StepTable:
 
     def _row(self, record: StepRecord) -> tuple[Any, ...]:
         sizes = np.array([len(ids) for ids in record.batches], dtype="<i8")
-        numbers = record.statistics
         states = [self._state(state) for state in record.random]
         return (
             record.step,
             record.epoch,
             record.position,
-            torch.cat(record.batches).numpy().astype("<i8").tobytes(),
+            encode_ids(torch.cat(record.batches).numpy()),
             sizes.tobytes(),
             self._text("settings", record.settings, encode_settings),
             json.dumps([self._text("modes", modes, Modes.encode) for modes in record.modes]),
-            self._text("updated", record.updated, sorted),
-            _STATISTICS.pack(numbers.l2, numbers.linf, numbers.l1, numbers.total),
+            self._text("updated", record.statistics.names, list),
+            record.statistics.encode(),
             json.dumps(states) if any(state is not None for state in states) else None,
             self._state(record.after),
-            _encode_buffers(record.buffers),
+            encode_buffers(record.buffers),
             json.dumps(record.touched) if record.touched else None,
         )
 
     def _record(self, row: tuple[Any, ...]) -> StepRecord:
         step, epoch, position, ids, sizes, settings, modes, updated, statistics, random, after, buffers, touched = row
-        batches = _batches(ids, sizes)
+        batches = batches_of(ids, sizes)
         states = json.loads(random) if random else [None] * len(batches)
         return StepRecord(
             step=step,
@@ -227,11 +223,10 @@ class StepTable:
             batches=batches,
             settings=self._decoded(settings, decode_settings),
             modes=tuple(self._decoded(number, Modes.decode) for number in json.loads(modes)),
-            updated=self._decoded(updated, frozenset),
-            statistics=GradientStatistics(*_STATISTICS.unpack(statistics)),
+            statistics=GradientTable.decode(self._decoded(updated, tuple), statistics),
             random=tuple(self._read_state(number) for number in states),
             after=self._read_state(after),
-            buffers=_decode_buffers(buffers),
+            buffers=decode_buffers(buffers),
             touched=tuple(json.loads(touched)) if touched else (),
         )
 
@@ -280,21 +275,3 @@ def _disk(path: Path) -> Iterator[None]:
 
 def _uri(path: Path, mode: str) -> str:
     return f"{path.absolute().as_uri()}?mode={mode}"
-
-
-def _batches(ids: bytes, sizes: bytes) -> tuple[Tensor, ...]:
-    counts = np.frombuffer(sizes, dtype="<i8").tolist()
-    return torch.split(torch.from_numpy(np.frombuffer(ids, dtype="<i8").astype(np.int64)), counts)
-
-
-def _encode_buffers(buffers: Mapping[int, Mapping[str, Tensor]]) -> bytes | None:
-    named = {f"{number}/{name}": value for number, group in buffers.items() for name, value in group.items()}
-    return save_tensors(named) if named else None
-
-
-def _decode_buffers(content: bytes | None) -> dict[int, dict[str, Tensor]]:
-    found: dict[int, dict[str, Tensor]] = {}
-    for key, value in (load_tensors(content) if content else {}).items():
-        number, _, name = key.partition("/")
-        found.setdefault(int(number), {})[name] = value
-    return found

@@ -17,7 +17,7 @@ from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.reconcile import Scale, divisor, exact, reconcile
 from whence.runs.settings import GroupSettings, apply_settings, new_optimizer
 from whence.runs.snapshots import TrainingState, apply_state, read_state
-from whence.runs.statistics import GradientStatistics, gradient_statistics
+from whence.runs.statistics import GradientStatistics, gradient_table
 from whence.runs.step_record import StepRecord
 from whence.runs.trees import to_device
 
@@ -143,7 +143,7 @@ class Walker:
             if found is None:
                 continue
             self._reductions.sort(key=lambda known: known is not reduction)
-            whole = divisor(found[0]) if isinstance(found[0], float) and self._may_divide else 1
+            whole = divisor(found[0]) if self._may_divide else 1
             if whole == 1 or exact(_gradients_of(step.trained), wanted):
                 return found
             divided = self._attempt(step, reduction, whole)
@@ -165,7 +165,7 @@ class Walker:
 
     def _unscaled(self, step: _Step) -> GradientStatistics:
         self._attempt(step, self._reductions[0], 1)
-        return gradient_statistics(_gradients_of(step.trained).values())
+        return gradient_table(_gradients_of(step.trained)).whole
 
     def _backward(
         self, record: StepRecord, reduction: _Reduction, divisor: int, around: Around | None
