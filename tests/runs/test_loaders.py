@@ -110,6 +110,27 @@ def test_augmented_data_is_drawn_anew_each_epoch_and_walked_again(workers: int, 
     assert not torch.equal(first, second)
 
 
+def accumulate_across_epochs(path: Path, workers: int, dataset: Any) -> Run:
+    """Record a step at the fourth of an epoch's six batches; the last two go with the next epoch's."""
+    recipe = Recipe(model=noisy_model, accumulate=4)
+    model = recipe.model()
+    optimizer = adam(model)
+    torch.manual_seed(11)
+    with record(path, model, optimizer, dataset, loss=F.cross_entropy, snapshot_every=2) as recorder:
+        loader = recorder.watch(DataLoader(dataset, batch_size=4, num_workers=workers)) if workers else None
+        recipe.train(model, optimizer, (loader or recorder.batches(4) for _ in range(4)))
+    return open_noisy(path, dataset)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_a_step_that_spans_two_epochs_are_drawn_as_in_their_own_epoch(workers: int, tmp_path: Path) -> None:
+    run = accumulate_across_epochs(tmp_path / "run", workers, Augmented(TensorDataset(*data()), jitter, seed=5))
+    verification = run.verify()
+    assert [run.record_of(step).epochs for step in range(2)] == [(0, 0, 0, 0), (0, 0, 1, 1, 1, 1)]
+    assert run.epoch_of_steps().tolist() == [0, 1, 2, 3]
+    assert verification.exact == verification.snapshots == 2
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         yield from zip(*data(), strict=True)

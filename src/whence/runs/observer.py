@@ -168,6 +168,7 @@ class Observer:
             epoch=batches[-1].epoch,
             position=batches[-1].position,
             batches=tuple(batch.ids for batch in batches),
+            epochs=tuple(batch.epoch for batch in batches),
             settings=self._settings.read(),
             modes=tuple(batch.modes for batch in batches if batch.modes is not None),
             statistics=GradientTable(self._updated, table.numbers),

@@ -20,9 +20,10 @@ class StepRecord:
 
     Attributes:
         step: Number of the step, from 0.
-        epoch: Number of the epoch, from 0.
+        epoch: Number of the epoch, from 0: that of the last microbatch.
         position: How many batches of the epoch had been handed out when the step was made.
         batches: Example ids of each microbatch, each int64 (batch,); more than one when gradients were accumulated.
+        epochs: Number of the epoch of each microbatch.
         settings: Each parameter group's learning rate and all else it says.
         modes: The model's modes at each microbatch.
         statistics: Norms and sum of the gradient that the optimizer saw, for each parameter that had one.
@@ -36,6 +37,7 @@ class StepRecord:
     epoch: int
     position: int
     batches: tuple[Tensor, ...]
+    epochs: tuple[int, ...]
     settings: tuple[GroupSettings, ...]
     modes: tuple[Modes, ...]
     statistics: GradientTable

@@ -25,7 +25,7 @@ CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE states (id INTEGER PRIMARY KEY, state BLOB NOT NULL);
 CREATE TABLE steps (
     step INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL,
-    ids BLOB NOT NULL, sizes BLOB NOT NULL, settings INTEGER NOT NULL, modes TEXT NOT NULL,
+    ids BLOB NOT NULL, sizes BLOB NOT NULL, epochs TEXT, settings INTEGER NOT NULL, modes TEXT NOT NULL,
     updated INTEGER NOT NULL, statistics BLOB NOT NULL, random TEXT, after INTEGER, buffers BLOB, touched TEXT
 );
 CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, start BLOB, stop BLOB);
@@ -117,7 +117,7 @@ class StepTable:
         """
         with self._writing():
             self._connection.execute(
-                "INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._row(record)
+                "INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._row(record)
             )
 
     def sync(self) -> None:
@@ -202,6 +202,7 @@ class StepTable:
             record.position,
             encode_ids(torch.cat(record.batches).numpy()),
             sizes.tobytes(),
+            json.dumps(record.epochs) if record.epochs[0] != record.epoch else None,
             self._text("settings", record.settings, encode_settings),
             json.dumps([self._text("modes", modes, Modes.encode) for modes in record.modes]),
             self._text("updated", record.statistics.names, list),
@@ -213,7 +214,8 @@ class StepTable:
         )
 
     def _record(self, row: tuple[Any, ...]) -> StepRecord:
-        step, epoch, position, ids, sizes, settings, modes, updated, statistics, random, after, buffers, touched = row
+        step, epoch, position, ids, sizes, epochs, settings, modes, updated, statistics, *rest = row
+        random, after, buffers, touched = rest
         batches = batches_of(ids, sizes)
         states = json.loads(random) if random else [None] * len(batches)
         return StepRecord(
@@ -221,6 +223,7 @@ class StepTable:
             epoch=epoch,
             position=position,
             batches=batches,
+            epochs=tuple(json.loads(epochs)) if epochs else (epoch,) * len(batches),
             settings=self._decoded(settings, decode_settings),
             modes=tuple(self._decoded(number, Modes.decode) for number in json.loads(modes)),
             statistics=GradientTable.decode(self._decoded(updated, tuple), statistics),

@@ -174,7 +174,7 @@ class Walker:
             parameter.grad = None
         seen = []
         for number, ids in enumerate(record.batches):
-            batch = self._examples.batch(ids, epoch=record.epoch)
+            batch = self._examples.batch(ids, epoch=record.epochs[number])
             inputs, labels = to_device(batch, self._device)
             record.modes[number].apply(self._model)
             self._set_buffers(record.buffers.get(number, {}) if number else {})
