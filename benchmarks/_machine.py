@@ -11,9 +11,10 @@ import torch
 
 
 def machine() -> dict[str, str | int]:
-    """Return the processor, its cores, the threads in use and the versions that matter."""
+    """Return the processor, its vector instructions and cores, the threads in use and the versions that matter."""
     return {
         "processor": processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",

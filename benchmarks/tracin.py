@@ -1,14 +1,14 @@
 """An audit beside TracIn as captum has it: completeness, and seconds per pair of a training example and a target.
 
     pip install -e ".[baselines]"
-    python -m benchmarks.tracin --data-dir MNIST                 # the paper's setting, 4 of its 50 epochs
-    python -m benchmarks.tracin --data-dir MNIST --batches 20    # an epoch of 20 batches instead of 200, for all
+    python -m benchmarks.tracin --data-dir MNIST                              # the paper's setting in full
+    python -m benchmarks.tracin --data-dir MNIST --epochs 4 --batches 50 --every 1    # a quick look
 
 One recorded run of LeNet-5 on MNIST (Adam) is scored by our audit (float32, trapezoid) and by captum's TracInCP and
-TracInCPFast with a checkpoint at each epoch's end and the training's learning rate. captum gets what is fastest for
-it: ready batches, per-example gradients in batches. Its checkpoints are formed before its time is taken, while ours
-includes replaying the run. In a second, small run both must agree: SGD, full batch, Euler, a checkpoint before every
-step. Results are written to ``benchmarks/results/tracin.json`` and ``.md``.
+TracInCPFast, with a checkpoint every few epochs and the training's learning rate times that number of epochs. captum
+gets what is fastest for it: ready batches, per-example gradients in batches. Its checkpoints are formed before its time
+is taken, while ours includes replaying the run. In a second, small run both must agree: SGD, full batch, Euler, a
+checkpoint before every step. Results are written to ``benchmarks/results/tracin.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ EQUALITY = {"steps": 5, "batch": 64, "targets": 16, "rate": 0.1}  # SGD on the s
 def main() -> None:
     """Measure and write."""
     parser = arguments("An audit beside captum's TracIn.")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--every", type=int, default=5, help="epochs that a checkpoint of TracIn stands for")
     parser.add_argument("--batches", type=int, default=BATCHES, help="batches of 256 in an epoch")
     parser.add_argument("--targets", type=int, default=BATCH)
     parser.add_argument("--train", type=int, help="training examples that captum scores (all: completeness needs all)")
@@ -59,6 +60,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Input Tensor 0 did not already require gradients")  # captum's, of its own doing
     found = {
         "epochs": options.epochs,
+        "every": options.every,
         "batches": options.batches,
         "targets": options.targets,
         "scored": compare(options),
@@ -77,13 +79,14 @@ def compare(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         start = time.perf_counter()
         audit = whence.audit(run, targets, precision="float32", quadrature="trapezoid")
         told = {OURS: figures(time.perf_counter() - start, len(data[1]), len(targets[1]), options.epochs)}
-        states = [run.state_at((epoch + 1) * options.batches) for epoch in range(options.epochs)]
+        ends = range(options.every, options.epochs + 1, options.every)
+        states = [run.state_at(epoch * options.batches) for epoch in ends]
     change = audit.completeness.true_change.values
     told[OURS] |= completeness(change, audit.completeness.reconstructed.values)
     for name, layers in SCORERS.items():
         loader = batches_of((data[0][:train], data[1][:train]))
         start = time.perf_counter()
-        scores = tracin(name, layers, states, RATE, loader, targets)
+        scores = tracin(name, layers, states, RATE * options.every, loader, targets)
         told[name] = figures(time.perf_counter() - start, train, len(targets[1]), len(states))
         if train == len(data[1]):
             told[name] |= completeness(change, as_shares(scores, BATCH).sum(1))
@@ -187,20 +190,22 @@ def write(found: dict[str, Any], results: Path) -> None:
     (results / "tracin.json").write_text(json.dumps(found, indent=1) + "\n")
     head = (
         f"LeNet-5, MNIST, {found['epochs']} epochs of {found['batches']} batches of {BATCH}, Adam {RATE:g}, "
-        f"{found['targets']} targets, loss in nats.\nMachine: {found['machine']}\n"
+        f"{found['targets']} targets, loss in nats; k = {found['every']}.\nMachine: {found['machine']}\n"
     )
     text = "\n".join([head, *comparison(found["scored"]), "", NOTES, "", *agreement(found["equality"])])
     (results / "tracin.md").write_text(text + "\n")
     print(text)
 
 
-NOTES = f"""TracIn (captum): a checkpoint at each epoch's end, the training's learning rate η. Its scores, the sum over
-checkpoints of η g·g', are taken in the scaling in which a step's share is -η/{BATCH} g·g': every example takes part in
-one step an epoch, so a checkpoint stands for that step. Mean error and correlation are those of the summed scores
-against the true change of the loss; "best factor" is the mean error after multiplying all scores by the one number
-that suits them best, for TracIn does not know that Adam's steps are not η g. Completeness is left out where not all
-training examples were scored. A visit is an epoch of ours (each pair meets once) or a checkpoint of TracIn's.
-TracInCPFast leaves out the bias. Our time includes replaying the run; captum's checkpoints were formed beforehand."""
+NOTES = f"""\
+TracIn (captum): a checkpoint every k epochs, and k times the training's learning rate η. Its scores, the sum over
+checkpoints of k η g·g', are taken in the scaling in which a step's share is -η/{BATCH} g·g': every example takes
+part in one step an epoch, so a checkpoint stands for k of them. Mean error and correlation are those of the summed
+scores against the true change of the loss; "best factor" is the mean error after multiplying all scores by the one
+number that suits them best, for TracIn does not know that Adam's steps are not η g. Completeness is left out where
+not all training examples were scored. A visit is an epoch of ours (each pair meets once) or a checkpoint of
+TracIn's. TracInCPFast leaves out the bias. Our time includes replaying the run; captum's checkpoints were formed
+beforehand."""
 
 
 def comparison(scored: dict[str, dict[str, Any]]) -> list[str]:

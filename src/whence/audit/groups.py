@@ -102,8 +102,11 @@ class Slab:
         rows = ids if self._grouping.labels is None else self._grouping.labels[ids]
         self.values.index_add_(1, rows.to(self.values.device), found.transpose(1, 2).to(self.values.dtype))
 
-    def take(self) -> Float[Tensor, "targets rows ..."]:
-        """Return the influences with the target first (and the layer last, if asked for), and start again from 0."""
-        values = self.values.permute(2, 1, 0).clone(memory_format=torch.contiguous_format)
-        self.values.zero_()
+    def by_target(self) -> Float[Tensor, "targets rows ..."]:
+        """Return a view of the influences with the target first (and the layer last, if asked for)."""
+        values = self.values.permute(2, 1, 0)
         return values if "layer" in self._grouping.by else values.squeeze(-1)
+
+    def clear(self) -> None:
+        """Start again from 0."""
+        self.values.zero_()

@@ -156,10 +156,18 @@ def walk_segment(walk: Walk, run: Run, targets: TargetPass, plan: Plan, grouping
     for piece in pieces_of(run, segment, plan.form):
         for steps in reversed(list(stretches(piece, plan.subsample))):
             _walk_stretch(walk, steps, targets, plan, grouping, sink)
+        del steps
+        piece.clear()  # before the next piece is made, or the influences handed over
     walk.next_segment -= 1
     if walk.next_segment < 0:
-        sink.write(walk.moment, walk.slab.take())
+        _hand_over(walk, sink)
     return segment.stop - segment.start
+
+
+def _hand_over(walk: Walk, sink: Sink) -> None:
+    """Give the finished influences of one position along time away."""
+    sink.write(walk.moment, walk.slab.by_target())
+    walk.slab.clear()
 
 
 def residuals(walk: Walk, initial_buffers: State) -> Tensor:
@@ -196,7 +204,7 @@ def _walk_stretch(
 def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, sink: Sink) -> None:
     moment = grouping.moment(step.index, step.epoch)
     if moment != walk.moment:
-        sink.write(walk.moment, walk.slab.take())
+        _hand_over(walk, sink)
         walk.moment = moment
     influences, rounding = walk.adjoints.step(step.steps, found.gradients, step.batch, step.noise)
     walk.tally.rounding += rounding.cpu()
