@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.runs.training import EXAMPLES, Recipe, adam, data, equal, noisy_model, plain_model
+from tests.runs.training import EXAMPLES, Recipe, adam, data, equal, noisy_model, own_norm_model, plain_model
 from whence import _errors as errors
 from whence.runs import Recorder, open_run, record, start_recording
 from whence.runs.recorder import epoch_order
@@ -119,19 +119,74 @@ def test_a_step_with_a_closure_is_recorded_as_one_step(tmp_path: Path) -> None:
     assert (verification.steps, verification.deviation) == (3, 0.0)
 
 
-@pytest.mark.parametrize("to_none", [True, False])
-def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(to_none: bool, tmp_path: Path) -> None:
-    model = plain_model()
+def throw_away_after_backward(model: nn.Module, optimizer: Optimizer, batches: Any, *, to_none: bool = True) -> None:
+    for number, (inputs, labels) in enumerate(batches):
+        F.cross_entropy(model(inputs), labels).backward()
+        if number != 2:  # as a gradient scaler skips a step
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=to_none)
+
+
+def throw_away_zeros(model: nn.Module, optimizer: Optimizer, batches: Any) -> None:
+    throw_away_after_backward(model, optimizer, batches, to_none=False)
+
+
+def throw_away_before_backward(model: nn.Module, optimizer: Optimizer, batches: Any) -> None:
+    for number, (inputs, labels) in enumerate(batches):
+        loss = F.cross_entropy(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if number not in {1, 2}:
+            optimizer.step()
+
+
+def throw_away_and_accumulate(model: nn.Module, optimizer: Optimizer, batches: Any) -> None:
+    for number, (inputs, labels) in enumerate(batches):
+        F.cross_entropy(model(inputs), labels).backward()
+        if number in {1, 3}:
+            optimizer.zero_grad()
+        elif number in {0, 5}:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def call_without_backward(model: nn.Module, optimizer: Optimizer, batches: Any) -> None:
+    """The calls that lead to no gradient come before, between and after those that do."""
+    for number, (inputs, labels) in enumerate(batches):
+        outputs = model(inputs)
+        if number not in {0, 2, 5}:
+            F.cross_entropy(outputs, labels).backward()
+        if number in {3, 5}:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+THROWN_AWAY: dict[str, tuple[Callable[..., None], list[int]]] = {
+    # loop, microbatches of each step
+    "after backward": (throw_away_after_backward, [1, 1, 1, 1, 1]),
+    "after backward, zeros": (throw_away_zeros, [1, 1, 1, 1, 1]),
+    "before backward": (throw_away_before_backward, [1, 1, 1, 1]),
+    "accumulated": (throw_away_and_accumulate, [1, 2]),
+    "without backward": (call_without_backward, [2, 1]),
+}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("make", [plain_model, noisy_model, own_norm_model])
+@pytest.mark.parametrize("name", THROWN_AWAY)
+def test_gradients_that_are_thrown_away_are_no_part_of_the_next_step(
+    name: str, make: Callable[[], nn.Module], every: int, tmp_path: Path
+) -> None:
+    loop, sizes = THROWN_AWAY[name]
+    model = make()
     optimizer = adam(model)
-    with record(tmp_path / "run", model, optimizer, data(), loss=F.cross_entropy) as recorder:
-        for number, (inputs, labels) in enumerate(recorder.batches(4)):
-            F.cross_entropy(model(inputs), labels).backward()
-            if number != 2:  # as a gradient scaler skips a step
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=to_none)
-    run = open_run(tmp_path / "run", plain_model(), data(), loss=F.cross_entropy)
-    assert [len(run.record_of(step).batches) for step in range(run.steps)] == [1] * 5
-    assert run.verify().deviation == 0.0
+    with record(tmp_path / "run", model, optimizer, data(), loss=F.cross_entropy, snapshot_every=every) as recorder:
+        loop(model, optimizer, recorder.batches(4))
+        loop(model, optimizer, recorder.batches(4))
+    run = open_run(tmp_path / "run", make(), data(), loss=F.cross_entropy)
+    assert [len(run.record_of(step).batches) for step in range(run.steps)] == sizes * 2
+    verification = run.verify()
+    assert verification.exact == verification.snapshots >= run.steps // every
 
 
 def step_without_batch(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:

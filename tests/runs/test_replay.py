@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from tests.runs.training import Recipe, noisy_model, plain_model, tied_model
+from tests.runs.training import Recipe, noisy_model, own_norm_model, plain_model, tied_model
 from whence import _errors as errors
 from whence.runs import Run
 
@@ -146,23 +146,6 @@ class Double(nn.Module):
 
 def double_model() -> nn.Module:
     return nn.Sequential(Double(), plain_model().double())
-
-
-class OwnNorm(nn.Module):
-    """Batch normalisation whose buffers change without a change of their version."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(6))
-        self.register_buffer("variance", torch.ones(6))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return F.batch_norm(inputs, self.get_buffer("mean"), self.get_buffer("variance"), training=self.training)
-
-
-def own_norm_model() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(5, 6), OwnNorm(), nn.ReLU(), nn.Linear(6, 3))
 
 
 RECIPES = {

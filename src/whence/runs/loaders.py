@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from whence._errors import UnsupportedLoaderError
 from whence.datasets import Examples
 from whence.runs.epochs import Epoch, Epochs
-from whence.runs.observer import Microbatch
+from whence.runs.microbatches import Microbatch
 from whence.runs.randomness import RandomState
 
 _INSTEAD = "or take recorder.batches(...) instead of a loader"

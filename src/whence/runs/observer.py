@@ -1,8 +1,8 @@
 """Hooks on the model and the optimizer that see each step of a loop which does not know of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -10,36 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from whence._errors import RecordingError, UnsupportedOptimizerError
-from whence.runs.modes import Modes, ModesReader
+from whence.runs.microbatches import Microbatch, Pending, random_before
+from whence.runs.modes import ModesReader
 from whence.runs.randomness import RandomState
 from whence.runs.settings import SettingsReader, parameter_names
 from whence.runs.statistics import GradientTable, gradient_table
 from whence.runs.step_record import StepRecord
 from whence.runs.trees import leaves
 from whence.runs.versions import BufferWatch, ParameterWatch
-
-
-@dataclass(eq=False)
-class Microbatch:
-    """A batch that was handed to the loop, and what the hooks saw of it.
-
-    Attributes:
-        ids: Example ids, int64 (batch,).
-        epoch: Number of the epoch.
-        position: How many batches of the epoch had been handed out with this one.
-        inputs: What was handed out, until the model was called with it.
-    """
-
-    ids: Tensor
-    epoch: int
-    position: int
-    inputs: Any = None
-    modes: Modes | None = None
-    random: RandomState | None = None
-    before: RandomState | None = None
-    buffers: Mapping[str, Tensor] | None = None
-    called: int = 0  # times of the observer's clock: 0 is never
-    backward: int = 0
 
 
 @final
@@ -75,7 +53,7 @@ class Observer:
         self._parameters = ParameterWatch(self._names)
         self._buffers = BufferWatch(model)
         self._offered: Microbatch | None = None
-        self._pending: list[Microbatch] = []
+        self._pending = Pending()
         self._draft: StepRecord | None = None
         self._updated: tuple[str, ...] = ()
         self._clock = 0
@@ -96,8 +74,9 @@ class Observer:
         self._offered = batch
 
     def disturbed(self) -> bool:
-        """Return whether something changed parameters or buffers since the last step."""
-        return bool(self._parameters.changed()) or self._buffers.changed() is not None
+        """Return whether something may have changed parameters or buffers since the last step."""
+        called = bool(self._pending) and self._buffers.any
+        return called or bool(self._parameters.changed()) or self._buffers.changed() is not None
 
     def _tick(self) -> int:
         self._clock += 1
@@ -121,19 +100,17 @@ class Observer:
         batch.modes = self._modes.read()
         batch.before = RandomState.read(self._device)
         batch.buffers = self._buffers.changed()
+        batch.copies = self._buffers.copies() if self._pending else None
 
     def _after_forward(self, _model: nn.Module, _args: tuple[Any, ...], outputs: Any) -> None:
         batch = self._offered
-        if batch is None or batch.before is None or not torch.is_grad_enabled():
+        if batch is None or batch.before is None or batch.called or not torch.is_grad_enabled():
             return
         batch.called = self._tick()
         after = RandomState.read(self._device)
-        if not after.same(batch.before):
-            batch.random = None if batch.before.same(self.random) else batch.before
-            self.random = after
-        batch.before = None
+        batch.after = None if after.same(batch.before) else after
         self._buffers.note()
-        self._pending.append(batch)
+        self._pending.add(batch)
         output = next((tensor for tensor in _tensors(outputs) if tensor.requires_grad), None)
         if output is not None:
             output.register_hook(lambda _gradient: self._at_backward(batch))
@@ -141,16 +118,20 @@ class Observer:
     def _at_backward(self, batch: Microbatch) -> None:
         """Forget microbatches whose gradients were thrown away: gone through before this one, none left but zeros."""
         batch.backward = batch.backward or self._tick()
-        earlier = [other for other in self._pending if 0 < other.backward < batch.called]
+        earlier = self._pending.gone_through_before(batch)
+        if not earlier:
+            return
         trained = (p for group in self._optimizer.param_groups for p in group["params"])
-        if earlier and all(p.grad is None or not bool(p.grad.any()) for p in trained):
-            self._pending = [other for other in self._pending if other not in earlier]
+        if all(p.grad is None or not bool(p.grad.any()) for p in trained):
+            self._pending.drop(earlier)
+        else:
+            self._pending.confirm(batch)
 
     def _before_step(
         self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         changed = _run_closure(args, kwargs)
-        batches = [batch for batch in self._pending if batch.backward] or self._pending
+        batches, called_after = self._pending.take()
         if not batches:
             raise RecordingError(self._no_batch())
         trained = [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -163,6 +144,10 @@ class Observer:
         table = gradient_table(gradients)
         if self._updated != table.names:
             self._updated = table.names
+        random, self.random = random_before(batches, self.random)
+        buffers = {number: batch.buffers for number, batch in enumerate(batches) if batch.buffers}
+        if called_after and self._buffers.any:
+            buffers[len(batches)] = self._buffers.copies()
         self._draft = StepRecord(
             step=self._step,
             epoch=batches[-1].epoch,
@@ -172,8 +157,8 @@ class Observer:
             settings=self._settings.read(),
             modes=tuple(batch.modes for batch in batches if batch.modes is not None),
             statistics=GradientTable(self._updated, table.numbers),
-            random=tuple(batch.random for batch in batches),
-            buffers={number: batch.buffers for number, batch in enumerate(batches) if batch.buffers},
+            random=tuple(random),
+            buffers=buffers,
             touched=self._parameters.changed(),
         )
         return changed
@@ -182,7 +167,6 @@ class Observer:
         draft, self._draft = self._draft, None
         if draft is None:
             return
-        self._pending.clear()
         self._offered = None
         self._step += 1
         self._parameters.note()

@@ -38,10 +38,7 @@ class RandomState:
 
     def same(self, other: "RandomState") -> bool:
         """Return whether two states are equal."""
-        if (self.cuda is None) != (other.cuda is None):
-            return False
-        both = self.cuda is None or other.cuda is None or torch.equal(self.cuda, other.cuda)
-        return both and torch.equal(self.cpu, other.cpu)
+        return self.encode() == other.encode()  # faster than comparing tensors
 
     def encode(self) -> bytes:
         """Return the state as bytes: the length of the CPU's part, that part, the device's part."""

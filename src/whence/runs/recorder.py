@@ -15,7 +15,8 @@ from whence.datasets import Examples
 from whence.runs.cadence import Cadence
 from whence.runs.epochs import Epochs
 from whence.runs.loaders import WatchedLoader
-from whence.runs.observer import Microbatch, Observer
+from whence.runs.microbatches import Microbatch
+from whence.runs.observer import Observer
 from whence.runs.randomness import RandomState
 from whence.runs.snapshots import read_state
 from whence.runs.step_record import StepRecord

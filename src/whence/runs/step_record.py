@@ -29,7 +29,8 @@ class StepRecord:
         statistics: Norms and sum of the gradient that the optimizer saw, for each parameter that had one.
         random: torch's random state before each microbatch; None where it goes on from the microbatch before.
         after: torch's random state after the step where it does not follow from ``random``; else None.
-        buffers: For a microbatch, the buffers that something other than training changed before it, by name.
+        buffers: For a microbatch, by name the buffers that something other than the calls with ``batches`` changed
+            before it; under ``len(batches)``, those that it changed after the last.
         touched: Parameters that something other than the optimizer changed in place before the step.
     """
 

@@ -49,6 +49,19 @@ class BufferWatch:
         self._suspect = False
         self.note()
 
+    @property
+    def any(self) -> bool:
+        """Whether the model has buffers."""
+        return bool(self._modules)
+
+    def copies(self) -> dict[str, Tensor]:
+        """Return copies of all buffers, by name."""
+        return {
+            name: buffer.detach().cpu().clone()
+            for prefix, module in self._modules
+            for name, buffer in module.named_buffers(prefix, recurse=False)
+        }
+
     def note(self) -> None:
         """Take the buffers as they are."""
         self._versions = [_versions(module) for _, module in self._modules]

@@ -131,6 +131,7 @@ class Walker:
         with kept_randomness(self._device):
             scale, seen = self._gradients(_Step(record, trained, buffers, random, around))
             self._random = RandomState.read(self._device)
+        self._set_buffers(record.buffers.get(len(record.batches), {}))
         optimizer.step()
         return ReplayedStep(record.step, record, before, buffers, optimizer, record.updated, unbuffered, scale, seen)
 
