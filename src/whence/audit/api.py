@@ -56,8 +56,9 @@ def audit(  # noqa: PLR0913 - each is a question of its own
             training examples of one label and stands in place of the axis ``"train"``. Time is that of the step
             whose gradient the example took part in.
         quadrature: ``"euler"``, ``"trapezoid"`` (no dearer), ``"simpson"``, ``"gauss2"``, ``"gauss3"``.
-        tolerance: Mean absolute error, in the quantity's unit, that the audit may have: steps with more than their
-            share of it are integrated more finely. The error that was reached is in the result.
+        tolerance: Mean absolute error, in the quantity's unit, that the audit may have. The error so far is known at
+            every step of the walk; where it would pass its part of the tolerance, the step is integrated more finely.
+            The error that was reached is in the result.
         subsample: Take the targets' gradients only every so many steps (within an epoch and a segment of the run).
         precision: ``"float32"``, ``"mixed"`` (factors of the large matrix product rounded to bfloat16) or
             ``"float64"``; None takes the run's own.

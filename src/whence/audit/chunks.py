@@ -153,7 +153,7 @@ def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> W
     grouping = _grouping(run, as_by(question.by), len(layers))
     plan = Plan(
         rule=rule(question.quadrature),
-        share=None if question.tolerance is None else question.tolerance / run.steps,
+        tolerance=question.tolerance,
         subsample=question.subsample,
         form=Form(_DTYPES[precision], _FACTORS.get(precision, _DTYPES[precision]), memory_budget // 2),
         layers={name: layers.index(layer_of(name)) for name in run.parameter_names},

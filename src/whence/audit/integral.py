@@ -14,7 +14,8 @@ from whence.audit.targets import State, TargetGradients
 from whence.gradients import PerExample, weighted_sum
 
 _LEVELS = 6  # Simpson on up to 64 parts of a step
-_ROUNDING = 8.0  # roundings of the quantity that a difference of two of its values is allowed before it is refined
+_ROUNDING = 2.0  # roundings of the quantity by which an error is known no better
+_GAIN = 0.9  # a finer rule that leaves more than this of the error does not help
 
 
 @runtime_checkable
@@ -78,29 +79,49 @@ class Integral:
     rule: Rule
 
 
-def integrate(stretch: Stretch, targets: Evaluates, rule: Rule, share: float | None) -> Integral:
+@final
+@dataclass(frozen=True)
+class Limit:
+    """What error a walk may have after its next stretch.
+
+    Attributes:
+        so_far: The error of all stretches walked so far, one number a target, with its sign. It is the true change of
+            the quantity minus all that was explained: known to the rounding of two values, however many stretches.
+        allowed: Mean absolute error that it may have after this one.
+    """
+
+    so_far: Float[Tensor, " targets"]
+    allowed: float
+
+    def after(self, found: Integral) -> float:
+        """Return the mean absolute error there will be."""
+        return float((self.so_far + found.error).abs().mean())
+
+
+def integrate(stretch: Stretch, targets: Evaluates, rule: Rule, limit: Limit | None) -> Integral:
     """Integrate the targets' gradients along a stretch.
 
     Args:
         stretch: The stretch.
         targets: Evaluates the targets.
         rule: The rule to begin with.
-        share: Largest mean absolute error that the stretch may have; above it, the stretch is refined by Simpson's
-            rule on ever smaller parts until the error is below, or as small as rounding lets it be. None: as it is.
+        limit: Where the error would pass it, the stretch is refined by Simpson's rule on ever smaller parts, until it
+            does not, is down to rounding, or gets no smaller by that. None: as it is.
     """
     points = _Points(stretch, targets)
     found = _apply(points, rule)
-    if share is None:
+    if limit is None:
         return found
-    floor = _ROUNDING * torch.finfo(points.dtype).eps * float((1.0 + found.here.values.abs()).mean())
-    best = float(found.error.abs().mean())
+    rounding = _ROUNDING * torch.finfo(points.dtype).eps * float((1.0 + found.here.values.abs()).mean())
     for level in range(_LEVELS):
-        if best <= max(share, floor):
+        before = limit.after(found)
+        if before <= max(limit.allowed, rounding):
             break
         finer = _apply(points, refined(level))
-        error = float(finer.error.abs().mean())
-        if error < best:
-            found, best = finer, error
+        if limit.after(finer) < before:
+            found = finer
+        if limit.after(finer) > _GAIN * before:
+            break
     return found
 
 

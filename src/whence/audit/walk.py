@@ -18,7 +18,7 @@ from torch import Tensor
 
 from whence.audit.adjoints import Adjoints
 from whence.audit.groups import Grouping, Slab
-from whence.audit.integral import Integral, Stretch, integrate
+from whence.audit.integral import Integral, Limit, Stretch, integrate
 from whence.audit.products import fast_products
 from whence.audit.quadrature import Rule
 from whence.audit.steps import Form, Walked, cast, pieces_of
@@ -42,7 +42,7 @@ class Plan:
 
     Attributes:
         rule: The quadrature to begin each stretch with.
-        share: Mean absolute error allowed to each step, or None.
+        tolerance: Mean absolute error that the audit may have, or None.
         subsample: How many steps make a stretch.
         form: In which types steps are held, and how much memory they may take; ``form.dtype`` is that of the adjoints
             and of the targets' gradients.
@@ -50,7 +50,7 @@ class Plan:
     """
 
     rule: Rule
-    share: float | None
+    tolerance: float | None
     subsample: int
     form: Form
     layers: dict[str, int]
@@ -192,13 +192,21 @@ def _walk_stretch(
 ) -> None:
     first = steps[0]
     stretch = Stretch(first.parameters, walk.standing[0], first.buffers, walk.standing[1], walk.later)
-    share = None if plan.share is None else plan.share * len(steps)
-    found = integrate(stretch, targets, plan.rule, share)
+    found = integrate(stretch, targets, plan.rule, _limit(walk, plan, grouping.steps, first.index))
     with fast_products():
         for step in reversed(steps):
             _walk_step(walk, step, found, grouping, sink)
     _note(walk.tally, first, found)
     walk.later, walk.standing = found.here, (first.parameters, first.buffers)
+
+
+def _limit(walk: Walk, plan: Plan, steps: int, first: int) -> Limit | None:
+    """Return what error the walk may have once it stands before step ``first``: its part of the tolerance."""
+    if plan.tolerance is None:
+        return None
+    true = walk.tally.course[:, -1] - walk.later.values.cpu()
+    so_far = (true - walk.tally.explained.sum(1)).to(walk.later.values.device)
+    return Limit(so_far, plan.tolerance * (steps - first) / steps)
 
 
 def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, sink: Sink) -> None:
