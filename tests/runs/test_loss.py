@@ -62,6 +62,29 @@ def paired_mean(outputs: Tensor, _labels: Tensor, reduction: str = "mean") -> Te
     return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)), reduction=reduction)
 
 
+def at_least(count: int, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a loss that refuses fewer rows."""
+
+    def wanting(outputs: Tensor, labels: Tensor) -> Tensor:
+        if len(outputs) < count:
+            raise ValueError(f"needs {count} rows")
+        return loss(outputs, labels)
+
+    return wanting
+
+
+def centred(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs - labels - (outputs - labels).mean(0)).square().sum(1)
+
+
+def of_four(outputs: Tensor, labels: Tensor) -> Tensor:
+    return each(outputs.view(4, 3), labels)
+
+
+def shared(outputs: Tensor, labels: Tensor) -> Tensor:
+    return each(outputs, labels) / len(outputs)
+
+
 def squeezed(outputs: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(outputs.squeeze(), labels, reduction="none")
 
@@ -86,6 +109,8 @@ LOSSES: dict[str, tuple[Any, Callable[[], nn.Module], Tensor, Tensor, Tensor]] =
     "several values": (nn.MSELoss(), linear, VALUES, SQUARES.mean(), SQUARES.sum(1)),
     "callable of each": (each, linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
     "callable that wants several": (squeezed, linear, CLASSES, CROSS.mean(), CROSS),
+    "callable that wants two": (at_least(2, each), linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
+    "callable that wants four": (at_least(4, each), linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
     "callable mean": (one_mean, linear, VALUES, SQUARES.sum(1).mean(), SQUARES.sum(1)),
     "callable sum": (one_sum, linear, VALUES, SQUARES.sum(), SQUARES.sum(1)),
 }
@@ -122,6 +147,24 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "contrastive": (contrast, VALUES, r"The loss contrast is neither a mean nor a sum over examples: .*4 examples"),
     "pairs, of each": (paired, VALUES, r"The loss paired mixes the examples of a batch: .* one by one"),
     "pairs, reduced": (paired_mean, VALUES, r"The loss paired_mean mixes the examples of a batch"),
+    "pairs, at least two": (at_least(2, paired), VALUES, r"The loss .*wanting mixes .* each in place of the others"),
+    "pairs, at least four": (at_least(4, paired), VALUES, r"The loss .*wanting mixes .* each in place of the others"),
+    "centred, at least two": (at_least(2, centred), VALUES, r"The loss .*wanting mixes .* each in place of the others"),
+    "divided by their number, at least two": (
+        at_least(2, shared),
+        VALUES,
+        r"The loss .*wanting mixes .* the others, 8 times",
+    ),
+    "of four only": (
+        of_four,
+        VALUES,
+        r"The loss of_four .* first 4 examples, but neither on one of them nor on 8 rows",
+    ),
+    "mean of at least two": (
+        at_least(2, one_mean),
+        VALUES,
+        r"The loss .*wanting gives one number for a batch, and none for a single example: needs 2 rows. .*per example",
+    ),
     "spread out": (
         F.mse_loss,
         VALUES[:, 0],

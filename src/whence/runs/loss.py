@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from whence._errors import RecordingError, UnsupportedLossError
 from whence.datasets import Examples, call_model
 from whence.runs.randomness import kept_randomness
-from whence.runs.trees import leaves, rows, to_device
+from whence.runs.trees import leaves, repeated, rows, to_device
 
 _TRIED = 4  # examples on which a loss is tried
 _TOLERANCE = 1e-4  # relative; float32 sums of a few losses agree far better, another reduction far worse
+
+_REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
 
 _Function = Callable[..., Tensor]
 
@@ -113,14 +115,11 @@ def _check_apart(name: str, unreduced: _Function, outputs: Any, labels: Any, fou
     Raises:
         UnsupportedLossError: If an example's loss is another without the rest of the batch.
     """
-    try:
-        with torch.no_grad():
-            alone = [unreduced(rows(outputs, i, i + 1), rows(labels, i, i + 1)) for i in range(len(found))]
-    except (RuntimeError, TypeError, ValueError, IndexError):  # it wants more than one; then the batch is all there is
-        return
-    singles, whole = torch.stack([loss.sum() for loss in alone]).double(), found.reshape(len(found), -1).sum(1).double()
+    parts, how = _without_the_others(name, unreduced, outputs, labels, len(found))
+    singles = torch.stack([part.sum() for part in parts]).double()
+    whole = found.reshape(len(found), -1).sum(1).double()
     same = torch.allclose(whole, singles, rtol=_TOLERANCE, atol=_TOLERANCE * float(whole.abs().max()), equal_nan=True)
-    if same and sum(loss.numel() for loss in alone) == found.numel():
+    if same and sum(part.numel() for part in parts) == found.numel():
         return
     shapes = [tuple(value.shape) for value in (outputs, labels) if isinstance(value, Tensor)]
     if len(shapes) == 2 and found.numel() > max(outputs.numel(), labels.numel()):
@@ -131,9 +130,34 @@ def _check_apart(name: str, unreduced: _Function, outputs: Any, labels: Any, fou
         )
     raise UnsupportedLossError(
         f"The loss {name} mixes the examples of a batch: it gives the first {len(found)} examples "
-        f"{_shown(whole)} together, but {_shown(singles)} one by one. Contrastive and ranking losses cannot be shared "
+        f"{_shown(whole)} together, but {_shown(singles)} {how}. Contrastive and ranking losses cannot be shared "
         "out to examples; give a loss in which each example's part depends on its own outputs and labels."
     )
+
+
+def _without_the_others(
+    name: str, unreduced: _Function, outputs: Any, labels: Any, count: int
+) -> tuple[list[Tensor], str]:
+    """Return each example's losses without the rest of the batch, and in words how they were found.
+
+    Raises:
+        UnsupportedLossError: If it can be computed on no other batch than the one given.
+    """
+    times = 2 * count
+    with torch.no_grad():
+        try:
+            return [unreduced(rows(outputs, i, i + 1), rows(labels, i, i + 1)) for i in range(count)], "one by one"
+        except _REFUSALS:  # it wants more than one
+            pass
+        try:
+            among = [unreduced(repeated(outputs, i, times), repeated(labels, i, times))[0] for i in range(count)]
+        except _REFUSALS as error:
+            raise UnsupportedLossError(
+                f"The loss {name} can be computed on the first {count} examples, but neither on one of them nor on "
+                f"{times} rows: {error}. Give a callable (outputs, labels) that returns one loss per example, for "
+                "any number of them."
+            ) from error
+    return among, f"each in place of the others, {times} times"
 
 
 def _shown(values: Tensor) -> str:
@@ -148,7 +172,13 @@ def _scalar_forms(name: str, loss: _Function, outputs: Any, labels: Any, count: 
     """
     with torch.no_grad():
         whole = loss(outputs, labels).double()
-        singles = _one_by_one(loss, outputs, labels).double()
+        try:
+            singles = _one_by_one(loss, outputs, labels).double()
+        except _REFUSALS as error:
+            raise UnsupportedLossError(
+                f"The loss {name} gives one number for a batch, and none for a single example: {error}. Give a "
+                "callable (outputs, labels) that returns one loss per example."
+            ) from error
     for reduced in (singles.mean(), singles.sum()):
         if torch.allclose(whole, reduced, rtol=_TOLERANCE, atol=_TOLERANCE * float(singles.abs().max())):
             return loss, functools.partial(_one_by_one, loss)

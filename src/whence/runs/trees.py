@@ -41,3 +41,9 @@ def to_device(tree: Any, device: torch.device) -> Any:
 def rows(tree: Any, start: int, stop: int) -> Any:
     """Return examples ``start`` to ``stop`` of a batch."""
     return transform(tree, lambda tensor: tensor[start:stop] if tensor.dim() else tensor)
+
+
+def repeated(tree: Any, row: int, times: int) -> Any:
+    """Return a batch of one example of a batch, ``times`` times."""
+    index = [row] * times
+    return transform(tree, lambda tensor: tensor[index] if tensor.dim() else tensor)
