@@ -1,5 +1,8 @@
 """A training that was interrupted goes on as if it had not been."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from tests.runs.training import Recipe, adam, data, equal, noisy_model, plain_model
 from whence import _errors as errors
-from whence.runs import record
+from whence.runs import record, start_recording
 
 
 def halt_at(*stops: int) -> Any:
@@ -139,3 +142,64 @@ def test_resuming_with_other_parts_is_refused_and_changes_nothing(tmp_path: Path
         ):
             raise AssertionError
     assert {path: path.read_bytes() for path in before} == before
+
+
+RECORDED = r"The run at .*run is being recorded already.*[Nn]othing .*touched.*ends.*another path"
+
+
+def test_a_second_recorder_of_one_run_is_refused_at_once_and_the_first_goes_on(tmp_path: Path) -> None:
+    recipe, path = Recipe(), tmp_path / "run"
+    model, other = recipe.model(), recipe.model()
+    optimizer = adam(model)
+    with record(path, model, optimizer, data(), loss=F.cross_entropy) as recorder:
+        recipe.train(model, optimizer, [recorder.batches(4)])
+        before = {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+        with (
+            pytest.raises(errors.RunExistsError, match=RECORDED),
+            record(path, other, adam(other), data(), loss=F.cross_entropy, resume=True),
+        ):
+            raise AssertionError
+        assert {file: file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()} == before
+        assert recipe.open(path).steps == 6  # reading goes on meanwhile
+        recipe.train(model, optimizer, [recorder.batches(4)])
+    with record(path, other, adam(other), data(), loss=F.cross_entropy, resume=True) as recorder:
+        assert recorder.step == 12
+    assert equal(model, other)
+
+
+def test_a_recorder_that_failed_to_begin_holds_nothing(tmp_path: Path) -> None:
+    recipe, path = Recipe(), tmp_path / "run"
+    recipe.record(path)
+    model = recipe.model()
+    with pytest.raises(errors.ModelMismatchError):
+        start_recording(path, model, SGD(model.parameters(), lr=0.1), data(), loss=F.cross_entropy, resume=True)
+    start_recording(path, model, adam(model), data(), loss=F.cross_entropy, resume=True).close()
+
+
+HOLDING = """
+import sys, time
+import torch.nn.functional as F
+from tests.runs.training import Recipe, adam, data
+from whence.runs import start_recording
+model = Recipe().model()
+recorder = start_recording(sys.argv[1], model, adam(model), data(), loss=F.cross_entropy)
+print("recording", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_process_holds_no_run(tmp_path: Path) -> None:
+    root, path = Path(__file__).parents[2], tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    model = Recipe().model()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(path)], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "recording\n"
+            with pytest.raises(errors.RunExistsError, match=RECORDED):
+                start_recording(path, model, adam(model), data(), loss=F.cross_entropy, resume=True)
+        finally:
+            process.kill()
+    start_recording(path, model, adam(model), data(), loss=F.cross_entropy, resume=True).close()

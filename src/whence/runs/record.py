@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from whence._errors import RunExistsError
 from whence.datasets import as_examples
 from whence.runs.cadence import Cadence
-from whence.runs.layout import make_run, snapshots_of, table_path
+from whence.runs.layout import check_beginning, make_run, snapshots_of, table_path
+from whence.runs.lock import RunLock
 from whence.runs.loss import training_loss
 from whence.runs.manifest import Manifest, describe
 from whence.runs.randomness import RandomState
@@ -58,7 +59,8 @@ def record(
         The recorder.
 
     Raises:
-        RunExistsError: If something stands at ``path`` and ``resume`` is False; nothing is touched.
+        RunExistsError: If something stands at ``path`` and ``resume`` is False, or another recorder is at work on the
+            run there; nothing is touched.
         UnsupportedOptimizerError: If the optimizer or an option of it cannot be recorded.
         UnsupportedLossError: If the loss is not a mean or sum over examples.
         RandomDataError: If an example is another each time it is read.
@@ -106,23 +108,39 @@ def start_recording(
         A recorder whose hooks are in place.
 
     Raises:
-        RunExistsError: If something stands at ``path`` and ``resume`` is False.
+        RunExistsError: If something stands at ``path`` and ``resume`` is False, or another recorder is at work there.
     """
     folder = Path(path)
     if not resume and (folder.exists() or folder.is_symlink()):
-        raise RunExistsError(
-            f"There is something at {folder} already, and nothing of it was touched. Choose another path, "
-            "go on with that run by resume=True, or delete it."
-        )
+        raise RunExistsError(_something_there(folder))
     check_optimizer(optimizer, model)
     examples = as_examples(train_data)
     found = training_loss(loss, model, examples)
     cadence = Cadence(snapshots_of(folder), snapshot_every, disk_budget)
-    if Manifest.exists(folder):
-        random = resume_training(folder, model, optimizer, examples, found)
-    else:
-        random = RandomState.read(device_of(model))
-        make_run(folder, describe(model, optimizer, examples, found), read_state(model, optimizer, random))
-    cadence.begin()
-    table = StepTable.append_to(table_path(folder))
-    return Recorder(model, optimizer, examples, table=table, cadence=cadence, random=random)
+    if not Manifest.exists(folder):
+        check_beginning(folder)
+    lock = RunLock.take(folder)
+    try:
+        if Manifest.exists(folder):
+            if not resume:  # made by another process just now
+                raise RunExistsError(_something_there(folder))
+            random = resume_training(folder, model, optimizer, examples, found)
+        else:
+            random = RandomState.read(device_of(model))
+            make_run(folder, describe(model, optimizer, examples, found), read_state(model, optimizer, random))
+        cadence.begin()
+        table = StepTable.append_to(table_path(folder))
+        return Recorder(model, optimizer, examples, table=table, cadence=cadence, random=random, lock=lock)
+    except BaseException:
+        if Manifest.exists(folder):
+            lock.release()
+        else:
+            lock.discard()
+        raise
+
+
+def _something_there(folder: Path) -> str:
+    return (
+        f"There is something at {folder} already, and nothing of it was touched. Choose another path, "
+        "go on with that run by resume=True, or delete it."
+    )

@@ -15,6 +15,7 @@ from whence.datasets import Examples
 from whence.runs.cadence import Cadence
 from whence.runs.epochs import Epochs
 from whence.runs.loaders import WatchedLoader
+from whence.runs.lock import RunLock
 from whence.runs.microbatches import Microbatch
 from whence.runs.observer import Observer
 from whence.runs.randomness import RandomState
@@ -35,6 +36,7 @@ class Recorder:
         table: Where steps are written.
         cadence: Where and when snapshots are written.
         random: The random state that a replay stands at before the next step.
+        lock: Held until the recorder is closed.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Recorder:
         table: StepTable,
         cadence: Cadence,
         random: RandomState,
+        lock: RunLock,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
@@ -58,6 +61,7 @@ class Recorder:
         self._whole = True  # False while the parameters may be ahead of the table
         self._stack = ExitStack()
         self._observer = Observer(model, optimizer, random=random, step=self._step, emit=self._keep)
+        self._stack.callback(lock.release)
         self._stack.callback(table.close)
         self._observer.attach(self._stack)
         self._open = True

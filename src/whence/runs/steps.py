@@ -272,7 +272,7 @@ def _disk(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise DiskError(
             f"Cannot write {path}: {error}. The steps recorded before are safe; free some space, check that the "
-            "folder is writable and that no other process records this run, then go on with record(..., resume=True)."
+            "folder is writable, then go on with record(..., resume=True)."
         ) from error
 
 
