@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import whence
-from tests.report.making import Case, Reader, columns_case, picture_case, read, table_case
-from whence._errors import ArgumentError, LabelError
+from tests.report.making import Case, Reader, columns_case, picture_case, pictures, read, table_case
+from whence._errors import ArgumentError, AuditError, LabelError
 from whence.report import curves, write_report
 from whence.report.page import make_page
 from whence.report.words import number
@@ -232,3 +232,23 @@ def test_unknown_targets_and_other_targets_are_refused_by_name(case: Case, tmp_p
     with pytest.raises(ArgumentError, match=r"file cannot be a folder: a file stands there\."):
         write_report(case.run, case.audit, case.targets, tmp_path / "file" / "p.html")
     assert not place.exists()
+
+
+def test_the_audit_of_another_run_is_refused_by_the_names_of_both(case: Case, tmp_path: Path) -> None:
+    other = picture_case(tmp_path / "other")
+    message = rf"is of another run: run \({case.run.identity}\), not .*run \({other.run.identity}\)\. Give the run that"
+    with pytest.raises(AuditError, match=message):
+        write_report(other.run, case.audit, case.targets, tmp_path / "p.html")
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_as_many_other_targets_are_refused_also_after_saving(case: Case, tmp_path: Path) -> None:
+    case.audit.save(tmp_path / "a.zarr")
+    others = pictures(20, ("top", "middle", "bottom"), 2)
+    message = (
+        r"not the audited ones \(fingerprint blake2b:\w+, audited blake2b:\w+\)\. Give the examples that were audited"
+    )
+    for audit in (case.audit, whence.load_audit(tmp_path / "a.zarr")):
+        with pytest.raises(ArgumentError, match=message):
+            write_report(case.run, audit, others, tmp_path / "p.html")
+    assert not (tmp_path / "p.html").exists()

@@ -92,4 +92,6 @@ def _attributes(work: Work, seconds: float) -> dict[str, Any]:
         "epochs": work.grouping.epochs,
         "seconds": seconds,
         "run": work.run.path.name,
+        "run_identity": work.run.identity,
+        "targets_fingerprint": work.examples.fingerprint,
     }

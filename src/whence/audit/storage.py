@@ -17,7 +17,7 @@ from whence._files import disk_errors
 from whence.audit.groups import Grouping
 from whence.audit.result import Audit
 
-FORMAT = 1
+FORMAT = 2
 VARIABLES = frozenset({"influence", "profile", "true_change", "residual", "course", "explained", "step_error"})
 _CHUNK_BYTES = 4 * 2**20
 
@@ -70,7 +70,7 @@ def load_audit(path: str | Path) -> Audit:
     if "influence" not in data or data.attrs.get("format") != FORMAT:
         raise AuditError(
             f"{path} holds no audit of format {FORMAT} (its format: {data.attrs.get('format')}). "
-            "Give the path that an audit was saved to, or open it with the version of Whence that wrote it."
+            "Give the path that an audit was saved to, audit again, or use the version of Whence that wrote it."
         )
     return Audit(with_plain_strings(data))
 

@@ -9,7 +9,7 @@ from typing import Any, final
 
 import numpy as np
 
-from whence._errors import ArgumentError, LabelError
+from whence._errors import ArgumentError, AuditError, LabelError
 from whence._files import disk_errors, write_atomically
 from whence.audit import Audit
 from whence.datasets import Examples, as_examples
@@ -92,6 +92,7 @@ def write_report(
 
     Raises:
         ArgumentError: If ``k`` is not positive, ``targets`` are not the audited ones, or ``path`` is a folder.
+        AuditError: If the audit is of another run.
         DataError: If ``targets`` cannot be read.
         LabelError: If a chosen target was not audited.
         DiskError: If the disk is full or refuses to write.
@@ -125,9 +126,11 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
 
     Raises:
         ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.
+        AuditError: If the audit is of another run.
     """
     if k < 1:
         raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
+    _refuse_another_run(run, audit)
     indices = example_indices(audit, targets)
     asked = sorted(set(indices))
     answerer = Answerer(run)
@@ -154,6 +157,15 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
     )
 
 
+def _refuse_another_run(run: Run, audit: Audit) -> None:
+    audited = audit.data.attrs.get("run_identity")
+    if audited != run.identity:
+        raise AuditError(
+            f"The audit is of another run: {audit.data.attrs.get('run')} ({audited}), not {run.path} ({run.identity}). "
+            "Give the run that was audited, or audit this one."
+        )
+
+
 def _rule(audit: Audit) -> str:
     quantity = audit.data.attrs.get("quantity", "quantity")
     if audit.helps < 0:
@@ -175,7 +187,7 @@ def example_indices(audit: Audit, targets: Examples) -> list[int]:
     """Return which of the targets' examples each row of the audit is about.
 
     Raises:
-        ArgumentError: If there are rows about examples that the targets do not have.
+        ArgumentError: If there are rows about examples that the targets do not have, or the targets are others.
     """
     coordinate = audit.influence.coords["target"]
     known = audit.data.coords.get("example", coordinate).values
@@ -184,6 +196,12 @@ def example_indices(audit: Audit, targets: Examples) -> list[int]:
         raise ArgumentError(
             f"The audit is about targets {min(found)} to {max(found)}, but {len(targets)} targets were given. "
             "Give the examples that were audited, in the same order."
+        )
+    audited = audit.data.attrs.get("targets_fingerprint")
+    if audited != targets.fingerprint:
+        raise ArgumentError(
+            f"The targets given are not the audited ones (fingerprint {targets.fingerprint}, audited {audited}). "
+            "Give the examples that were audited: same values, types and order."
         )
     return found
 
