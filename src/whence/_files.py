@@ -15,6 +15,7 @@ _REMEDIES = {
     errno.EROFS: "the file system is read-only: choose another path",
     errno.EACCES: "permission is denied: choose a path that you may write to",
     errno.EPERM: "permission is denied: choose a path that you may write to",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
 }
 _CHUNK = 1 << 20
 
@@ -24,16 +25,25 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write ``path`` into an error that says what to do.
 
     Raises:
-        DiskError: If the disk is full, over quota, read-only or not writable for this user.
+        DiskError: If the disk is full, over quota, read-only or not writable for this user, or nothing can be made
+            at the path, such as in ``/proc`` or below a file.
         OSError: As it came, if it is of another kind.
     """
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0)
+        remedy = _REMEDIES.get(error.errno or 0) or _refusing_folder(error)
         if remedy is None:
             raise
         raise DiskError(f"Cannot write {path}: {error.strerror}. What was there is unchanged; {remedy}.") from error
+
+
+def _refusing_folder(error: OSError) -> str | None:
+    """Return what to do if a folder that is there takes no new name, as ``/proc``; None if it is another error."""
+    if error.errno != errno.ENOENT or not isinstance(error.filename, str):
+        return None
+    folder = Path(error.filename).parent
+    return f"nothing can be made in {folder}: choose another path" if folder.is_dir() else None
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:

@@ -113,11 +113,12 @@ def make_folder(path: Path) -> None:
 
     Raises:
         ArgumentError: If something else stands there.
+        DiskError: If the disk is full or refuses to write.
     """
     try:
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
+    except FileExistsError as error:
         raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
