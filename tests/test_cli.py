@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +87,19 @@ def test_verify_walks_the_run_again(made: Path) -> None:
     assert found["steps"] == 46
     assert found["deviation"] < 1e-3
     assert found["repaired"] == []
+    text = call("verify", made / "run", *DIGITS).stdout
+    assert "repaired" not in text
+    assert "()" not in text
+    assert re.search(r"^steps +46$", text, re.MULTILINE)
+
+
+def test_verify_says_what_it_repaired(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "run", tmp_path / "run")
+    last = max((tmp_path / "run" / "snapshots").iterdir())
+    last.write_bytes(last.read_bytes()[:-1])
+    result = call("verify", tmp_path / "run", *DIGITS, "--repair")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^repaired +46$", result.stdout, re.MULTILINE)
 
 
 def test_audit_and_report_do_what_the_library_does(made: Path, tmp_path: Path) -> None:
@@ -99,7 +114,8 @@ def test_audit_and_report_do_what_the_library_does(made: Path, tmp_path: Path) -
     shown = ("--target", "1:3", "--k", 2)
     result = call("report", made / "run", "--audit", place, *DIGITS, "--targets", "digits", "--out", page, *shown)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines() == [str(page), str(found.completeness)]
+    expected = [f"page          {page}", f"completeness  {found.completeness}"]
+    assert result.stdout.splitlines() == expected
     assert page.read_text().count("<article") == 1
 
 
@@ -131,6 +147,8 @@ def test_factories_of_the_current_folder_are_found(made: Path, tmp_path: Path, m
         (("--model", "builtins:dict"), "--model builtins:dict gives a dict, not a torch.nn.Module."),
         (("--model", "whence.report.demo:lenet5"), "The run was recorded with a SmallNet; the model given, a LeNet5"),
         ((*MODEL, "--loss", "math:pi"), "--loss math:pi is a float, which cannot be called (outputs, labels)"),
+        ((*MODEL, "--data", "no_such:data"), "--data no_such:data: cannot import no_such (No module named 'no_such')."),
+        ((*MODEL, "--data", "whence.datasets:lod_digits"), "--data whence.datasets:lod_digits: whence.datasets has no"),
         ((*MODEL, "--data", "nowhere"), "No data 'nowhere': give digits, mnist, mnist:FOLDER, a .parquet file"),
         ((*MODEL, "--data", "mnist:/nowhere"), "/nowhere"),
         ((*MODEL, "--data", "missing.parquet"), "missing.parquet"),
@@ -167,6 +185,57 @@ def test_a_finished_audit_is_not_made_again_and_the_error_says_how_to_go_on(made
     expected = f"whence: {place} is a finished audit. Choose another --out, or make its page with: whence report"
     assert result.stderr.startswith(expected)
     assert result.stderr.count("\n") == 1
+
+
+def test_a_report_on_other_targets_is_refused_in_one_line(made: Path, tmp_path: Path) -> None:
+    targets = (*DIGITS, "--targets", "whence.datasets:load_digits", "--out", tmp_path / "p.html")
+    result = call("report", made / "run", "--audit", made / "audit.zarr", *targets)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("whence: The targets given are not the audited ones (fingerprint blake2b:")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_a_report_prints_the_same_facts_for_scripts(made: Path, tmp_path: Path) -> None:
+    words = ("--audit", made / "audit.zarr", *DIGITS, "--targets", "digits", "--out", tmp_path / "p.html", "--k", 1)
+    result = call("report", made / "run", *words, "--json")
+    assert result.exit_code == 0, result.output
+    found, audited = json.loads(result.stdout), whence.load_audit(made / "audit.zarr")
+    assert found["page"] == str(tmp_path / "p.html")
+    assert found["completeness"] == str(audited.completeness)
+    assert (found["mean_error"], found["targets"]) == (audited.completeness.mean_error, 355)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, a folder in which nothing can be made")
+@pytest.mark.parametrize("command", ["audit", "report", "demo"])
+def test_a_path_at_which_nothing_can_be_made_is_named_in_one_line(made: Path, command: str) -> None:
+    words: dict[str, tuple[object, ...]] = {
+        "audit": (made / "run", *DIGITS, "--targets", "digits", "--limit", 1),
+        "report": (made / "run", "--audit", made / "audit.zarr", *DIGITS, "--targets", "digits", "--k", 1),
+        "demo": ("--epochs", 1),
+    }
+    result = call(command, *words[command], "--out", "/proc/x.zarr")
+    assert result.exit_code == 1
+    expected = "whence: Cannot write /proc/x.zarr: No such file or directory. What was there is unchanged; "
+    assert result.stderr == f"{expected}nothing can be made in /proc: choose another path.\n"
+
+
+def test_a_file_in_the_way_of_an_audit_is_named_in_one_line(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = (*DIGITS, "--targets", "digits", "--limit", 1, "--out", tmp_path / "file" / "a.zarr")
+    result = call("audit", made / "run", *words)
+    assert result.exit_code == 1
+    assert "a.zarr: Not a directory. What was there is unchanged; a file stands where a folder" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_is_answered_as_a_limit(made: Path, tmp_path: Path, limit: int) -> None:
+    words = (*DIGITS, "--targets", "digits", "--out", tmp_path / "a.zarr", "--limit", limit)
+    result = call("audit", made / "run", *words)
+    assert result.exit_code == 1
+    expected = f"--limit must be at least 1, got {limit}. Leave it out to audit every target."
+    assert result.stderr == f"whence: {expected}\n"
 
 
 def test_a_run_that_is_not_there_is_named() -> None:

@@ -142,7 +142,9 @@ def audit(
         from whence.report.sources import named_data, named_quantity
 
         _refuse_finished(run, out)
-        opened, examples = _open(run, model, data, loss), named_data(targets, "test")
+        if limit is not None and limit < 1:
+            raise ArgumentError(f"--limit must be at least 1, got {limit}. Leave it out to audit every target.")
+        opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
         made = make_audit(
             opened,
             examples,
@@ -173,6 +175,7 @@ def report(
     loss: Loss = CROSS_ENTROPY,
     target: Annotated[list[str] | None, typer.Option(help="Id of a target to explain; may be repeated.")] = None,
     k: Annotated[int, typer.Option(help="Training examples to list each time.")] = 25,
+    as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
     with _expected("an earlier page is as it was"):
@@ -181,9 +184,9 @@ def report(
         from whence.report.sources import named_data
 
         found = load_audit(audit_path)
-        examples = named_data(targets, "test")
+        examples = named_data(targets, "test", "--targets")
         page = write_report(_open(run, model, data, loss), found, examples, out, chosen=target or None, k=k)
-        typer.echo(f"{page.resolve()}\n{found.completeness}")
+        _show({"page": page.resolve(), **_completeness(found)}, as_json)
 
 
 def keep_memory() -> None:
@@ -254,13 +257,21 @@ def _completeness(audit: Any) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:
-    """Print facts as JSON, or one a line; a sentence on completeness stands for its numbers."""
+    """Print facts as JSON, or one a line: without empty lists, and with a sentence for completeness's numbers."""
     if as_json:
         typer.echo(json.dumps(facts, default=str))
         return
-    shown = {name: one for name, one in facts.items() if name not in {"targets", "mean_error", "correlation", "unit"}}
+    told = {"targets", "mean_error", "correlation", "unit"}
+    shown = {name: one for name, one in facts.items() if name not in told and one != ()}
     width = max(map(len, shown))
     for name, value in shown.items():
-        text = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
         title = name.replace("_", " ").ljust(width)
-        typer.echo(f"{title}  {text:,}" if isinstance(text, int) else f"{title}  {text}")
+        typer.echo(f"{title}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -64,13 +64,14 @@ def named_quantity(spec: str) -> str | Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def named_data(spec: str, split: Split) -> Examples:
+def named_data(spec: str, split: Split, option: str = "--data") -> Examples:
     """Return the data that a command line names.
 
     Args:
         spec: ``digits``, ``mnist`` (the folder ``mnist`` in ``$WHENCE_DATA``), ``mnist:FOLDER``, a ``.parquet`` file, a
             folder with one subfolder of images a class, or ``package.module:factory``.
         split: Which part of the digits or of MNIST.
+        option: What errors call it.
 
     Raises:
         ArgumentError: If a factory is named that is not there or cannot be called.
@@ -87,7 +88,7 @@ def named_data(spec: str, split: Split) -> Examples:
     if place.is_dir():
         return as_examples(load_image_folder(place))
     if ":" in spec and os.sep not in word:
-        return as_examples(_made(spec, "data"))
+        return as_examples(_made(spec, option))
     raise DataError(
         f"No data {spec!r}: give digits, mnist, mnist:FOLDER, a .parquet file, a folder of images by class, or "
         "package.module:factory."
