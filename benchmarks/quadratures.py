@@ -110,7 +110,8 @@ def completeness(
                 limit = None
                 if way.tolerance is not None:
                     so_far = before[1].values - begin[way.dtype] - explained[name]
-                    limit = Limit(so_far, way.tolerance * step / run.steps)
+                    share = way.tolerance / run.steps
+                    limit = Limit(so_far, share * step, share * way.length)
                 known = Known(watches[way.dtype], before)
                 explained[name] += integrate(stretch, known, rule(way.kind), limit).explained
             standing[name] = (state[way.dtype], here[way.dtype])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 import whence
 from tests.audit.training import blobs, tanh_net, trained
 from whence._errors import ArgumentError, AuditError
+from whence.audit.identity import identity_of
+from whence.audit.steps import without_noise
+from whence.gradients import Dense, PerExample
 
 ROUNDING = 1e4 * np.finfo(np.float64).eps
 
@@ -81,6 +85,34 @@ def test_a_bias_before_batch_normalisation_is_rounding_and_nobodys_influence(
     assert audit.completeness.mean_error < 1e-3
 
 
+def test_examples_that_cancel_in_a_batch_keep_their_shares_under_sgd(tmp_path: Path) -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, -1.0], [2.0, 0.5], [-1.0, 1.0]])
+    y = torch.tensor([0, 1, 0, 1])
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.5), (x, y), epochs=1, batch_size=4)
+    influence = whence.audit(run, (x, y), quadrature="euler").influence
+    error = torch.full((4, 2), 0.5) - F.one_hot(
+        y, 2
+    )  # of a zero model; its sum over the batch, the bias gradient, is 0
+    inputs = torch.cat([x, torch.ones(4, 1)], 1)
+    by_hand = -0.5 / 4 * (error @ error.T) * (inputs @ inputs.T)
+    np.testing.assert_allclose(influence.values, by_hand.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_only_gradients_that_were_rounding_all_along_are_nobodys() -> None:
+    shares = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 0.5]], dtype=torch.float64)
+    used = shares.sum(0) + torch.tensor([1e-15, 1e-15, 0.0], dtype=torch.float64)
+    root = torch.tensor([1e-15, 0.1, 0.1], dtype=torch.float64)  # the second cancels in this batch only
+    captured: list[dict[str, PerExample]] = [{"bias": Dense(shares)}]
+    noise = without_noise(captured, {"bias": used}, {"bias": root})
+    np.testing.assert_array_equal(noise["bias"], [1e-15, 0.0, 0.0])
+    np.testing.assert_array_equal(captured[0]["bias"].part(0, 3), [[0.0, 1.0, 1.0], [0.0, -1.0, 0.5]])
+    assert without_noise([{"bias": Dense(shares)}], {"bias": used}, {"bias": None}) == {}
+
+
 @pytest.mark.parametrize("quadrature", ["trapezoid", "simpson", "gauss3"])
 @pytest.mark.parametrize(
     "make", [lambda p: SGD(p, 0.05, weight_decay=0.1), lambda p: AdamW(p, 0.01), lambda p: RMSprop(p, 0.005)]
@@ -128,6 +160,51 @@ def test_an_unfinished_audit_of_another_run_or_quantity_is_not_taken_up(
     with pytest.raises(AuditError, match=r"other arguments \(quantity differ\)"):
         whence.audit(runs[0], blobs(seed=1), quantity=lambda o, y: o[:, 1] ** 2, path=tmp_path / "audit")
     whence.audit(runs[0], blobs(seed=1), quantity=lambda o, y: o[:, 0], path=tmp_path / "audit")
+
+
+def read_entry(outputs: Any, labels: Any, *, entry: int) -> Any:
+    return outputs[:, entry]
+
+
+class Entry:
+    def __init__(self, entry: int) -> None:
+        self.entry = torch.tensor(entry)
+
+    def __call__(self, outputs: Any, labels: Any) -> Any:
+        return outputs[:, self.entry]
+
+    def read(self, outputs: Any, labels: Any) -> Any:
+        return outputs[:, self.entry]
+
+
+def closing_over(entry: int) -> Any:
+    return lambda outputs, labels: outputs[:, entry]
+
+
+def with_default(entry: int) -> Any:
+    return lambda outputs, labels, entry=entry: outputs[:, entry]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [closing_over, with_default, lambda one: partial(read_entry, entry=one), Entry, lambda one: Entry(one).read],
+    ids=["closure", "default", "partial", "object", "method"],
+)
+def test_functions_of_one_code_are_told_apart_by_what_they_bring_along(make: Any) -> None:
+    assert identity_of(make(0)) == identity_of(make(0))
+    assert identity_of(make(0)) != identity_of(make(1))
+
+
+def test_targets_that_do_not_suit_the_model_are_refused_in_words(tmp_path: Path) -> None:
+    model = tanh_net()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
+    with pytest.raises(ArgumentError, match=r"targets' inputs \(torch.float64 of shape \(1, 4\)\).* training data"):
+        whence.audit(run, blobs(features=4))
+    x, y = blobs(seed=1)
+    with pytest.raises(
+        ArgumentError, match=r"cannot be computed: Target 9 is out of bounds.*Labels of targets must be"
+    ):
+        whence.audit(run, (x, torch.full_like(y, 9)))
 
 
 def test_a_quantity_that_cannot_be_differentiated_is_refused(tmp_path: Path) -> None:

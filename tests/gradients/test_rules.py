@@ -1,5 +1,6 @@
 """Every rule gives what autograd gives, run example by example in float64."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,17 @@ def test_fallback_with_two_inputs() -> None:
         return first(model(x[rows], other[rows])).sin().sum()
 
     assert_agree(captured(layer, loss), one_by_one(layer, loss, 4))
+
+
+def test_an_lstm_in_float32_has_the_gradients_it_has_in_float64() -> None:
+    layer, x = nn.LSTM(3, 4, batch_first=True), torch.randn(5, 6, 3)
+
+    def loss(model: nn.Module, rows: slice) -> Any:
+        return model(x[rows].to(next(model.parameters()).dtype))[0].square().sum()
+
+    found = captured(layer, loss)
+    expected = one_by_one(copy.deepcopy(layer).double(), loss, 5)
+    assert_agree(found, {name: value.float() for name, value in expected.items()})
 
 
 @pytest.mark.parametrize("used", ["sequence", "state", "both"])

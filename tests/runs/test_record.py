@@ -267,6 +267,11 @@ REFUSED_OPTIMIZERS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module
     "subclass": (plain_model, lambda m: MyAdam(m.parameters()), r"MyAdam is not one of"),
     "option": (plain_model, lambda m: SGD(m.parameters(), lr=0.1, differentiable=True), r"SGD has differentiable=True"),
     "stranger": (plain_model, lambda m: adam(plain_model()), r"trains 4 parameters that are not in the model"),
+    "half": (
+        lambda: plain_model().to(torch.bfloat16),
+        lambda m: SGD(m.parameters(), lr=0.1),
+        r"parameter '0\.weight' is bfloat16; only float32 and float64 can be",
+    ),
     "sparse": (sparse_model, lambda m: SGD(m.parameters(), lr=0.1), r"layer '0' gives sparse gradients"),
 }
 

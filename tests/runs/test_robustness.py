@@ -119,6 +119,10 @@ def other_type(path: Path) -> None:
     open_run(path, nn.Sequential(plain_model().double()), data(), loss=F.cross_entropy)
 
 
+def other_module(path: Path) -> None:
+    open_run(path, nn.Sequential(*plain_model().children(), nn.Dropout()), data(), loss=F.cross_entropy)
+
+
 def other_data(path: Path) -> None:
     open_run(path, plain_model(), (data()[0], data()[1].flip(0)), loss=F.cross_entropy)
 
@@ -172,6 +176,7 @@ def other_format(path: Path, number: int) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "other model": (other_model, errors.ModelMismatchError, r"2\.weight is missing.*0\.weight is float32 \(7, 5\)"),
     "other type": (other_type, errors.ModelMismatchError, r"recorded with a Sequential"),
+    "other module": (other_module, errors.ModelMismatchError, r"module \d is not in the run"),
     "other data": (other_data, errors.ChangedDataError, r"training data has changed"),
     "no run": (no_run, errors.RunNotFoundError, r"There is no run at .*nothing"),
     "no steps": (no_steps, errors.RunNotFoundError, r"has no steps\.sqlite"),

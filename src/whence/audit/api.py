@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from whence._errors import ArgumentError, AuditError
+from whence._numbers import is_whole
 from whence._progress import progress
 from whence.audit.assemble import assemble
 from whence.audit.chunks import Chunk, Question, Work, prepare
@@ -133,8 +134,8 @@ def _walk_chunk(work: Work, number: int, sink: Any, partial: Partial | None, adv
 
 
 def _check(subsample: int, tolerance: float | None, precision: str | None, memory_budget: int) -> None:
-    if subsample < 1:
-        raise ArgumentError(f"`subsample` is a number of steps, at least 1; got {subsample}.")
+    if not is_whole(subsample) or subsample < 1:
+        raise ArgumentError(f"`subsample` is a whole number of steps, at least 1; got {subsample!r}.")
     if tolerance is not None and not tolerance > 0:
         raise ArgumentError(f"`tolerance` is an error above 0 in the quantity's unit; got {tolerance}.")
     if precision not in {None, "float32", "mixed", "float64"}:

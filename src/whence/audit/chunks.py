@@ -8,8 +8,10 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError, AuditError
+from whence._numbers import is_whole
 from whence.audit.groups import Grouping, as_by
 from whence.audit.quadrature import rule
 from whence.audit.quantities import Numbers, Quantity, as_quantity
@@ -183,6 +185,8 @@ def _chosen(ids: Sequence[int] | None, count: int) -> Tensor:
         return torch.arange(count)
     if isinstance(ids, int | str):
         raise ArgumentError(f"`ids` is a sequence of target numbers; got {ids!r}. For one target give a list of one.")
+    if not all(is_whole(one) for one in ids):
+        raise ArgumentError(f"`ids` are whole numbers; got {list(ids)[:10]}.")
     ids = [int(one) for one in ids]
     outside = [one for one in ids if not 0 <= one < count]
     if outside or len(ids) == 0 or len(set(ids)) != len(ids):
@@ -205,9 +209,19 @@ def _probe(run: Run, examples: Examples, ids: Tensor) -> Any:
     try:
         with torch.no_grad():
             return call_model(run.model, to_device(inputs, next(run.model.parameters()).device))
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ArgumentError(
+            f"The model cannot be called with the targets' inputs ({_shapes(inputs)}): {error}. Give targets of the "
+            "shape and type of the training data."
+        ) from error
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _shapes(inputs: Any) -> str:
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    return ", ".join(f"{leaf.dtype} of shape {tuple(leaf.shape)}" for leaf in tensors)
 
 
 def _grouping(run: Run, by: tuple[str, ...], layers: int) -> Grouping:

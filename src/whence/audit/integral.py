@@ -15,7 +15,6 @@ from whence.gradients import PerExample, weighted_sum
 
 _LEVELS = 6  # Simpson on up to 64 parts of a step
 _ROUNDING = 2.0  # roundings of the quantity by which an error is known no better
-_GAIN = 0.9  # a finer rule that leaves more than this of the error does not help
 
 
 @runtime_checkable
@@ -88,10 +87,12 @@ class Limit:
         so_far: The error of all stretches walked so far, one number a target, with its sign. It is the true change of
             the quantity minus all that was explained: known to the rounding of two values, however many stretches.
         allowed: Mean absolute error that it may have after this one.
+        share: The stretch's own part of that.
     """
 
     so_far: Float[Tensor, " targets"]
     allowed: float
+    share: float
 
     def after(self, found: Integral) -> float:
         """Return the mean absolute error there will be."""
@@ -106,22 +107,25 @@ def integrate(stretch: Stretch, targets: Evaluates, rule: Rule, limit: Limit | N
         targets: Evaluates the targets.
         rule: The rule to begin with.
         limit: Where the error would pass it, the stretch is refined by Simpson's rule on ever smaller parts, until it
-            does not, is down to rounding, or gets no smaller by that. None: as it is.
+            does not, or until two rules in turn agree within the stretch's share or rounding. None: as it is.
     """
     points = _Points(stretch, targets)
     found = _apply(points, rule)
     if limit is None:
         return found
-    rounding = _ROUNDING * torch.finfo(points.dtype).eps * float((1.0 + found.here.values.abs()).mean())
+    eps = _ROUNDING * torch.finfo(points.dtype).eps
+    allowed = max(limit.allowed, eps * float((1.0 + found.here.values.abs()).mean()))
+    last = found
     for level in range(_LEVELS):
-        before = limit.after(found)
-        if before <= max(limit.allowed, rounding):
+        if limit.after(found) <= allowed:
             break
         finer = _apply(points, refined(level))
-        if limit.after(finer) < before:
+        if limit.after(finer) < limit.after(found):
             found = finer
-        if limit.after(finer) > _GAIN * before:
+        moved = float((finer.explained - last.explained).abs().mean())
+        if moved <= max(limit.share, eps * float(finer.explained.abs().mean())):
             break
+        last = finer
     return found
 
 

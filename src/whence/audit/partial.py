@@ -20,6 +20,7 @@ from whence._errors import AuditError
 from whence._files import checksum, disk_errors, write_atomically
 from whence.audit.adjoints import Adjoints
 from whence.audit.chunks import Chunk, Work
+from whence.audit.identity import identity_of
 from whence.audit.result import Audit
 from whence.audit.storage import DiskSink, load_audit, refuse_existing, with_plain_strings
 from whence.audit.targets import TargetPass
@@ -153,7 +154,7 @@ def _describe(work: Work) -> dict[str, Any]:
         "steps": work.run.steps,
         "targets": work.examples.fingerprint,
         "ids": work.ids.tolist(),
-        "quantity": [work.quantity.name, *(_code(one) for one in work.quantity.numbers)],
+        "quantity": [work.quantity.name, *(identity_of(one) for one in work.quantity.numbers)],
         "classes": list(work.quantity.classes or ()),
         "by": list(work.grouping.by),
         "quadrature": plan.rule.name,
@@ -169,12 +170,6 @@ def _identity(work: Work) -> str:
     last = work.run.state_at(work.run.steps).parameters
     flat = [last[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8) for name in sorted(last)]
     return checksum(torch.cat(flat).numpy().tobytes())
-
-
-def _code(numbers: Any) -> str:
-    """Return a checksum of what a function does, as far as its own code says."""
-    code = getattr(numbers, "__code__", None)
-    return "" if code is None else checksum(code.co_code + repr((code.co_consts, code.co_names)).encode())
 
 
 def _restore(adjoints: Adjoints, tensors: dict[str, Tensor], pending: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_whole
 from whence.runs import TrainingLoss
 
 Numbers = Callable[[Any, Any], Any]
@@ -80,10 +81,10 @@ def evaluate(numbers: Numbers, outputs: Any, labels: Any, examples: int) -> Floa
     """
     try:
         values = numbers(outputs, labels)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise ArgumentError(
-            f"The audited quantity cannot be computed: {error}. A loss with weights of its own has their precision: "
-            "audit in that one (leave `precision` out)."
+            f"The audited quantity cannot be computed: {error}. Labels of targets must be such as the training data "
+            "has; a loss with weights of its own has their precision: audit in that one (leave `precision` out)."
         ) from error
     if not isinstance(values, Tensor) or values.shape != (examples,):
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -160,9 +161,9 @@ def _chosen(classes: Sequence[int] | str, count: int) -> tuple[int, ...]:
         if classes != "all":
             raise ArgumentError(f"`classes` must be 'all' or a list of class numbers, got {classes!r}.")
         return tuple(range(count))
-    outside = [one for one in classes if not 0 <= int(one) < count]
-    if outside or not classes:
+    known = [one for one in classes if is_whole(one) and 0 <= int(one) < count]
+    if not known or len(known) < len(classes) or len(set(known)) < len(known):
         raise ArgumentError(
-            f"`classes` must name some of the model's {count} outputs (0..{count - 1}), got {list(classes)}."
+            f"`classes` must name some of the model's {count} outputs (0..{count - 1}), each once; got {list(classes)}."
         )
     return tuple(int(one) for one in classes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from whence.audit.adjoints import Microbatch
 from whence.audit.targets import State
 from whence.gradients import Captured, Dense, PerExample, capture
-from whence.optimizers import LinearStep, linear_step
+from whence.optimizers import LinearStep, linear_step, root_of_second_moment
 from whence.runs import ReplayedStep, Run, Segment
 
 NOISE = 256.0  # roundings of the shares' sizes below which their sum counts as nothing but rounding
@@ -132,7 +132,8 @@ def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
         for name in step.updated
     }
     captured = [dict(one.gradients()) for one in step.seen]
-    noise = without_noise(captured, {name: live[name].grad for name in step.updated})
+    used = {name: live[name].grad for name in step.updated}
+    noise = without_noise(captured, used, {name: root_of_second_moment(step.optimizer, live[name]) for name in used})
     batch = [
         Microbatch({name: one.to(form.factors) for name, one in gradients.items()}, len(ids), step.scale)
         for gradients, ids in zip(captured, step.record.batches, strict=True)
@@ -153,28 +154,38 @@ def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
     )
 
 
-def without_noise(captured: list[dict[str, PerExample]], used: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """Take the shares of entries whose batch gradient is nothing but rounding away, and return those gradients.
+def without_noise(
+    captured: list[dict[str, PerExample]], used: Mapping[str, Tensor | None], roots: Mapping[str, Tensor | None]
+) -> dict[str, Tensor]:
+    """Take the shares of entries whose batch gradients are nothing but rounding away, and return those gradients.
 
     The gradient of a bias right before a batch normalisation is zero, whatever the batch; what is computed is rounding.
     An optimizer that divides by the gradient's size moves the bias all the same. Shares of examples, which cancel
-    there, would be blown up as much: huge, and meaning nothing.
+    there, would be blown up as much: huge, and meaning nothing. Where examples cancel in one batch only, or the
+    optimizer does not divide, every share stands.
 
     Args:
         captured: Per-example gradients of each microbatch; changed in place.
         used: The gradient that the optimizer saw, by parameter.
+        roots: The size of the gradients so far that the optimizer divides by; None where it does not.
     """
     found = {}
     for name, gradient in used.items():
         terms = [one[name] for one in captured if name in one]
-        if gradient is None or not all(isinstance(term, Dense) and term.values.ndim == 2 for term in terms):
+        root = roots[name]
+        if (
+            gradient is None
+            or root is None
+            or not all(isinstance(term, Dense) and term.values.ndim == 2 for term in terms)
+        ):
             continue
         values = [term.values for term in terms if isinstance(term, Dense)]
         if not values:
             continue
         total = torch.stack([one.sum(0) for one in values]).sum(0)
         size = torch.stack([one.abs().sum(0) for one in values]).sum(0)
-        noise = (total.abs() <= NOISE * torch.finfo(total.dtype).eps * size) & (size > 0)
+        least = NOISE * torch.finfo(total.dtype).eps * size
+        noise = (total.abs() <= least) & (root.reshape(total.shape) <= least) & (size > 0)
         if noise.any():
             found[name] = torch.where(noise.reshape(gradient.shape), gradient.detach(), 0.0)
             for one in captured:

@@ -192,7 +192,7 @@ def _walk_stretch(
 ) -> None:
     first = steps[0]
     stretch = Stretch(first.parameters, walk.standing[0], first.buffers, walk.standing[1], walk.later)
-    found = integrate(stretch, targets, plan.rule, _limit(walk, plan, grouping.steps, first.index))
+    found = integrate(stretch, targets, plan.rule, _limit(walk, plan, grouping.steps, steps))
     with fast_products():
         for step in reversed(steps):
             _walk_step(walk, step, found, grouping, sink)
@@ -200,13 +200,14 @@ def _walk_stretch(
     walk.later, walk.standing = found.here, (first.parameters, first.buffers)
 
 
-def _limit(walk: Walk, plan: Plan, steps: int, first: int) -> Limit | None:
-    """Return what error the walk may have once it stands before step ``first``: its part of the tolerance."""
+def _limit(walk: Walk, plan: Plan, total: int, steps: list[Walked]) -> Limit | None:
+    """Return what error the walk may have once it stands before some steps: their part of the tolerance, and those."""
     if plan.tolerance is None:
         return None
     true = walk.tally.course[:, -1] - walk.later.values.cpu()
     so_far = (true - walk.tally.explained.sum(1)).to(walk.later.values.device)
-    return Limit(so_far, plan.tolerance * (steps - first) / steps)
+    share = plan.tolerance / total
+    return Limit(so_far, share * (total - steps[0].index), share * len(steps))
 
 
 def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, sink: Sink) -> None:

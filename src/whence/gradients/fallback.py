@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -33,7 +34,7 @@ def fallback(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
     parameters = {name: call.module.get_parameter(name).detach() for name in sorted(wanted)}
     if again.examples == 0:
         return {name: Dense(p.new_zeros(0, *(p.shape or (1,)))) for name, p in parameters.items()}
-    with call.same_autocast(), warnings.catch_warnings():
+    with call.same_autocast(), kernels_for(call.module), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a slow batching rule is no concern of the user's
         gradients, outputs = again.run(parameters)
     call.check_repeats(outputs)
@@ -41,6 +42,18 @@ def fallback(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
         name: Dense(gradient.detach().reshape(again.examples, *(parameters[name].shape or (1,))))
         for name, gradient in gradients.items()
     }
+
+
+@contextmanager
+def kernels_for(module: nn.Module) -> Iterator[None]:
+    """Keep oneDNN out where an LSTM is run again: torch.func cannot go through the workspace of its kernel."""
+    backend: Any = torch.backends.mkldnn
+    before = backend.enabled
+    backend.enabled = before and not any(isinstance(part, nn.LSTM) for part in module.modules())
+    try:
+        yield
+    finally:
+        backend.enabled = before
 
 
 def refuse_coupled(call: Call) -> None:

@@ -118,7 +118,7 @@ def _check_apart(name: str, unreduced: _Function, outputs: Any, labels: Any, fou
     parts, how = _without_the_others(name, unreduced, outputs, labels, len(found))
     singles = torch.stack([part.sum() for part in parts]).double()
     whole = found.reshape(len(found), -1).sum(1).double()
-    same = torch.allclose(whole, singles, rtol=_TOLERANCE, atol=_TOLERANCE * float(whole.abs().max()), equal_nan=True)
+    same = torch.allclose(whole, singles, rtol=_TOLERANCE, atol=_TOLERANCE * _largest(whole), equal_nan=True)
     if same and sum(part.numel() for part in parts) == found.numel():
         return
     shapes = [tuple(value.shape) for value in (outputs, labels) if isinstance(value, Tensor)]
@@ -160,6 +160,11 @@ def _without_the_others(
     return among, f"each in place of the others, {times} times"
 
 
+def _largest(values: Tensor) -> float:
+    """Return the largest absolute value among the finite ones, 0 if there is none."""
+    return float(values.abs().nan_to_num(0.0, 0.0, 0.0).max())
+
+
 def _shown(values: Tensor) -> str:
     return ", ".join(f"{value:.4g}" for value in values.tolist())
 
@@ -180,7 +185,7 @@ def _scalar_forms(name: str, loss: _Function, outputs: Any, labels: Any, count: 
                 "callable (outputs, labels) that returns one loss per example."
             ) from error
     for reduced in (singles.mean(), singles.sum()):
-        if torch.allclose(whole, reduced, rtol=_TOLERANCE, atol=_TOLERANCE * float(singles.abs().max())):
+        if torch.allclose(whole, reduced, rtol=_TOLERANCE, atol=_TOLERANCE * _largest(singles), equal_nan=True):
             return loss, functools.partial(_one_by_one, loss)
     raise UnsupportedLossError(
         f"The loss {name} is neither a mean nor a sum over examples: for the first {count} examples it gives "

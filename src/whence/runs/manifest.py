@@ -45,6 +45,7 @@ class Manifest:
 
     Attributes:
         model: Name of the model's class.
+        modules: Names of all its modules, whose modes each step records in this order.
         parameters, buffers: All tensors of the model.
         trained: Names of the parameters in the optimizer.
         optimizer: Name of the optimizer's class.
@@ -59,6 +60,7 @@ class Manifest:
     """
 
     model: str
+    modules: tuple[str, ...]
     parameters: tuple[TensorForm, ...]
     buffers: tuple[TensorForm, ...]
     trained: tuple[str, ...]
@@ -101,7 +103,7 @@ class Manifest:
                 raise RunFormatError(f"{path} was altered: its checksum does not fit. Restore the file from a copy.")
             for key in ("parameters", "buffers"):
                 content[key] = tuple(TensorForm(t["name"], tuple(t["shape"]), t["dtype"]) for t in content[key])
-            return cls(**{**content, "trained": tuple(content["trained"])})
+            return cls(**{**content, **{key: tuple(content[key]) for key in ("trained", "modules")}})
         except (ValueError, KeyError, TypeError) as error:
             raise RunFormatError(f"{path} cannot be read: {error!r}. Restore the file from a copy.") from error
 
@@ -121,6 +123,7 @@ def describe(model: nn.Module, optimizer: Optimizer, examples: Examples, loss: T
     names = parameter_names(model)
     return Manifest(
         model=type(model).__qualname__,
+        modules=module_names(model),
         parameters=forms(dict(model.named_parameters())),
         buffers=forms(dict(model.named_buffers())),
         trained=trained_names(optimizer, names),
@@ -136,6 +139,11 @@ def describe(model: nn.Module, optimizer: Optimizer, examples: Examples, loss: T
             "safetensors": safetensors.__version__,
         },
     )
+
+
+def module_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of all modules, the model itself left out."""
+    return tuple(name for name, _ in model.named_modules() if name)
 
 
 def forms(tensors: Mapping[str, Tensor]) -> tuple[TensorForm, ...]:
@@ -160,6 +168,11 @@ def check_model(manifest: Manifest, model: nn.Module) -> None:
         for name, form in given.items()
         if name in recorded and form != recorded[name]
     ]
+    before, now = manifest.modules, module_names(model)
+    differences += [f"module {name} is missing" for name in before if name not in now]
+    differences += [f"module {name} is not in the run" for name in now if name not in before]
+    if not differences and before != now:
+        differences = ["its modules stand in another order"]
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise ModelMismatchError(

@@ -66,6 +66,13 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
             raise UnsupportedOptimizerError(
                 f"The layer {name!r} gives sparse gradients, which cannot be recorded. Make it with sparse=False."
             )
+    for name, parameter in model.named_parameters():
+        kind = str(parameter.dtype).removeprefix("torch.")
+        if kind not in {"float32", "float64"}:
+            raise UnsupportedOptimizerError(
+                f"The parameter {name!r} is {kind}; only float32 and float64 can be recorded. Keep the "
+                "parameters in float32 and compute in a lower precision with torch.autocast."
+            )
     known = {id(parameter) for parameter in model.parameters()}
     strangers = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"] if id(p) not in known]
     if strangers:
