@@ -40,8 +40,8 @@ class Epoch:
         wanted = self.recorded.get(position)
         if wanted is not None and not torch.equal(wanted, ids):
             raise RecordingError(
-                f"Epoch {self.number} cannot be continued: its batch {position - 1} held the examples "
-                f"{wanted[:4].tolist()}..., now it would hold {ids[:4].tolist()}.... Use the same batch size, seed, "
+                f"Epoch {self.number} cannot be continued: its batch {position - 1} held {len(wanted)} "
+                f"examples, {wanted[:4].tolist()}..., now it would hold {len(ids)}, {ids[:4].tolist()}.... Use the same batch size, seed, "
                 "shuffle and loader as before the interruption."
             )
 
