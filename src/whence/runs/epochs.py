@@ -40,9 +40,9 @@ class Epoch:
         wanted = self.recorded.get(position)
         if wanted is not None and not torch.equal(wanted, ids):
             raise RecordingError(
-                f"Epoch {self.number} cannot be continued: its batch {position - 1} held {len(wanted)} "
-                f"examples, {wanted[:4].tolist()}..., now it would hold {len(ids)}, {ids[:4].tolist()}.... Use the same batch size, seed, "
-                "shuffle and loader as before the interruption."
+                f"Epoch {self.number} cannot be continued: its batch {position - 1} held {len(wanted)} examples, "
+                f"{wanted[:4].tolist()}..., now it would hold {len(ids)}, {ids[:4].tolist()}.... "
+                "Use the same batch size, seed, shuffle and loader as before the interruption."
             )
 
 
