@@ -2,16 +2,20 @@
 
 import errno
 import io
+import math
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from whence import _progress
 from whence._errors import DiskError, LabelError, MissingExtraError
 from whence._extras import require
 from whence._files import checksum, disk_errors, file_checksum, write_atomically
+from whence._numbers import even_parts
 
 
 def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -138,3 +142,16 @@ def test_an_extra_that_is_there_but_broken_says_so_itself(tmp_path: Path, monkey
 
 def test_a_label_error_reads_as_its_message() -> None:
     assert str(LabelError("No example id 7.")) == "No example id 7."
+
+
+@given(st.integers(-5, 5), st.integers(0, 60), st.integers(-2, 70))
+def test_even_parts_are_the_fewest_that_fit_and_as_equal_as_can_be(start: int, length: int, most: int) -> None:
+    whole = range(start, start + length)
+    parts = even_parts(whole, most)
+    assert [one for part in parts for one in part] == list(whole)
+    fitting = max(1, most)
+    assert all(1 <= len(part) <= fitting for part in parts)
+    assert len(parts) <= math.ceil(length / fitting)
+    assert len({len(part) for part in parts[:-1]}) <= 1
+    if parts:
+        assert len(parts[0]) == math.ceil(length / math.ceil(length / fitting))  # not one full part and a small rest

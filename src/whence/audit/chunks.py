@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError, AuditError
-from whence._numbers import is_whole
+from whence._numbers import even_parts, is_whole
 from whence.audit.groups import Grouping, as_by
 from whence.audit.quadrature import rule
 from whence.audit.quantities import Numbers, Quantity, as_quantity
@@ -246,7 +246,4 @@ def _chunks(
     decays = any(group.options.get("weight_decay") for group in decode_settings(run.manifest.groups))
     entries = sum(live[name].numel() for name in run.parameter_names) * (2 if decays else 1)
     row = (entries + grouping.slab_entries) * torch.empty((), dtype=plan.form.dtype).itemsize
-    size = max(1, min(_PASS_ROWS, memory_budget // 2 // (row * per_example)))
-    pieces = -(-examples // size)
-    size = -(-examples // pieces)
-    return tuple(range(start, min(start + size, examples)) for start in range(0, examples, size))
+    return tuple(even_parts(range(examples), min(_PASS_ROWS, memory_budget // 2 // (row * per_example))))

@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from whence._numbers import even_parts
 from whence.audit.adjoints import Microbatch
 from whence.audit.targets import State
 from whence.gradients import Captured, Dense, PerExample, capture
@@ -83,14 +84,11 @@ def pieces_of(run: Run, segment: Segment, form: Form) -> Iterator[list[Walked]]:
     else:
         yield steps
         return
-    yield from _bounded(run, segment, form, length=max(1, form.budget // size(steps[0])))
-
-
-def _bounded(run: Run, segment: Segment, form: Form, length: int) -> Iterator[list[Walked]]:
-    starts = range(segment.start, segment.stop, length)
-    states = run.states_at(starts)
-    for start in reversed(starts):
-        made = run.replay(start, min(start + length, segment.stop), around=_Around(run), state=states.pop(start))
+    parts = even_parts(range(segment.start, segment.stop), form.budget // size(steps[0]))
+    steps.clear()
+    states = run.states_at([part.start for part in parts])
+    for part in reversed(parts):
+        made = run.replay(part.start, part.stop, around=_Around(run), state=states.pop(part.start))
         yield [_freeze(run, step, form) for step in made]
 
 
