@@ -238,6 +238,40 @@ def test_a_limit_below_one_is_answered_as_a_limit(made: Path, tmp_path: Path, li
     assert result.stderr == f"whence: {expected}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("audt",), "No such command 'audt'. Did you mean 'audit'? See: whence --help"),
+        (("--bogus",), "No such option: --bogus. See: whence --help"),
+        (("info",), "Missing argument 'RUN'. See: whence info --help"),
+        (("verify", "run", "--modle", "m"), "No such option: --modle (Possible options: --model) See: whence verify"),
+        (("audit", "run", "--limit", "few"), "Invalid value for '--limit': "),
+        (("report", "run"), "Missing option '--audit'. See: whence report --help"),
+    ],
+)
+def test_words_that_cannot_be_read_are_named_in_one_line(words: tuple[str, ...], message: str) -> None:
+    result = call(*words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"whence: {message}")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_without_a_command_the_commands_are_shown() -> None:
+    result = call()
+    assert result.exit_code == 0
+    assert all(f"  {command} " in result.stdout for command in COMMANDS)
+    assert result.stderr == ""
+
+
+def test_targets_that_cannot_be_found_are_named_as_the_option(made: Path, tmp_path: Path) -> None:
+    words = (*DIGITS, "--targets", "no_such:data", "--out", tmp_path / "a.zarr")
+    result = call("audit", made / "run", *words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("whence: --targets no_such:data: cannot import no_such (")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_run_that_is_not_there_is_named() -> None:
     result = call("info", "nowhere")
     assert result.exit_code == 1

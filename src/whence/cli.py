@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from whence._errors import ArgumentError, WhenceError
 
@@ -32,11 +33,40 @@ def _example(command: str) -> str:
     return "\n".join(("\b", "Example:", *(f"  {line}" for line in EXAMPLES[command])))
 
 
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of the click that this typer has, own or installed
+
+
+class _Commands(TyperGroup):
+    """The commands; words that cannot be read are an error like any other: one line, and exit code 1."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any) -> Any:
+        """Read the words before the command's name; without any, show the help."""
+        with _usage():
+            return super().make_context(info_name, args or ["--help"], *rest, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the command's own words and run it."""
+        with _usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        told: Any = error
+        command = told.ctx.command_path if told.ctx is not None else "whence"
+        message = told.format_message()
+        _complain(f"{message}{'' if message.endswith(('.', '?', ')')) else '.'} See: {command} --help")
+        raise typer.Exit(1) from error
+
+
 app = typer.Typer(
     name="whence",
+    cls=_Commands,
     help="Trace what a trained PyTorch network does back to the training data.",
     epilog="Begin with: whence demo",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -204,11 +234,16 @@ def _expected(after_interrupt: str) -> Iterator[None]:
         with _current_folder_first():
             yield
     except WhenceError as error:
-        typer.echo(f"whence: {' '.join(str(error).split())}", err=True)
+        _complain(str(error))
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         typer.echo(f"whence: stopped; {after_interrupt}.", err=True)
         raise typer.Exit(130) from error
+
+
+def _complain(text: str) -> None:
+    """Print an error in one line."""
+    typer.echo(f"whence: {' '.join(text.split())}", err=True)
 
 
 @contextmanager

@@ -242,6 +242,14 @@ def test_the_audit_of_another_run_is_refused_by_the_names_of_both(case: Case, tm
     assert not (tmp_path / "p.html").exists()
 
 
+def test_the_audit_of_a_run_that_has_gone_on_since_is_refused(case: Case, tmp_path: Path) -> None:
+    earlier = whence.Audit(case.audit.data.assign_attrs(steps=case.run.steps - 1))
+    message = rf"covers the first {case.run.steps - 1} steps of .*run, which has gone on to {case.run.steps} since"
+    with pytest.raises(AuditError, match=message):
+        write_report(case.run, earlier, case.targets, tmp_path / "p.html")
+    assert not (tmp_path / "p.html").exists()
+
+
 def test_as_many_other_targets_are_refused_also_after_saving(case: Case, tmp_path: Path) -> None:
     case.audit.save(tmp_path / "a.zarr")
     others = pictures(20, ("top", "middle", "bottom"), 2)

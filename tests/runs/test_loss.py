@@ -190,6 +190,28 @@ def test_a_model_that_does_not_fit_the_data_is_told_so() -> None:
         training_loss(F.cross_entropy, plain_model(), as_examples((INPUTS, CLASSES)))
 
 
+class TakesOneDict(nn.Module):
+    """Takes its inputs as one dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Look into the dict."""
+        found: Tensor = self.inner(batch["values"])
+        return found
+
+
+def test_a_model_that_takes_a_dict_as_one_argument_is_told_how_it_was_called() -> None:
+    rows = [({"values": INPUTS[i], "weights": INPUTS[i]}, int(CLASSES[i])) for i in range(4)]
+    words = (
+        r"entries are given by name: model\(values=\.\.\., weights=\.\.\.\)\): .*unexpected keyword argument 'values'"
+    )
+    with pytest.raises(errors.RecordingError, match=words):
+        training_loss(F.cross_entropy, TakesOneDict(), as_examples(rows))
+
+
 class Counting(nn.Module):
     """Counts its calls in a buffer, in evaluation mode too, and draws."""
 

@@ -161,6 +161,20 @@ def deleted_row(path: Path) -> None:
     Recipe().open(path)
 
 
+def altered_step(path: Path, step: int, column: str, change: int) -> None:
+    with sqlite3.connect(path / "steps.sqlite") as connection:
+        connection.execute(f"UPDATE steps SET {column} = {column} + ? WHERE step = ?", (change, step))
+    connection.close()
+    Recipe().open(path)
+
+
+def first_step_of_second_epoch(path: Path) -> int:
+    with sqlite3.connect(path / "steps.sqlite") as connection:
+        found: int = connection.execute("SELECT MIN(step) FROM steps WHERE epoch = 1").fetchone()[0]
+    connection.close()
+    return found
+
+
 def altered_manifest(path: Path) -> None:
     content = (path / "run.json").read_text()
     (path / "run.json").write_text(content.replace('"Adam"', '"SGD"'))
@@ -183,6 +197,21 @@ REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "damaged steps": (damaged_steps, errors.RunFormatError, r"not a readable table of steps"),
     "damaged row": (damaged_row, errors.RunFormatError, r"Step 3 in .* cannot be read"),
     "deleted row": (deleted_row, errors.RunFormatError, r"table in .*steps\.sqlite cannot be read: step 3 is missing"),
+    "step in a later epoch": (
+        lambda path: altered_step(path, first_step_of_second_epoch(path) - 1, "epoch", 1),
+        errors.RunFormatError,
+        r"epoch and position of step \d+ do not come after",
+    ),
+    "step in an earlier epoch": (
+        lambda path: altered_step(path, first_step_of_second_epoch(path), "epoch", -1),
+        errors.RunFormatError,
+        r"epoch and position of step \d+ do not come after",
+    ),
+    "step at another position": (
+        lambda path: altered_step(path, 1, "position", -1),
+        errors.RunFormatError,
+        r"epoch and position of step 1 do not come after",
+    ),
     "altered manifest": (altered_manifest, errors.RunFormatError, r"run\.json was altered"),
     "damaged manifest": (damaged_manifest, errors.RunFormatError, r"run\.json cannot be read"),
     "later format": (

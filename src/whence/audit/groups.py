@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -74,6 +74,10 @@ def as_by(by: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ArgumentError: If a name is unknown or given twice, or both axes of time are asked for.
     """
+    if not isinstance(by, Iterable):
+        raise ArgumentError(
+            f"`by` is a name or a list of {', '.join(map(repr, _KNOWN))}; got {by!r}. () sums over all."
+        )
     names = (by,) if isinstance(by, str) else tuple(by)
     unknown = [one for one in names if one not in _KNOWN]
     if unknown or len(set(names)) != len(names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -161,6 +161,8 @@ def _chosen(classes: Sequence[int] | str, count: int) -> tuple[int, ...]:
         if classes != "all":
             raise ArgumentError(f"`classes` must be 'all' or a list of class numbers, got {classes!r}.")
         return tuple(range(count))
+    if not isinstance(classes, Iterable):
+        raise ArgumentError(f"`classes` must be 'all' or a list of class numbers, got {classes!r}. For one give [one].")
     known = [one for one in classes if is_whole(one) and 0 <= int(one) < count]
     if not known or len(known) < len(classes) or len(set(known)) < len(known):
         raise ArgumentError(

@@ -88,8 +88,8 @@ def pieces_of(run: Run, segment: Segment, form: Form) -> Iterator[list[Walked]]:
     steps.clear()
     states = run.states_at([part.start for part in parts])
     for part in reversed(parts):
-        made = run.replay(part.start, part.stop, around=_Around(run), state=states.pop(part.start))
-        yield [_freeze(run, step, form) for step in made]
+        again = run.replay(part.start, part.stop, around=_Around(run), state=states.pop(part.start))
+        yield [_freeze(run, made, form) for made in again]
 
 
 @final

@@ -165,6 +165,11 @@ def _refuse_another_run(run: Run, audit: Audit) -> None:
             f"The audit is of another run: {audit.data.attrs.get('run')} ({audited}), not {run.path} ({run.identity}). "
             "Give the run that was audited, or audit this one."
         )
+    if audit.data.attrs["steps"] != run.steps:
+        raise AuditError(
+            f"The audit covers the first {audit.data.attrs['steps']} steps of {run.path}, which has gone on to "
+            f"{run.steps} since. Audit it again: the page compares the audit with the end of the run."
+        )
 
 
 def _rule(audit: Audit) -> str:

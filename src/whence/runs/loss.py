@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast, final
 
 import torch
@@ -202,6 +202,7 @@ def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
     device = tensor.device if tensor is not None else torch.device("cpu")
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    inputs: Any = None
     try:
         with kept_randomness(device), torch.no_grad():
             inputs, labels = to_device(examples.batch(range(min(_TRIED, len(examples)))), device)
@@ -209,7 +210,8 @@ def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
             return call_model(model, inputs), labels
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise RecordingError(
-            f"The model {type(model).__name__} cannot be called with the inputs of the training data: {error}. "
+            f"The model {type(model).__name__} cannot be called with the inputs of the training data"
+            f"{_spread(inputs)}: {error}. "
             "What the loop does to a batch before the model belongs into the dataset (see datasets.Augmented) "
             "or into the model."
         ) from error
@@ -220,6 +222,15 @@ def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
             for buffer, kept in buffers:
                 if not torch.equal(buffer, kept):
                     buffer.copy_(kept)
+
+
+def _spread(inputs: Any) -> str:
+    """Say how inputs of several parts reach the model: what fails is often that it takes them as one."""
+    if isinstance(inputs, Mapping):
+        return f" (a dict, so its entries are given by name: model({', '.join(f'{name}=...' for name in inputs)}))"
+    if isinstance(inputs, tuple | list):
+        return f" ({len(inputs)} of them, given one after the other: model({', '.join('...' for _ in inputs)}))"
+    return ""
 
 
 def _try(name: str, loss: _Function, outputs: Any, labels: Any) -> Tensor:

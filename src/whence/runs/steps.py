@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -163,10 +164,13 @@ class StepTable:
     def epochs_of_steps(self) -> np.ndarray:
         """Return the epoch of each step, int64 (steps,); refuse a table from which steps were deleted."""
         with self._reading("The table"):
-            rows = self._connection.execute("SELECT step, epoch FROM steps ORDER BY step").fetchall()
+            rows = self._connection.execute("SELECT step, epoch, position FROM steps ORDER BY step").fetchall()
             missing = next((step for step, row in enumerate(rows) if row[0] != step), None)
             if missing is not None:
                 raise ValueError(f"step {missing} is missing")
+            back = next((after[0] for before, after in pairwise(rows) if after[1:] <= before[1:]), None)
+            if back is not None:
+                raise ValueError(f"epoch and position of step {back} do not come after those of the step before")
         return np.array([row[1] for row in rows], dtype=np.int64)
 
     @contextmanager
