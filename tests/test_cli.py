@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import whence
 from whence import cli
+from whence.cli import commands
 from whence.report import demo as demo_module
 
 COMMANDS = ("demo", "info", "verify", "audit", "report")
@@ -298,4 +299,4 @@ def test_keeping_memory_is_skipped_where_there_is_no_glibc(monkeypatch: pytest.M
         raise OSError("no such library")
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
-    assert cli.keep_memory() is None  # type: ignore[func-returns-value]
+    assert commands.keep_memory() is None  # type: ignore[func-returns-value]

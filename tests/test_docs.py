@@ -23,7 +23,8 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^(?P=in
 SHELL = {"bash", "console", "sh", "shell"}
 SILENT = {"", "text", "toml", "yaml", "json", "mermaid"}
 ERRORS = [cls for _, cls in inspect.getmembers(_errors, inspect.isclass) if cls.__module__ == _errors.__name__]
-FOLDERS = sorted(path.parent.name for path in Path(whence.__file__).parent.glob("*/__init__.py"))
+PACKAGES = {path.parent.name for path in Path(whence.__file__).parent.glob("*/__init__.py")}
+FOLDERS = sorted(PACKAGES - {"cli"})  # commands are described in the how-to, and by their own --help
 PACKAGE = Path(whence.__file__).parent
 MODULES = sorted(
     ".".join(("whence", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")

@@ -1,18 +1,15 @@
 """The command line: each command is one library call and one way to print it."""
 
 import ctypes
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from whence._errors import ArgumentError, WhenceError
+from whence._errors import ArgumentError
+from whence.cli.ending import Commands, expected, show
 
 EXAMPLES = {
     "demo": ("whence demo", "whence demo --data mnist --data-dir data/mnist --out demo-mnist"),
@@ -33,38 +30,9 @@ def _example(command: str) -> str:
     return "\n".join(("\b", "Example:", *(f"  {line}" for line in EXAMPLES[command])))
 
 
-_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of the click that this typer has, own or installed
-
-
-class _Commands(TyperGroup):
-    """The commands; words that cannot be read are an error like any other: one line, and exit code 1."""
-
-    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any) -> Any:
-        """Read the words before the command's name; without any, show the help."""
-        with _usage():
-            return super().make_context(info_name, args or ["--help"], *rest, **kwargs)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Read the command's own words and run it."""
-        with _usage():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    try:
-        yield
-    except _UsageError as error:
-        told: Any = error
-        command = told.ctx.command_path if told.ctx is not None else "whence"
-        message = told.format_message()
-        _complain(f"{message}{'' if message.endswith(('.', '?', ')')) else '.'} See: {command} --help")
-        raise typer.Exit(1) from error
-
-
 app = typer.Typer(
     name="whence",
-    cls=_Commands,
+    cls=Commands,
     help="Trace what a trained PyTorch network does back to the training data.",
     epilog="Begin with: whence demo",
     rich_markup_mode=None,
@@ -116,12 +84,12 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a small network with recording, audit it, and write a page that explains its mistakes."""
-    with _expected(AGAIN):
+    with expected(AGAIN):
         from whence.report.demo import demonstrate
 
         made = demonstrate(out, data=data, data_dir=data_dir, epochs=epochs, batches=batches, targets=targets)
         facts = {"page": made.page, "run": made.run, "audit": made.audit_path, "seconds": round(made.seconds, 1)}
-        _show({**facts, **_completeness(made.audit)}, as_json)
+        show({**facts, **_completeness(made.audit)}, as_json)
 
 
 @app.command(epilog=_example("info"))
@@ -129,8 +97,8 @@ def info(run: RunFolder, as_json: Json = False) -> None:
     """Say what a run is, without its model or data."""
     from whence.runs import run_facts
 
-    with _expected("nothing was changed"):
-        _show(run_facts(run), as_json)
+    with expected("nothing was changed"):
+        show(run_facts(run), as_json)
 
 
 @app.command(epilog=_example("verify"))
@@ -143,9 +111,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Walk a run again from start to end, and compare with every snapshot."""
-    with _expected("nothing was changed"):
+    with expected("nothing was changed"):
         found = _open(run, model, data, loss).verify(repair=repair)
-        _show(dict(vars(found)), as_json)
+        show(dict(vars(found)), as_json)
 
 
 @app.command(epilog=_example("audit"))
@@ -167,7 +135,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Decompose what a run did to each target into every training example's share."""
-    with _expected(AGAIN):
+    with expected(AGAIN):
         from whence.audit import audit as make_audit
         from whence.report.sources import named_data, named_quantity
 
@@ -189,7 +157,7 @@ def audit(
             path=out,
         )
         seconds = round(float(made.data.attrs["seconds"]), 1)
-        _show({"audit": out, "seconds": seconds, **_completeness(made)}, as_json)
+        show({"audit": out, "seconds": seconds, **_completeness(made)}, as_json)
 
 
 @app.command(epilog=_example("report"))
@@ -208,7 +176,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
-    with _expected("an earlier page is as it was"):
+    with expected("an earlier page is as it was"):
         from whence.audit import load_audit
         from whence.report import write_report
         from whence.report.sources import named_data
@@ -216,7 +184,7 @@ def report(
         found = load_audit(audit_path)
         examples = named_data(targets, "test", "--targets")
         page = write_report(_open(run, model, data, loss), found, examples, out, chosen=target or None, k=k)
-        _show({"page": page.resolve(), **_completeness(found)}, as_json)
+        show({"page": page.resolve(), **_completeness(found)}, as_json)
 
 
 def keep_memory() -> None:
@@ -225,36 +193,6 @@ def keep_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
             libc.mallopt(parameter, value)
-
-
-@contextmanager
-def _expected(after_interrupt: str) -> Iterator[None]:
-    """End with one line and exit code 1 on an expected error, 130 on Ctrl-C."""
-    try:
-        with _current_folder_first():
-            yield
-    except WhenceError as error:
-        _complain(str(error))
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        typer.echo(f"whence: stopped; {after_interrupt}.", err=True)
-        raise typer.Exit(130) from error
-
-
-def _complain(text: str) -> None:
-    """Print an error in one line."""
-    typer.echo(f"whence: {' '.join(text.split())}", err=True)
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """Let modules of the current folder be imported, as ``python -m`` does."""
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _open(run: Path, model: str, data: str, loss: str) -> Any:
@@ -289,24 +227,3 @@ def _completeness(audit: Any) -> dict[str, Any]:
     found = audit.completeness
     facts = {"mean_error": found.mean_error, "correlation": found.correlation, "unit": audit.unit}
     return {"completeness": str(found), "targets": int(found.true_change.size), **facts}
-
-
-def _show(facts: dict[str, Any], as_json: bool) -> None:
-    """Print facts as JSON, or one a line: without empty lists, and with a sentence for completeness's numbers."""
-    if as_json:
-        typer.echo(json.dumps(facts, default=str))
-        return
-    told = {"targets", "mean_error", "correlation", "unit"}
-    shown = {name: one for name, one in facts.items() if name not in told and one != ()}
-    width = max(map(len, shown))
-    for name, value in shown.items():
-        title = name.replace("_", " ").ljust(width)
-        typer.echo(f"{title}  {_text(value)}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {one}" for key, one in value.items())
-    if isinstance(value, tuple):
-        return ", ".join(map(_text, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)
