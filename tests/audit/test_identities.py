@@ -18,6 +18,7 @@ import whence
 from tests.audit.training import blobs, tanh_net, trained
 from whence._errors import AuditError
 from whence.audit import walk
+from whence.audit.steps import Form, steps_of
 
 ROUNDING = 1e4 * np.finfo(np.float64).eps
 BYS = [by for size in range(4) for by in itertools.combinations(("layer", "epoch", "label"), size)] + [
@@ -244,17 +245,17 @@ def test_a_segment_walked_in_pieces_changes_nothing(
     optimizer = AdamW(model.parameters(), 0.02, weight_decay=0.5)
     long = trained(tmp_path / "run", model, optimizer, blobs(), snapshot_every=100)
     assert len(long.segments()) == 1
-    steps = importlib.import_module("whence.audit.steps")
+    pieces_module = importlib.import_module("whence.runs.pieces")
     whole = whence.audit(run, blobs(seed=1)).influence
-    real: Callable[[object], int] = steps.size
+    real: Callable[[object], int] = pieces_module.size
     walked: list[int] = []
 
     def size(step: object) -> int:
         walked.append(real(step))
         return walked[-1]
 
-    monkeypatch.setattr(steps, "size", size)
-    one = next(steps.pieces_of(long, long.segments()[0], steps.Form(torch.float64, torch.float64, 1)))
+    monkeypatch.setattr(pieces_module, "size", size)
+    one = next(steps_of(long, long.segments()[0], Form(torch.float64, torch.float64, 1)))
     assert len(one) == 1
     budget = 2 * kept * real(one[0])  # half of it is for the steps at hand
     pieces = whence.audit(long, blobs(seed=1), memory_budget=budget).influence

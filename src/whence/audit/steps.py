@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from whence._numbers import even_parts
 from whence.audit.adjoints import Microbatch
 from whence.audit.targets import State
 from whence.gradients import Captured, Dense, PerExample, capture
 from whence.optimizers import LinearStep, linear_step, root_of_second_moment
-from whence.runs import ReplayedStep, Run, Segment
+from whence.runs import ReplayedStep, Run, Segment, pieces_of
 
 NOISE = 256.0  # roundings of the shares' sizes below which their sum counts as nothing but rounding
 
@@ -62,34 +60,15 @@ class Form:
     budget: int
 
 
-def pieces_of(run: Run, segment: Segment, form: Form) -> Iterator[list[Walked]]:
-    """Yield the steps of a segment in pieces that fit the budget, the last piece first.
-
-    A segment that fits is replayed once. A longer one is first replayed to keep where the training stood at the
-    start of each piece, and then piece by piece: one more training step a step, in bounded memory.
+def steps_of(run: Run, segment: Segment, form: Form) -> Iterator[list[Walked]]:
+    """Yield the steps of a segment with per-example gradients captured, in pieces, the last first; see `pieces_of`.
 
     Args:
         run: The run.
         segment: The segment.
         form: In which types, and how much at once (at least one step).
-
-    Yields:
-        Steps in order, with per-example gradients captured.
     """
-    steps: list[Walked] = []
-    for made in run.replay(segment.start, segment.stop, around=_Around(run)):
-        steps.append(_freeze(run, made, form))
-        if len(steps) == 1 and size(steps[0]) * (segment.stop - segment.start) > form.budget:
-            break
-    else:
-        yield steps
-        return
-    parts = even_parts(range(segment.start, segment.stop), form.budget // size(steps[0]))
-    steps.clear()
-    states = run.states_at([part.start for part in parts])
-    for part in reversed(parts):
-        again = run.replay(part.start, part.stop, around=_Around(run), state=states.pop(part.start))
-        yield [_freeze(run, made, form) for made in again]
+    yield from pieces_of(run, segment, lambda made: _freeze(run, made, form), form.budget, lambda: _Around(run))
 
 
 @final
@@ -103,19 +82,6 @@ class _Around:
     def __call__(self, model: nn.Module) -> AbstractContextManager[Captured]:
         check, self._checked = not self._checked, True
         return capture(model, self._names, check=check)
-
-
-def size(tree: Any) -> int:
-    """Return how many bytes the tensors of a nest of dataclasses, mappings and tuples take."""
-    if isinstance(tree, Tensor):
-        return tree.numel() * tree.itemsize
-    if dataclasses.is_dataclass(tree):
-        return sum(size(getattr(tree, one.name)) for one in dataclasses.fields(tree))
-    if isinstance(tree, Mapping):
-        return sum(size(value) for value in tree.values())
-    if isinstance(tree, tuple | list):
-        return sum(size(value) for value in tree)
-    return 0
 
 
 def cast(state: State, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from whence.audit.groups import Grouping, Slab
 from whence.audit.integral import Integral, Limit, Stretch, integrate
 from whence.audit.products import fast_products
 from whence.audit.quadrature import Rule
-from whence.audit.steps import Form, Walked, cast, pieces_of
+from whence.audit.steps import Form, Walked, cast, steps_of
 from whence.audit.targets import State, TargetGradients, TargetPass
 from whence.runs import Run
 
@@ -153,7 +153,7 @@ def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment
 def walk_segment(walk: Walk, run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, sink: Sink) -> int:
     """Walk back over the next segment; return how many steps that were."""
     segment = run.segments()[walk.next_segment]
-    for piece in pieces_of(run, segment, plan.form):
+    for piece in steps_of(run, segment, plan.form):
         for steps in reversed(list(stretches(piece, plan.subsample))):
             _walk_stretch(walk, steps, targets, plan, grouping, sink)
         del steps

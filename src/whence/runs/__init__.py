@@ -5,6 +5,7 @@ from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorde
 from whence.runs.lightning import lightning_recorder
 from whence.runs.loss import TrainingLoss, training_loss
 from whence.runs.manifest import Manifest
+from whence.runs.pieces import pieces_of, size
 from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
 from whence.runs.run import ModelState, Run, Segment, open_run
@@ -32,8 +33,10 @@ __all__ = (
     "huggingface_recorder",
     "lightning_recorder",
     "open_run",
+    "pieces_of",
     "record",
     "run_facts",
+    "size",
     "start_recording",
     "training_loss",
     "unsupported",

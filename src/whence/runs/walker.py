@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -24,7 +25,7 @@ from whence.runs.trees import to_device
 Around = Callable[[nn.Module], AbstractContextManager[Any]]
 """Given the model, a block to enter around forward and backward of each microbatch."""
 
-_Reduction = Callable[[Any, Any], Tensor]
+Reduction = Callable[[Any, Any], Tensor]
 
 
 @final
@@ -43,6 +44,7 @@ class ReplayedStep:
         scale: The factor from the gradient of the loss (as seen by ``around``) to the one the optimizer used: clipping,
             accumulation, loss scaling. One number for all, or by parameter name a number or tensor of its shape.
         seen: What ``around`` gave, for each microbatch.
+        loss: The loss of a microbatch, (outputs, labels) → 0-dim tensor, from whose gradient ``scale`` leads.
     """
 
     index: int
@@ -54,6 +56,7 @@ class ReplayedStep:
     unbuffered: frozenset[str]
     scale: Scale
     seen: tuple[Any, ...]
+    loss: Reduction
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class _Step:
     buffers: Mapping[str, Tensor]
     random: RandomState
     around: Around | None
+
+
+@dataclass(frozen=True)
+class _Formed:
+    """A gradient that is the recorded one, and how it was formed."""
+
+    scale: Scale
+    seen: tuple[Any, ...]
+    loss: Reduction
 
 
 @final
@@ -87,7 +99,7 @@ class Walker:
         self._device = next(iter(self._parameters.values())).device
         self._optimizer: Optimizer | None = None
         self._random: RandomState | None = None
-        self._reductions: list[_Reduction] = [loss, self._summed]
+        self._reductions: list[Reduction] = [loss, self._summed]
         self._divisor = 1
         self._may_divide = True
 
@@ -129,13 +141,24 @@ class Walker:
             name for name, parameter in trained.items() if "momentum_buffer" not in optimizer.state.get(parameter, {})
         )
         with kept_randomness(self._device):
-            scale, seen = self._gradients(_Step(record, trained, buffers, random, around))
+            formed = self._gradients(_Step(record, trained, buffers, random, around))
             self._random = RandomState.read(self._device)
         self._set_buffers(record.buffers.get(len(record.batches), {}))
         optimizer.step()
-        return ReplayedStep(record.step, record, before, buffers, optimizer, record.updated, unbuffered, scale, seen)
+        return ReplayedStep(
+            index=record.step,
+            record=record,
+            parameters=before,
+            buffers=buffers,
+            optimizer=optimizer,
+            updated=record.updated,
+            unbuffered=unbuffered,
+            scale=formed.scale,
+            seen=formed.seen,
+            loss=formed.loss,
+        )
 
-    def _gradients(self, step: _Step) -> tuple[Scale, tuple[Any, ...]]:
+    def _gradients(self, step: _Step) -> _Formed:
         """Leave the gradients that the optimizer saw in the parameters; return what was done to them, and seen."""
         wanted = step.record.statistics
         reductions = self._reductions if len(step.record.batches) > 1 else self._reductions[:1]
@@ -144,7 +167,7 @@ class Walker:
             if found is None:
                 continue
             self._reductions.sort(key=lambda known: known is not reduction)
-            whole = divisor(found[0]) if self._may_divide else 1
+            whole = divisor(found.scale) if self._may_divide else 1
             if whole == 1 or exact(_gradients_of(step.trained), wanted):
                 return found
             divided = self._attempt(step, reduction, whole)
@@ -155,22 +178,21 @@ class Walker:
             return self._attempt(step, reduction, 1) or found
         raise ReplayError(mismatch(step.record, self._unscaled(step), self._loss.name))
 
-    def _attempt(self, step: _Step, reduction: _Reduction, divisor: int) -> tuple[Scale, tuple[Any, ...]] | None:
+    def _attempt(self, step: _Step, reduction: Reduction, divisor: int) -> _Formed | None:
         """Form the gradient in one way; None if it is not the recorded one."""
         step.random.restore(self._device)
         self._set_buffers(step.buffers)
-        seen = self._backward(step.record, reduction, divisor, step.around)
+        loss = reduction if divisor == 1 else partial(_divided, reduction, divisor)
+        seen = self._backward(step.record, loss, step.around)
         self._mask(step)
         scale = reconcile(_gradients_of(step.trained), step.record.statistics, len(step.record.batches))
-        return None if scale is None else (scale, seen)
+        return None if scale is None else _Formed(scale, seen, loss)
 
     def _unscaled(self, step: _Step) -> GradientStatistics:
         self._attempt(step, self._reductions[0], 1)
         return gradient_table(_gradients_of(step.trained)).whole
 
-    def _backward(
-        self, record: StepRecord, reduction: _Reduction, divisor: int, around: Around | None
-    ) -> tuple[Any, ...]:
+    def _backward(self, record: StepRecord, loss: Reduction, around: Around | None) -> tuple[Any, ...]:
         for parameter in self._model.parameters():
             parameter.grad = None
         seen = []
@@ -184,8 +206,8 @@ class Walker:
                 state.restore(self._device)
             with torch.enable_grad(), around(self._model) if around else nullcontext() as value:
                 with record.modes[number].precision(self._device):
-                    loss = reduction(call_model(self._model, inputs), labels)
-                (loss if divisor == 1 else loss / divisor).backward()
+                    found = loss(call_model(self._model, inputs), labels)
+                found.backward()
             seen.append(value)
         return tuple(seen)
 
@@ -208,6 +230,10 @@ class Walker:
     def _summed(self, outputs: Any, labels: Any) -> Tensor:
         """Return the sum of the losses, for loops that divide by the number of examples of all microbatches."""
         return self._loss.per_example(outputs, labels).sum()
+
+
+def _divided(reduction: Reduction, divisor: int, outputs: Any, labels: Any) -> Tensor:
+    return reduction(outputs, labels) / divisor
 
 
 def _gradients_of(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
