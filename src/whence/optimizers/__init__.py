@@ -1,6 +1,17 @@
-"""Optimizer steps as linear maps (PLGK section 3.2): read from torch, run forwards or backwards."""
+"""Optimizer steps as linear maps (PLGK section 3.2), run forwards or backwards; and their whole derivatives."""
 
+from whence.optimizers.curved import MOMENTS, CurvedStep, curved_step
 from whence.optimizers.linear import LinearStep
 from whence.optimizers.rules import SUPPORTED, buffer_name, initial_buffer, linear_step, root_of_second_moment
 
-__all__ = ["SUPPORTED", "LinearStep", "buffer_name", "initial_buffer", "linear_step", "root_of_second_moment"]
+__all__ = [
+    "MOMENTS",
+    "SUPPORTED",
+    "CurvedStep",
+    "LinearStep",
+    "buffer_name",
+    "curved_step",
+    "initial_buffer",
+    "linear_step",
+    "root_of_second_moment",
+]

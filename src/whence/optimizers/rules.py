@@ -199,7 +199,7 @@ def linear_step(optimizer: Optimizer, parameter: Tensor, *, first: bool | None =
             ``first`` is needed and missing.
     """
     rule = _rule_of(optimizer)
-    options = _options_of(optimizer, parameter)
+    options = options_of(optimizer, parameter)
     name = type(optimizer).__name__
     if parameter.is_complex():
         raise UnsupportedOptimizerError(
@@ -235,7 +235,7 @@ def initial_buffer(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*s
         ArgumentError: If the optimizer does not hold the parameter.
     """
     rule = _rule_of(optimizer)
-    _options_of(optimizer, parameter)
+    options_of(optimizer, parameter)
     buffer = optimizer.state.get(parameter, {}).get(rule.buffer)
     return None if buffer is None else buffer.detach().to_dense().clone()
 
@@ -286,7 +286,17 @@ def _rule(kind: type[Optimizer]) -> _Rule:
     return found
 
 
-def _options_of(optimizer: Optimizer, parameter: Tensor) -> Mapping[str, Any]:
+def count_of(optimizer: Optimizer, parameter: Tensor) -> float:
+    """Return how often an optimizer that counts has updated a parameter."""
+    return float(optimizer.state[parameter]["step"])
+
+
+def options_of(optimizer: Optimizer, parameter: Tensor) -> Mapping[str, Any]:
+    """Return the options of the group that holds a parameter.
+
+    Raises:
+        ArgumentError: If none does.
+    """
     for group in optimizer.param_groups:
         if any(held is parameter for held in group["params"]):
             return group
