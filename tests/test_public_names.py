@@ -12,8 +12,8 @@ import whence
 PACKAGE = Path(whence.__file__).parent
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 INITS = [PACKAGE / "__init__.py", *(PACKAGE / folder / "__init__.py" for folder in FOLDERS)]
-FUNCTIONS = {"as_examples", "audit", "load_audit", "open_run", "record"}
-CLASSES = {"Audit", "Completeness", "Examples", "Recorder", "Run", "WhenceError"}
+FUNCTIONS = {"as_examples", "audit", "check", "counterfactual", "load_audit", "open_run", "record"}
+CLASSES = {"Audit", "Check", "Completeness", "Examples", "Recorder", "Run", "WhenceError"}
 
 
 def listed(path: Path) -> set[str]:

@@ -7,9 +7,11 @@ from whence.runs import Recorder, Run, open_run, record
 # isort: split
 # After the folder of the same name has been imported, so that `whence.audit` is the function.
 from whence.audit import Audit, Completeness, audit, load_audit
+from whence.counterfactual import Check, check, counterfactual
 
 __all__ = (
     "Audit",
+    "Check",
     "Completeness",
     "Examples",
     "Recorder",
@@ -17,6 +19,8 @@ __all__ = (
     "WhenceError",
     "as_examples",
     "audit",
+    "check",
+    "counterfactual",
     "load_audit",
     "open_run",
     "record",

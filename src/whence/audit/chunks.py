@@ -148,9 +148,9 @@ def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> W
             f"The run at {run.path} has no step, so there is nothing to audit. Record some training first."
         )
     examples = as_examples(targets)
-    ids = _chosen(question.ids, len(examples))
+    ids = chosen_ids(question.ids, len(examples))
     precision = question.precision or ("float64" if _dtype(run.model) == torch.float64 else "float32")
-    quantity = as_quantity(question.quantity, run.loss, question.classes, _probe(run, examples, ids))
+    quantity = as_quantity(question.quantity, run.loss, question.classes, outputs_on_one(run, examples, ids))
     layers = layer_names(run)
     grouping = _grouping(run, as_by(question.by), len(layers))
     plan = Plan(
@@ -180,7 +180,12 @@ def labels_of(examples: Examples) -> Tensor | None:
     return examples.labels if isinstance(first, Tensor) and first.ndim == 1 else None
 
 
-def _chosen(ids: Sequence[int] | None, count: int) -> Tensor:
+def chosen_ids(ids: Sequence[int] | None, count: int) -> Tensor:
+    """Return the ids that a caller chose, all of ``count`` by default.
+
+    Raises:
+        ArgumentError: If they are not some of the targets, each once.
+    """
     if ids is None:
         return torch.arange(count)
     if isinstance(ids, int | str):
@@ -201,7 +206,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(one.dtype for one in model.parameters() if one.is_floating_point())
 
 
-def _probe(run: Run, examples: Examples, ids: Tensor) -> Any:
+def outputs_on_one(run: Run, examples: Examples, ids: Tensor) -> Any:
     """Return the model's outputs on one target, to see their shape."""
     inputs, _ = examples.batch(ids[:1])
     modes = {module: module.training for module in run.model.modules()}

@@ -66,7 +66,7 @@ class Partial:
 
     def finished(self, number: int) -> Chunk | None:
         """Return what a finished chunk gave, or None if it is not finished."""
-        found = _read(self._folder / f"chunk-{number}.safetensors")
+        found = read_tensors(self._folder / f"chunk-{number}.safetensors")
         if found is None:
             return None
         tensors, _ = found
@@ -84,7 +84,7 @@ class Partial:
         tensors = {name: getattr(chunk.tally, name) for name in _TALLY} | {"residuals": chunk.residuals}
         if chunk.predictions is not None:
             tensors["predictions"] = chunk.predictions.cpu()
-        _write(self._folder / f"chunk-{number}.safetensors", tensors, {})
+        write_tensors(self._folder / f"chunk-{number}.safetensors", tensors, {})
         (self._folder / "walk.safetensors").unlink(missing_ok=True)
         write_atomically(self._folder / "seconds", str(self.seconds).encode())
 
@@ -99,12 +99,12 @@ class Partial:
             "moment": walk.moment,
             "pending": walk.adjoints.pending,
         }
-        _write(self._folder / "walk.safetensors", tensors, facts)
+        write_tensors(self._folder / "walk.safetensors", tensors, facts)
         write_atomically(self._folder / "seconds", str(self.seconds).encode())
 
     def resume(self, number: int, targets: TargetPass) -> Walk | None:
         """Return the walk of a chunk as it was last saved, or None if there is none."""
-        found = _read(self._folder / "walk.safetensors")
+        found = read_tensors(self._folder / "walk.safetensors")
         if found is None or found[1]["chunk"] != number:
             return None
         tensors, facts = found
@@ -182,15 +182,20 @@ def _restore(adjoints: Adjoints, tensors: dict[str, Tensor], pending: dict[str, 
     adjoints.pending = dict(pending)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and facts (JSON's types) to one file, whole or not at all."""
     plain = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
     write_atomically(
         path, lambda temporary: safetensors.torch.save_file(plain, temporary, {"facts": json.dumps(facts)})
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return tensors and facts of a file, or None if there is none."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return tensors and facts of a file, or None if there is none.
+
+    Raises:
+        AuditError: If the file is damaged.
+    """
     if not path.exists():
         return None
     try:
@@ -198,6 +203,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return tensors, json.loads(file.metadata()["facts"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise AuditError(
-            f"{path} is damaged ({error}). Remove the folder {path.parent} to begin the audit anew."
-        ) from error
+        raise AuditError(f"{path} is damaged ({error}). Remove the folder {path.parent} to begin anew.") from error

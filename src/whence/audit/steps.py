@@ -14,7 +14,7 @@ from whence.audit.adjoints import Microbatch
 from whence.audit.targets import State
 from whence.gradients import Captured, Dense, PerExample, capture
 from whence.optimizers import LinearStep, linear_step, root_of_second_moment
-from whence.runs import ReplayedStep, Run, Segment, pieces_of
+from whence.runs import ReplayedStep, Run, Segment, cast_floating, pieces_of
 
 NOISE = 256.0  # roundings of the shares' sizes below which their sum counts as nothing but rounding
 
@@ -84,11 +84,6 @@ class _Around:
         return capture(model, self._names, check=check)
 
 
-def cast(state: State, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the floating-point entries of a state in ``dtype``, the others as they are."""
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-
-
 def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
     live = dict(run.model.named_parameters())
     steps = {
@@ -109,11 +104,11 @@ def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
     return Walked(
         index=step.index,
         epoch=step.record.epoch,
-        parameters=cast(parameters, form.dtype),
-        buffers=cast(step.buffers, form.dtype),
+        parameters=cast_floating(parameters, form.dtype),
+        buffers=cast_floating(step.buffers, form.dtype),
         steps=steps,
         batch=tuple(batch),
-        noise=cast(noise, form.dtype),
+        noise=cast_floating(noise, form.dtype),
         ids=torch.cat(list(step.record.batches)),
     )
 

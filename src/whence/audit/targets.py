@@ -16,6 +16,7 @@ from whence._errors import ArgumentError
 from whence.audit.quantities import Quantity, evaluate
 from whence.datasets import call_model
 from whence.gradients import PerExample, capture, interleave
+from whence.runs import cast_floating
 
 State = Mapping[str, Tensor]
 
@@ -59,7 +60,7 @@ class TargetPass:
         self, model: nn.Module, inputs: Any, labels: Any, quantity: Quantity, names: tuple[str, ...], dtype: torch.dtype
     ) -> None:
         self._model = copy.deepcopy(model).to(dtype=dtype).eval()
-        self._inputs, self._labels = _cast(inputs, dtype), labels
+        self._inputs, self._labels = cast_floating(inputs, dtype), labels
         self._quantity, self._names = quantity, names
         self._examples = len(pytree.tree_leaves(labels)[0])
         self.dtype = dtype
@@ -126,10 +127,3 @@ def _interleave(found: list[TargetGradients]) -> TargetGradients:
     values = torch.stack([one.values for one in found], 1).reshape(-1)
     names = {name for one in found for name in one.gradients}
     return TargetGradients(values, {name: interleave([one.gradients[name] for one in found]) for name in names})
-
-
-def _cast(inputs: Any, dtype: torch.dtype) -> Any:
-    def cast(leaf: Any) -> Any:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    return pytree.tree_map(cast, inputs)

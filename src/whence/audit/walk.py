@@ -21,9 +21,9 @@ from whence.audit.groups import Grouping, Slab
 from whence.audit.integral import Integral, Limit, Stretch, integrate
 from whence.audit.products import fast_products
 from whence.audit.quadrature import Rule
-from whence.audit.steps import Form, Walked, cast, steps_of
+from whence.audit.steps import Form, Walked, steps_of
 from whence.audit.targets import State, TargetGradients, TargetPass
-from whence.runs import Run
+from whence.runs import Run, cast_floating
 
 
 @runtime_checkable
@@ -139,7 +139,7 @@ def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment
     device = next(run.model.parameters()).device  # snapshots are read to the CPU
     parameters = {name: state.parameters[name].to(device) for name in run.parameter_names}
     buffers = {name: value.to(device) for name, value in state.buffers.items()}
-    standing = (cast(parameters, plan.form.dtype), cast(buffers, plan.form.dtype))
+    standing = (cast_floating(parameters, plan.form.dtype), cast_floating(buffers, plan.form.dtype))
     targets.place(state.parameters, state.buffers)  # also what the run never trained
     later = targets.gradients(*standing)
     count = later.values.numel()

@@ -1,8 +1,8 @@
 """Optimizer steps as linear maps (PLGK section 3.2), run forwards or backwards; and their whole derivatives."""
 
-from whence.optimizers.curved import MOMENTS, CurvedStep, curved_step
+from whence.optimizers.curved import MOMENTS, CurvedStep, curved_step, root_of_second_moment
 from whence.optimizers.linear import LinearStep
-from whence.optimizers.rules import SUPPORTED, buffer_name, initial_buffer, linear_step, root_of_second_moment
+from whence.optimizers.rules import SUPPORTED, buffer_name, initial_buffer, linear_step
 
 __all__ = [
     "MOMENTS",

@@ -240,25 +240,6 @@ def initial_buffer(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*s
     return None if buffer is None else buffer.detach().to_dense().clone()
 
 
-def root_of_second_moment(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*shape"] | None:
-    """Return the size of the gradients so far by which the optimizer divides its steps, None if it does not divide.
-
-    It is the root of the running mean of squares in RMSprop, Adam and AdamW (not corrected for the running mean's
-    beginning), and of the mean of all squares in Adagrad.
-
-    Args:
-        optimizer: One of `SUPPORTED`, by exact class.
-        parameter: A parameter that the optimizer has updated.
-    """
-    state = optimizer.state.get(parameter, {})
-    total: Tensor | None = state.get("sum")
-    if total is not None:
-        mean: Tensor = total / state["step"]
-        return mean.sqrt()
-    second: Tensor | None = state.get("exp_avg_sq", state.get("square_avg"))
-    return None if second is None else second.sqrt()
-
-
 def buffer_name(kind: type[Optimizer]) -> str | None:
     """Return which entry of an optimizer's state is the buffer of `initial_buffer`, None if it has none.
 

@@ -1,27 +1,37 @@
 """Recorded runs: record a training loop, open the run, walk its steps again."""
 
+from whence.runs.clipping import CLIP_EPS, Clipping, NormClip, by_parameter, is_plain
 from whence.runs.facts import run_facts
 from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorder
 from whence.runs.lightning import lightning_recorder
-from whence.runs.loss import TrainingLoss, training_loss
+from whence.runs.loss import TrainingLoss, share_of, training_loss
 from whence.runs.manifest import Manifest
+from whence.runs.opening import open_run
 from whence.runs.pieces import pieces_of, size
+from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
-from whence.runs.run import ModelState, Run, Segment, open_run
+from whence.runs.retraining import as_weights, retrain_each
+from whence.runs.run import Run, Segment
 from whence.runs.settings import GroupSettings, unsupported
+from whence.runs.snapshots import ModelState
 from whence.runs.statistics import GradientStatistics, GradientTable
 from whence.runs.step_record import StepRecord
+from whence.runs.trees import cast_floating, to_device
 from whence.runs.verification import Verification
 from whence.runs.walker import Around, ReplayedStep
 
 __all__ = (
+    "CLIP_EPS",
     "Around",
+    "Clipping",
     "GradientStatistics",
     "GradientTable",
     "GroupSettings",
     "Manifest",
     "ModelState",
+    "NormClip",
+    "RandomState",
     "Recorder",
     "ReplayedStep",
     "Run",
@@ -29,15 +39,23 @@ __all__ = (
     "StepRecord",
     "TrainingLoss",
     "Verification",
+    "as_weights",
+    "by_parameter",
+    "cast_floating",
     "cross_entropy_of_logits",
     "huggingface_recorder",
+    "is_plain",
+    "kept_randomness",
     "lightning_recorder",
     "open_run",
     "pieces_of",
     "record",
+    "retrain_each",
     "run_facts",
+    "share_of",
     "size",
     "start_recording",
+    "to_device",
     "training_loss",
     "unsupported",
 )

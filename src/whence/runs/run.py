@@ -1,24 +1,25 @@
 """A recorded run: its steps, and how to walk them again."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from os import PathLike
 from pathlib import Path
-from typing import Any, final
+from typing import SupportsIndex, final
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from whence._errors import ArgumentError, ReplayError
-from whence.datasets import Examples, as_examples
+from whence.datasets import Examples
+from whence.runs.clipping import Clipping, find_clipping
 from whence.runs.landing import Landing, check_landing, measure
 from whence.runs.layout import snapshots_of, table_path
-from whence.runs.loss import TrainingLoss, training_loss
-from whence.runs.manifest import Manifest, check_data, check_model
+from whence.runs.loss import TrainingLoss
+from whence.runs.manifest import Manifest
+from whence.runs.retraining import as_weights, retrain
 from whence.runs.settings import decode_settings, optimizer_class
-from whence.runs.snapshots import Snapshots, TrainingState, copied
+from whence.runs.snapshots import ModelState, Snapshots, TrainingState, copied
 from whence.runs.step_record import StepRecord
 from whence.runs.steps import StepTable
 from whence.runs.verification import Verification, verify
@@ -32,20 +33,6 @@ class Segment:
 
     start: int
     stop: int
-
-
-@final
-@dataclass(frozen=True)
-class ModelState:
-    """Copies of a model's tensors at one moment, by name.
-
-    Attributes:
-        parameters: All parameters, trained or not.
-        buffers: All buffers.
-    """
-
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
 
 
 @final
@@ -85,6 +72,7 @@ class Run:
         self._walker = Walker(model, kind, examples, loss)
         self._aside = Walker(copy.deepcopy(model), kind, examples, loss)  # so that state_at leaves a walk alone
         self._walks = 0
+        self._clipping: Clipping | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.steps} steps, {self.epochs} epochs)"
@@ -98,6 +86,10 @@ class Run:
     def close(self) -> None:
         """Close the run's files."""
         self._table.close()
+
+    def reopen(self) -> None:
+        """Open the run's files anew, in a process that inherited this object."""
+        self._table = StepTable.read_from(table_path(self.path))
 
     @property
     def snapshots(self) -> Snapshots:
@@ -131,10 +123,7 @@ class Run:
             ReplayError: If the steps from that snapshot on do not give what was recorded.
         """
         state = self.training_state_at(step)
-        return ModelState(
-            {name: value.detach().clone() for name, value in state.parameters.items()},
-            {name: value.detach().clone() for name, value in state.buffers.items()},
-        )
+        return ModelState.of(state)
 
     def training_state_at(self, step: int) -> TrainingState:
         """Return all that the training stood at before step ``step``, optimizer and random state included.
@@ -220,6 +209,39 @@ class Run:
         if stop in kept:
             arrive(last, stop)
 
+    def clipping(self) -> Clipping:
+        """Return what the loop did to its gradients, found in one walk over the whole run (once; then it is known).
+
+        Raises:
+            ReplayError: If the run does not replay, or no rule explains what the loop did.
+        """
+        if self._clipping is None:
+            live = dict(self.model.named_parameters())
+            self._clipping = find_clipping(self.replay(0, self.steps), live)
+        return self._clipping
+
+    def retrain(
+        self, without: Iterable[SupportsIndex] = (), *, weights: Mapping[int, float] | Sequence[float] | None = None
+    ) -> ModelState:
+        """Train again as recorded, with training examples left out or weighted.
+
+        Initialisation, order and randomness are the recorded ones. An example's weight multiplies its loss; what a
+        batch is divided by stays. With every weight 1 the end is the recorded one, bit by bit on the machine that
+        recorded.
+
+        Args:
+            without: Ids of examples to leave out: weight 0.
+            weights: Weights of other examples, by id, or one for each training example.
+
+        Returns:
+            Parameters and buffers at the end.
+
+        Raises:
+            ArgumentError: If an id or weight is none, or more examples are left out than there are.
+            ReplayError: If the run does not replay, or no rule explains how the loop clipped its gradients.
+        """
+        return retrain(self, as_weights(len(self.examples), without, weights))
+
     def verify(self, *, repair: bool = False) -> Verification:
         """Walk the whole run again and compare with every snapshot.
 
@@ -273,28 +295,3 @@ class Run:
     def _check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.steps:
             raise ArgumentError(f"The run has steps 0 to {self.steps}; got {start} to {stop}.")
-
-
-def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, loss: Any) -> Run:
-    """Open a recorded run.
-
-    Args:
-        path: The folder that `record` made.
-        model: A model built as the recorded one; its values do not matter, and it is not changed.
-        train_data: The training data; see `whence.datasets.as_examples`.
-        loss: The loss of the training, as given to `record`.
-
-    Raises:
-        RunNotFoundError: If there is no run at ``path``.
-        RunFormatError: If a file of it cannot be read.
-        ModelMismatchError: If the model has other parameters or buffers; the differences are listed.
-        ChangedDataError: If the data is not that of the run.
-        UnsupportedLossError: If the loss is not a mean or sum over examples.
-    """
-    folder = Path(path)
-    manifest = Manifest.load(folder)
-    check_model(manifest, model)
-    examples = as_examples(train_data)
-    check_data(manifest, examples)
-    private = copy.deepcopy(model)
-    return Run(folder, manifest, private, examples, training_loss(loss, private, examples))

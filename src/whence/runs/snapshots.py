@@ -96,6 +96,28 @@ def _placed(key: str, value: Any, parameter: Tensor, on_device: bool) -> Any:
 
 
 @final
+@dataclass(frozen=True)
+class ModelState:
+    """Copies of a model's tensors at one moment, by name.
+
+    Attributes:
+        parameters: All parameters, trained or not.
+        buffers: All buffers.
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, state: TrainingState) -> "ModelState":
+        """Return copies of the model's part of a state."""
+        return cls(
+            {name: value.detach().clone() for name, value in state.parameters.items()},
+            {name: value.detach().clone() for name, value in state.buffers.items()},
+        )
+
+
+@final
 class Snapshots:
     """The folder of snapshots of a run, one file a step named by its number.
 

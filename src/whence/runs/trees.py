@@ -38,6 +38,11 @@ def to_device(tree: Any, device: torch.device) -> Any:
     return transform(tree, lambda tensor: tensor.to(device))
 
 
+def cast_floating(tree: Any, dtype: torch.dtype) -> Any:
+    """Return the tree with its floating-point tensors in ``dtype``, the others as they are."""
+    return transform(tree, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
 def rows(tree: Any, start: int, stop: int) -> Any:
     """Return examples ``start`` to ``stop`` of a batch."""
     return transform(tree, lambda tensor: tensor[start:stop] if tensor.dim() else tensor)

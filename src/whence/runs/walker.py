@@ -1,6 +1,6 @@
 """Make recorded steps again, one by one, on a private model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -115,9 +115,12 @@ class Walker:
         Raises:
             ReplayError: If the walker stands nowhere yet.
         """
+        return read_state(self._model, *self._standing())
+
+    def _standing(self) -> tuple[Optimizer, RandomState]:
         if self._optimizer is None or self._random is None:
             raise ReplayError("The walker stands nowhere; call stand() first.")
-        return read_state(self._model, self._optimizer, self._random)
+        return self._optimizer, self._random
 
     def step(self, record: StepRecord, around: Around | None = None) -> ReplayedStep:
         """Make a recorded step.
@@ -129,9 +132,7 @@ class Walker:
         Raises:
             ReplayError: If the gradient is not the recorded one.
         """
-        optimizer, random = self._optimizer, self._random
-        if optimizer is None or random is None:
-            raise ReplayError("The walker stands nowhere; call stand() first.")
+        optimizer, random = self._standing()
         apply_settings(optimizer, record.settings, self._parameters)
         trained = {name: self._parameters[name] for group in record.settings for name in group.names}
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
@@ -158,6 +159,32 @@ class Walker:
             loss=formed.loss,
         )
 
+    def depart(
+        self,
+        record: StepRecord,
+        losses: Sequence[Reduction],
+        change: Callable[[Mapping[str, Tensor], int], None],
+    ) -> None:
+        """Make a step as recorded but for its losses: a step of another training, which is not compared.
+
+        Args:
+            record: The step; the walker must stand just before it.
+            losses: What each microbatch's gradient is taken of.
+            change: Does to the gradients, in place, what the loop does before the optimizer sees them.
+        """
+        optimizer, random = self._standing()
+        apply_settings(optimizer, record.settings, self._parameters)
+        trained = {name: self._parameters[name] for group in record.settings for name in group.names}
+        self._set_buffers(record.buffers.get(0, {}))
+        with kept_randomness(self._device):
+            random.restore(self._device)
+            self._backward(record, losses, None)
+            self._mask(record, trained)
+            change(_gradients_of(trained), len(record.batches))
+            self._random = RandomState.read(self._device)
+        self._set_buffers(record.buffers.get(len(record.batches), {}))
+        optimizer.step()
+
     def _gradients(self, step: _Step) -> _Formed:
         """Leave the gradients that the optimizer saw in the parameters; return what was done to them, and seen."""
         wanted = step.record.statistics
@@ -183,8 +210,8 @@ class Walker:
         step.random.restore(self._device)
         self._set_buffers(step.buffers)
         loss = reduction if divisor == 1 else partial(_divided, reduction, divisor)
-        seen = self._backward(step.record, loss, step.around)
-        self._mask(step)
+        seen = self._backward(step.record, [loss] * len(step.record.batches), step.around)
+        self._mask(step.record, step.trained)
         scale = reconcile(_gradients_of(step.trained), step.record.statistics, len(step.record.batches))
         return None if scale is None else _Formed(scale, seen, loss)
 
@@ -192,7 +219,7 @@ class Walker:
         self._attempt(step, self._reductions[0], 1)
         return gradient_table(_gradients_of(step.trained)).whole
 
-    def _backward(self, record: StepRecord, loss: Reduction, around: Around | None) -> tuple[Any, ...]:
+    def _backward(self, record: StepRecord, losses: Sequence[Reduction], around: Around | None) -> tuple[Any, ...]:
         for parameter in self._model.parameters():
             parameter.grad = None
         seen = []
@@ -206,15 +233,15 @@ class Walker:
                 state.restore(self._device)
             with torch.enable_grad(), around(self._model) if around else nullcontext() as value:
                 with record.modes[number].precision(self._device):
-                    found = loss(call_model(self._model, inputs), labels)
+                    found = losses[number](call_model(self._model, inputs), labels)
                 found.backward()
             seen.append(value)
         return tuple(seen)
 
-    def _mask(self, step: _Step) -> None:
+    def _mask(self, record: StepRecord, trained: Mapping[str, Tensor]) -> None:
         """Give exactly the recorded parameters a gradient: zero where the loop had kept a zero one."""
-        for name, parameter in step.trained.items():
-            if name not in step.record.updated:
+        for name, parameter in trained.items():
+            if name not in record.updated:
                 parameter.grad = None
             elif parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -1,0 +1,6 @@
+"""What a model would say had training examples not been there: the run's own derivative, and training again."""
+
+from whence.counterfactual.api import counterfactual
+from whence.counterfactual.check import Check, check
+
+__all__ = ["Check", "check", "counterfactual"]

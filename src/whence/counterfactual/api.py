@@ -1,0 +1,165 @@
+"""The public function: what each target's quantity would change by had a training example not been there."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from whence._errors import ArgumentError, AuditError
+from whence._numbers import even_parts, is_whole
+from whence._progress import progress
+from whence.audit.chunks import labels_of
+from whence.audit.quantities import Numbers
+from whence.audit.storage import refuse_existing, save_dataset
+from whence.counterfactual.curvature import Curvature
+from whence.counterfactual.partial import Partial
+from whence.counterfactual.question import Over, Question, remember
+from whence.counterfactual.trust import measure, not_measured
+from whence.counterfactual.walk import begin, walk_segment
+from whence.runs import Run
+
+FORMAT = 1
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_COPIES = 7  # tensors of the model's size a target: sensitivities to four things, direction, product, a spare
+
+
+def counterfactual(  # noqa: PLR0913 - the public function, all but two by keyword
+    run: Run,
+    targets: Any,
+    *,
+    quantity: str | Numbers = "loss",
+    over: Over = None,
+    precision: str | None = None,
+    ids: Sequence[int] | None = None,
+    smoothness: int = 2,
+    memory_budget: int = 2**29,
+    path: str | Path | None = None,
+) -> xr.DataArray:
+    """Return what each target's quantity would change by, to first order, had a training example not been there.
+
+    Every training example has a weight, 1, inside the loss of each batch that it was in; to remove it is to set that to
+    0 while the loss is divided by what it was divided by before. The result is minus the derivative of the quantity at
+    the end of the run with respect to these weights. It is exact: reverse mode through every recorded step, through
+    momentum, second moments, both kinds of weight decay, schedules, clipping and accumulation. The prediction for a set
+    of examples is the sum. How far first order reaches is measured (``smoothness``), and proved for a set by
+    `whence.check`.
+
+    Args:
+        run: The recorded run.
+        targets: A map-style dataset of (input, label), or a pair of tensors; may be the training data itself.
+        quantity: What to explain of each: ``"loss"``, ``"logit"`` or ``"probability"`` (of its own label), or a
+            callable ``(outputs, labels)`` that gives one number per example.
+        over: What to take the mean over, at the cost of one target each: None explains every target by itself,
+            ``"all"`` their mean, ``"label"`` the mean of each class; or one name per target, for the mean of each name.
+        precision: ``"float32"`` or ``"float64"``; None takes the run's own.
+        ids: Which of ``targets`` to explain; all by default.
+        smoothness: On how many random twentieths of the training data to compare the derivative with the slope of
+            really training again, at two steps of their weights: two trainings a set. 0 leaves it out, and says so.
+        memory_budget: Bytes to hold besides model and data. Targets are walked in chunks that fit.
+        path: Where to keep the result, as a Zarr group. A call that was interrupted goes on where it stopped when made
+            again.
+
+    Returns:
+        Changes with dims ``("target", "train")``, ids as coordinates. Positive on a loss = without the example the loss
+        would be higher: it helped. ``attrs["unit"]`` says what a change of 1 means, ``attrs["verdict"]`` how smooth the
+        training is. An example that was in no batch has exactly 0.
+
+    Raises:
+        ArgumentError: If an argument is outside what is listed, or the run was computed below float32.
+        AuditError: If the run has no step, or something stands at ``path``.
+        ReplayError: If the run does not replay.
+        GradientError: If the model has an operation without second derivative.
+        DiskError: If the disk is full or refuses to write.
+
+    Example:
+        >>> effects = whence.counterfactual(run, test_data)  # doctest: +SKIP
+        >>> effects.sel(target=17).sortby(effects.sel(target=17))[:5]  # removing these would lower the loss most
+    """
+    started = time.monotonic()
+    if run.steps == 0:
+        raise AuditError(
+            f"The run at {run.path} has no step, so nothing could be otherwise. Record some training first."
+        )
+    if memory_budget < 1:
+        raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
+    if not is_whole(smoothness) or smoothness < 0:
+        raise ArgumentError(f"`smoothness` is a number of random sets, 0 for none; got {smoothness!r}.")
+    dtype = _precision(run, precision)
+    if path is not None:
+        refuse_existing(Path(path))
+    question = Question.of(run, targets, quantity, over, ids)
+    partial = None if path is None else Partial(Path(path), run, question, dtype)
+    effects = _walk_all(run, question, dtype, memory_budget, partial)
+    trust = measure(run, question, effects, smoothness, dtype) if smoothness else not_measured()
+    before = 0.0 if partial is None else partial.before
+    found = _labelled(run, question, effects, {**trust, "seconds": before + time.monotonic() - started})
+    if partial is not None:
+        save_dataset(found.to_dataset(), partial.path)
+        partial.remove()
+    remember(run, found.attrs["id"], question)
+    return found
+
+
+def _walk_all(
+    run: Run, question: Question, dtype: torch.dtype, memory_budget: int, partial: Partial | None
+) -> NDArray[Any]:
+    sources = question.gradients(run, dtype)
+    row = sum(one[0].numel() for one in sources.values()) * _COPIES + len(run.examples)
+    chunks = even_parts(range(len(question.names)), memory_budget // 2 // (row * dtype.itemsize))
+    effects = np.zeros((len(question.names), len(run.examples)), dtype=str(dtype).removeprefix("torch."))
+    with progress("walking back", run.steps * len(chunks)) as advance:
+        for chunk in chunks:
+            part = {name: one[chunk.start : chunk.stop].clone() for name, one in sources.items()}
+            walk = begin(run, part, dtype)
+            if partial is not None:
+                advance(partial.resume(chunk, walk))
+            curvature = Curvature(run, dtype, memory_budget // 4)
+            while walk.next_segment >= 0:
+                advance(walk_segment(walk, run, curvature, dtype, memory_budget // 4))
+                if partial is not None:
+                    partial.save(chunk, walk)
+            effects[chunk.start : chunk.stop] = walk.effects.cpu().numpy()
+    return effects
+
+
+def _precision(run: Run, precision: str | None) -> torch.dtype:
+    if precision not in {None, *_DTYPES}:
+        raise ArgumentError(
+            f"No precision {precision!r}. Choose 'float32' or 'float64', or leave it out: below float32 a derivative "
+            "through a whole training is noise."
+        )
+    own = next(one.dtype for one in run.model.parameters() if one.is_floating_point())
+    return own if precision is None else _DTYPES[precision]
+
+
+def _labelled(run: Run, question: Question, effects: NDArray[Any], extra: dict[str, Any]) -> xr.DataArray:
+    coordinates: dict[str, Any] = {"target": question.names, "train": np.arange(len(run.examples))}
+    labels = labels_of(run.examples)
+    if labels is not None:
+        coordinates["train_label"] = ("train", labels.cpu().numpy())
+    attributes = {
+        "unit": f"{question.quantity.unit} if the example is removed",
+        "quantity": question.quantity.name,
+        "helps": question.quantity.helps,
+        **extra,
+        "precision": str(effects.dtype),
+        "run": run.path.name,
+        "run_identity": run.identity,
+        "steps": run.steps,
+        "targets_fingerprint": question.examples.fingerprint,
+        "targets_are_training_data": question.examples.fingerprint == run.examples.fingerprint,
+        "id": uuid.uuid4().hex,
+        "ids": question.rows.tolist(),
+        "names": question.names.tolist(),
+        "members": question.members.tolist(),
+        "format": FORMAT,
+    }
+    return xr.DataArray(effects, coordinates, ("target", "train"), "counterfactual", attributes)

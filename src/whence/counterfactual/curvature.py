@@ -1,0 +1,210 @@
+"""Second-order passes: what a change of the parameters does to a batch's gradient, for many directions at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from whence._errors import GradientError, ReplayError
+from whence.counterfactual.steps import Frozen
+from whence.datasets import call_model
+from whence.gradients.fallback import kernels_for
+from whence.runs import Run, cast_floating, kept_randomness, share_of, to_device
+
+_AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""By how much the gradient formed again may miss the replayed one, relative to its largest entry."""
+_NOISE = 100  # roundings by which it may miss one whose examples cancel
+
+
+@final
+class Curvature:
+    """Differentiates the gradients of recorded batches on a private copy of the model.
+
+    Args:
+        run: The run.
+        dtype: In which to compute.
+        room: Bytes that the directions taken at once may need for activations.
+    """
+
+    def __init__(self, run: Run, dtype: torch.dtype, room: int) -> None:
+        self._run, self._dtype, self._room = run, dtype, room
+        self._model = copy.deepcopy(run.model).to(dtype=dtype)
+        self._parameters = dict(self._model.named_parameters())
+        self._buffers = dict(self._model.named_buffers())
+        self._device = next(iter(self._parameters.values())).device
+        self._looked_through = False
+        self._recurrent = any(isinstance(one, nn.RNNBase) for one in self._model.modules())
+
+    def pull(
+        self, step: Frozen, number: int, directions: Mapping[str, Float[Tensor, "targets *shape"]]
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "targets examples"]]:
+        """Pull sensitivities to one microbatch's gradient back to the parameters and to the weights of its examples.
+
+        With the batch's loss L(θ, w) = Σ_m w_m c ℓ_m(θ) at w = 1 and direction u: ∇_θ⟨u, ∇_θ L⟩, the Hessian-vector
+        product, and ∇_w⟨u, ∇_θ L⟩, every example's c u·∇ℓ_m; both from one second backward pass.
+
+        Args:
+            step: The step.
+            number: Which of its microbatches.
+            directions: Sensitivities u to the microbatch's gradient, by parameter.
+
+        Raises:
+            GradientError: If an operation of the model has no second derivative.
+            ReplayError: If the gradient formed here is not the one of the step.
+        """
+        with kept_randomness(self._device), self._stable_kernels():
+            self._place(step, number)
+            loss, weights, bytes_kept = self._forward(step, number)
+            wanted = [(name, self._parameters[name]) for name in directions if self._parameters[name].requires_grad]
+            try:
+                found: Sequence[Tensor | None] = torch.autograd.grad(
+                    loss, [one for _, one in wanted], create_graph=True, allow_unused=True
+                )
+            except RuntimeError as error:
+                raise self._explained(error) from error
+            used = [
+                (name, parameter, gradient)
+                for (name, parameter), gradient in zip(wanted, found, strict=True)
+                if gradient is not None
+            ]
+            count = len(next(iter(directions.values())))
+            if not used:
+                return {}, weights.new_zeros(count, len(weights))
+            self._refuse_once_only([gradient for _, _, gradient in used])
+            self._check(step, {name: gradient.detach() for name, _, gradient in used})
+            at_once = max(1, self._room // max(1, bytes_kept))
+            return self._second(used, weights, [directions[name] for name, _, _ in used], at_once)
+
+    def _second(
+        self,
+        used: Sequence[tuple[str, Tensor, Tensor]],
+        weights: Tensor,
+        directions: list[Tensor],
+        at_once: int,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Do the second backward pass for every direction."""
+        gradients = [gradient for _, _, gradient in used]
+        sources = [*(parameter for _, parameter, _ in used), weights]
+
+        def back(*rows: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(gradients, sources, rows, retain_graph=True, materialize_grads=True)
+
+        try:
+            if len(directions[0]) == 1:
+                found = tuple(one[None] for one in back(*(one[0] for one in directions)))
+            else:
+                found = torch.func.vmap(back, randomness="same", chunk_size=at_once)(*directions)
+        except RuntimeError as error:
+            raise self._explained(error) from error
+        *pulled, by_weight = found
+        return dict(zip([name for name, _, _ in used], pulled, strict=True)), by_weight
+
+    def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor, int]:
+        """Return the loss as a function of the examples' weights, those, and how many bytes autograd kept of it."""
+        record, kept = step.record, 0
+        inputs, labels = to_device(
+            self._run.examples.batch(record.batches[number], epoch=record.epochs[number]), self._device
+        )
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.itemsize
+            return tensor
+
+        before = {name: one.clone() for name, one in self._buffers.items() if one.is_floating_point()}
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda one: one):
+            outputs = call_model(self._model, cast_floating(inputs, self._dtype))
+            labels = cast_floating(labels, self._dtype)
+            whole = step.loss(outputs, labels)
+            each = self._run.loss.per_example(outputs, labels)
+            weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
+            share = share_of(whole.detach(), each.detach(), len(record.batches))
+            weighted = whole + (share * (weights - 1) * each).sum()
+        moved = [name for name, one in before.items() if not torch.equal(one, self._buffers[name])]
+        if moved:
+            raise GradientError(
+                f"The forward pass of step {step.index} changed the buffers {', '.join(moved[:4])}: running averages, "
+                "of batch normalisation in training mode for example. What the parameters do to these, "
+                "and these to the end, is not walked back. Use a normalisation without them "
+                "(GroupNorm, LayerNorm), or keep these layers in evaluation mode during training."
+            )
+        return weighted, weights, kept
+
+    def _place(self, step: Frozen, number: int) -> None:
+        """Bring the private model to where the training stood before a microbatch."""
+        record, seen = step.record, step.passes[number]
+        with torch.no_grad():
+            for name, value in step.parameters.items():
+                self._parameters[name].copy_(value)
+            for name, value in seen.buffers.items():
+                self._buffers[name].copy_(value)
+        record.modes[number].apply(self._model)
+        seen.random.restore(self._device)
+
+    def _check(self, step: Frozen, gradients: Mapping[str, Tensor]) -> None:
+        """Compare a gradient formed here with the step's, for steps of one microbatch.
+
+        Raises:
+            ReplayError: If they differ.
+        """
+        if len(step.record.batches) > 1:
+            return
+        for name, ours in gradients.items():
+            theirs = step.raw[name]
+            far, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
+            if not far <= _AGREES[theirs.dtype] * largest + _NOISE * torch.finfo(theirs.dtype).eps:
+                raise ReplayError(
+                    f"At step {step.index} the gradient of {name!r} formed for second derivatives differs from the "
+                    f"replayed one by {far:.3g} (largest entry {largest:.3g}): the model does not compute the same "
+                    "when it is called again. Is there randomness that torch's generators do not govern, or a state "
+                    "outside of its buffers?"
+                )
+
+    def _refuse_once_only(self, gradients: Sequence[Tensor]) -> None:
+        """Look through the graph of the first gradients for an end that torch would pass over in silence.
+
+        A function marked ``once_differentiable`` leaves a node without inputs. Where unused inputs are allowed, as they
+        must be, torch never reaches it, and what lies behind would count as zero.
+
+        Raises:
+            GradientError: If there is one.
+        """
+        if self._looked_through:
+            return
+        self._looked_through = True
+        seen: set[Any] = set()
+        ahead = [gradient.grad_fn for gradient in gradients]
+        if any(node is None for node in ahead):
+            raise self._explained(RuntimeError("a gradient was formed outside of autograd."))
+        while ahead:
+            node = ahead.pop()
+            if node is None or node in seen:
+                continue
+            if type(node).__name__ == "Error":
+                raise self._explained(RuntimeError("a function of it is marked with @once_differentiable."))
+            seen.add(node)
+            ahead.extend(one for one, _ in node.next_functions)
+
+    def _explained(self, error: RuntimeError) -> GradientError:
+        text = str(error).splitlines()[0]
+        return GradientError(
+            f"Second derivatives of {type(self._model).__name__} cannot be formed: {text} A counterfactual needs them "
+            "of every operation between parameters and loss; put one that has them in its place."
+        )
+
+    @contextmanager
+    def _stable_kernels(self) -> Iterator[None]:
+        """Choose implementations that can be differentiated twice: fused attention and recurrent kernels cannot."""
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(kernels_for(self._model))
+            if self._recurrent:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield

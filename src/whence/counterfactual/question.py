@@ -1,0 +1,163 @@
+"""What was asked of a counterfactual: targets, quantity, means; so that it can be asked again of another training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence._errors import ArgumentError
+from whence._numbers import even_parts
+from whence.audit.chunks import chosen_ids, labels_of, outputs_on_one
+from whence.audit.quantities import Numbers, Quantity, as_quantity
+from whence.audit.targets import TargetPass
+from whence.datasets import Examples, as_examples
+from whence.runs import ModelState, Run, to_device
+
+Over = Literal["all", "label"] | Sequence[Any] | None
+_PASS_ROWS = 512  # targets that go through the model at once, at most
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked.
+
+    Attributes:
+        examples: Where the targets come from.
+        rows: Ids of the targets asked about.
+        quantity: What is asked of each.
+        names: Of the results, one a target or one a group of them.
+        members: The result that each target belongs to, (targets,).
+    """
+
+    examples: Examples
+    rows: Tensor
+    quantity: Quantity
+    names: NDArray[Any]
+    members: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, run: Run, targets: Any, quantity: str | Numbers, over: Over, ids: Sequence[int] | None) -> Question:
+        """Read and check what is asked.
+
+        Raises:
+            ArgumentError: If an argument is outside what `whence.counterfactual` lists.
+        """
+        examples = as_examples(targets)
+        rows = chosen_ids(ids, len(examples))
+        kind = as_quantity(quantity, run.loss, None, outputs_on_one(run, examples, rows))
+        names, members = _groups(over, examples, rows)
+        return cls(examples, rows, kind, names, members)
+
+    def gradients(self, run: Run, dtype: torch.dtype) -> dict[str, Float[Tensor, "results *shape"]]:
+        """Return the gradient of each result's quantity at the end of the run, by parameter."""
+        end = run.state_at(run.steps)
+        device = next(run.model.parameters()).device
+        shapes = {name: end.parameters[name].shape for name in run.parameter_names}
+        found = {
+            name: torch.zeros(len(self.names), *shape, dtype=dtype, device=device) for name, shape in shapes.items()
+        }
+        for part, targets in self._passes(run, dtype):
+            members, share = self._members(part, dtype, device)
+            gradients = targets.gradients(end.parameters, end.buffers).gradients
+            for name, gradient in gradients.items():
+                rows = gradient.part(0, shapes[name][0] if shapes[name] else 1).reshape(len(part), *shapes[name])
+                found[name].index_add_(0, members, rows * share.reshape(-1, *(1 for _ in shapes[name])))
+        return found
+
+    def values(self, run: Run, state: ModelState, dtype: torch.dtype) -> Float[Tensor, " results"]:
+        """Return each result's quantity at a state of the model, in float64."""
+        found = torch.zeros(len(self.names), dtype=torch.float64)
+        for part, targets in self._passes(run, dtype):
+            members, share = self._members(part, torch.float64, torch.device("cpu"))
+            found.index_add_(0, members, targets.values(state.parameters, state.buffers).cpu() * share)
+        return found
+
+    def _passes(self, run: Run, dtype: torch.dtype) -> Any:
+        device = next(run.model.parameters()).device
+        for part in even_parts(range(len(self.rows)), _PASS_ROWS):
+            inputs, labels = to_device(self.examples.batch(self.rows[part.start : part.stop]), device)
+            yield part, TargetPass(run.model, inputs, labels, self.quantity, run.parameter_names, dtype)
+
+    def _members(self, part: range, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return which result each target of a part belongs to, and its share of it."""
+        members = self.members[part.start : part.stop]
+        share = 1.0 / np.bincount(self.members, minlength=len(self.names))[members]
+        return torch.from_numpy(members).to(device), torch.from_numpy(share).to(device, dtype)
+
+
+def _groups(over: Over, examples: Examples, rows: Tensor) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the name of each result, and the number of the result that each target belongs to."""
+    if over is None:
+        return rows.numpy(), np.arange(len(rows))
+    if isinstance(over, str) and over == "all":
+        return np.array(["all"], dtype=object), np.zeros(len(rows), dtype=np.int64)
+    if isinstance(over, str) and over == "label":
+        labels = labels_of(examples)
+        if labels is None or labels.is_floating_point():
+            raise ArgumentError(
+                "`over` is 'label', but the targets' labels are not one whole number each. Give one name per target."
+            )
+        names, members = np.unique(labels[rows].cpu().numpy(), return_inverse=True)
+        return names, members.reshape(-1)
+    if isinstance(over, str) or len(over) != len(rows):
+        given = repr(over) if isinstance(over, str) else f"{len(over)} names"
+        raise ArgumentError(
+            f"`over` is None, 'all', 'label', or one name for each of the {len(rows)} targets; got {given}."
+        )
+    names, members = np.unique(np.array([str(one) for one in over]), return_inverse=True)
+    return names.astype(object), members.reshape(-1)
+
+
+_ASKED: WeakKeyDictionary[Run, dict[str, Question]] = WeakKeyDictionary()
+
+
+def remember(run: Run, key: str, question: Question) -> None:
+    """Keep a question for as long as its run is there."""
+    _ASKED.setdefault(run, {})[key] = question
+
+
+def recall(effects: xr.DataArray, run: Run | None, targets: Any) -> tuple[Run, Question]:
+    """Return the run and the question that effects answer.
+
+    Args:
+        effects: What `whence.counterfactual` returned, whole or some targets of it.
+        run: The run, where the one it was made with is gone.
+        targets: The targets, likewise.
+
+    Raises:
+        ArgumentError: If they are needed and missing, or are others.
+    """
+    key, identity = effects.attrs.get("id"), effects.attrs.get("run_identity")
+    if key is None or identity is None:
+        raise ArgumentError(
+            "`effects` must be what whence.counterfactual returned, or some targets of it with .sel or .isel: its "
+            "attributes say which run it is about, and arithmetic drops them."
+        )
+    for known, questions in list(_ASKED.items()):
+        if key in questions and run in {None, known}:
+            return known, questions[key]
+    if run is None or targets is None:
+        raise ArgumentError(
+            f"The run {effects.attrs.get('run')} and the targets of these effects are not in memory. Give run= and "
+            "targets=, as to whence.counterfactual."
+        )
+    if run.identity != identity:
+        raise ArgumentError(f"These effects are about run {identity}; the one given is {run.identity}.")
+    quantity = str(effects.attrs["quantity"])
+    if quantity not in {"loss", "logit", "probability"}:
+        raise ArgumentError(f"The quantity {quantity!r} was a function, which is not kept. Call counterfactual again.")
+    question = Question.of(run, targets, quantity, None, list(effects.attrs["ids"]))
+    if question.examples.fingerprint != effects.attrs["targets_fingerprint"]:
+        raise ArgumentError("The targets given are not those of these effects: their fingerprint differs.")
+    names, members = np.array(effects.attrs["names"], dtype=object), np.array(effects.attrs["members"])
+    return run, Question(question.examples, question.rows, question.quantity, names, members)

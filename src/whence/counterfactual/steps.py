@@ -1,0 +1,117 @@
+"""What is kept of a step for the walk back with second derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError
+from whence.optimizers import CurvedStep, curved_step
+from whence.runs import (
+    Around,
+    RandomState,
+    ReplayedStep,
+    Run,
+    Segment,
+    StepRecord,
+    by_parameter,
+    cast_floating,
+    pieces_of,
+)
+
+State = dict[str, Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class Pass:
+    """Where the model stood just before the forward pass of a microbatch, besides its parameters."""
+
+    buffers: State
+    random: RandomState
+
+
+@final
+@dataclass(frozen=True)
+class Frozen:
+    """One step of the run, ready to be walked back: nothing in it is live any more.
+
+    Attributes:
+        index: Of the step.
+        record: What was recorded of it.
+        parameters: Every parameter that the run trains at some time, before the step.
+        steps: The optimizer's step of each parameter that it updated.
+        scale: Factor from the gradient of ``loss`` to the one used, by parameter.
+        raw: The gradient of ``loss``, by parameter.
+        loss: The loss of a microbatch.
+        passes: One a microbatch.
+    """
+
+    index: int
+    record: StepRecord
+    parameters: State
+    steps: dict[str, CurvedStep]
+    scale: dict[str, float | Tensor]
+    raw: State
+    loss: Callable[[Any, Any], Tensor]
+    passes: tuple[Pass, ...]
+
+
+def frozen_steps(run: Run, segment: Segment, dtype: torch.dtype, budget: int) -> Iterator[list[Frozen]]:
+    """Yield the steps of a segment in pieces, the last first; see `whence.runs.pieces_of`."""
+    yield from pieces_of(run, segment, lambda made: freeze(run, made, dtype), budget, lambda: looking_on)
+
+
+def looking_on(model: nn.Module) -> AbstractContextManager[Pass]:
+    """Note where a model stands before a forward pass."""
+    around: Around = _looking_on
+    return around(model)
+
+
+@contextmanager
+def _looking_on(model: nn.Module) -> Iterator[Pass]:
+    buffers = {name: one.detach().clone() for name, one in model.named_buffers()}
+    yield Pass(buffers, RandomState.read(next(model.parameters()).device))
+
+
+def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype) -> Frozen:
+    """Copy what the walk back needs of a step that has just been made again.
+
+    Raises:
+        ArgumentError: If the step was computed below float32.
+    """
+    lower = next((modes.autocast for modes in step.record.modes if modes.autocast is not None), None)
+    if lower is not None:
+        raise ArgumentError(
+            f"Step {step.index} was computed in {lower} by torch.autocast. Second derivatives of it would be noise: "
+            "counterfactuals need a training in float32 or float64."
+        )
+    live = dict(run.model.named_parameters())
+    scale = by_parameter(step.scale, step.updated)
+    steps, raw = {}, {}
+    for name, factor in scale.items():
+        parameter = live[name]
+        read = curved_step(step.optimizer, parameter, step.parameters[name], first=name in step.unbuffered)
+        steps[name] = read.to(dtype)
+        used = parameter.grad
+        assert used is not None  # of a parameter that was updated
+        raw[name] = used / factor
+    parameters = {
+        name: step.parameters[name] if name in step.parameters else live[name].detach().clone()
+        for name in run.parameter_names
+    }
+    return Frozen(
+        index=step.index,
+        record=step.record,
+        parameters=cast_floating(parameters, dtype),
+        steps=steps,
+        scale=scale,
+        raw=raw,
+        loss=step.loss,
+        passes=step.seen,
+    )

@@ -1,0 +1,38 @@
+"""Open a recorded run."""
+
+import copy
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from whence.datasets import as_examples
+from whence.runs.loss import training_loss
+from whence.runs.manifest import Manifest, check_data, check_model
+from whence.runs.run import Run
+
+
+def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, loss: Any) -> Run:
+    """Open a recorded run.
+
+    Args:
+        path: The folder that `record` made.
+        model: A model built as the recorded one; its values do not matter, and it is not changed.
+        train_data: The training data; see `whence.datasets.as_examples`.
+        loss: The loss of the training, as given to `record`.
+
+    Raises:
+        RunNotFoundError: If there is no run at ``path``.
+        RunFormatError: If a file of it cannot be read.
+        ModelMismatchError: If the model has other parameters or buffers; the differences are listed.
+        ChangedDataError: If the data is not that of the run.
+        UnsupportedLossError: If the loss is not a mean or sum over examples.
+    """
+    folder = Path(path)
+    manifest = Manifest.load(folder)
+    check_model(manifest, model)
+    examples = as_examples(train_data)
+    check_data(manifest, examples)
+    private = copy.deepcopy(model)
+    return Run(folder, manifest, private, examples, training_loss(loss, private, examples))

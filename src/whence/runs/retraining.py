@@ -1,0 +1,152 @@
+"""The recorded training again, with its examples weighted."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whence._errors import ArgumentError
+from whence._numbers import is_whole
+from whence._progress import progress
+from whence.runs.loss import TrainingLoss, share_of
+from whence.runs.settings import optimizer_class
+from whence.runs.snapshots import ModelState
+from whence.runs.walker import Reduction, Walker
+
+if TYPE_CHECKING:
+    from whence.runs.run import Run
+
+
+def as_weights(
+    count: int, without: Iterable[SupportsIndex] = (), weights: Mapping[int, float] | Sequence[float] | None = None
+) -> Float[Tensor, " train"]:
+    """Return one weight a training example, float64.
+
+    Args:
+        count: How many examples there are.
+        without: Ids of those with weight 0.
+        weights: Weights of others by id, or one for each example.
+
+    Raises:
+        ArgumentError: If an id or a weight is none, or more examples are left out than there are.
+    """
+    found = torch.ones(count, dtype=torch.float64)
+    given = {} if weights is None else weights
+    if isinstance(given, Mapping):
+        for one, weight in given.items():
+            found[_id(one, count)] = float(weight)
+    elif len(given) == count:
+        found = torch.as_tensor(given, dtype=torch.float64).clone()
+    else:
+        raise ArgumentError(
+            f"`weights` must be one number for each of the {count} training examples; got {len(given)}."
+        )
+    if not bool(torch.isfinite(found).all()):
+        raise ArgumentError("`weights` must be finite numbers.")
+    left_out = [_id(one, count) for one in without]
+    if len(set(left_out)) < len(left_out) or len(left_out) > count:
+        raise ArgumentError(
+            f"`without` names {len(left_out)} examples, some of them twice, of the {count} there are. Name each once."
+        )
+    found[left_out] = 0.0
+    return found
+
+
+def _id(one: Any, count: int) -> int:
+    if not is_whole(one) or not 0 <= int(one) < count:
+        raise ArgumentError(f"No training example {one!r}: the run has examples 0 to {count - 1}.")
+    return int(one)
+
+
+def retrain(run: Run, weights: Float[Tensor, " train"]) -> ModelState:
+    """Train again with every example's loss multiplied by its weight; see `Run.retrain`."""
+    clipping = run.clipping()
+    walker = Walker(copy.deepcopy(run.model), optimizer_class(run.manifest.optimizer), run.examples, run.loss)
+    if run.steps == 0:
+        return run.state_at(0)
+    walker.stand(run.training_state_at(0), run.record_of(0).settings)
+    with progress("training again", run.steps) as advance:
+        for number in range(run.steps):
+            record = run.record_of(number)
+            count = len(record.batches)
+            plain = clipping.losses[count]
+            walker.depart(
+                record, [_weighted(plain, run.loss, weights[ids], count) for ids in record.batches], clipping.apply
+            )
+            advance(1)
+    return ModelState.of(walker.state())
+
+
+Found = TypeVar("Found")
+
+
+def retrain_each(
+    run: Run, weights: Sequence[Float[Tensor, " train"]], value: Callable[[ModelState], Found], processes: int
+) -> Iterator[tuple[int, Found]]:
+    """Train again once for each of several weightings, and yield what ``value`` makes of each end, as it is found.
+
+    Args:
+        run: The run.
+        weights: One weight a training example, for each training.
+        value: Makes of an end what is kept of it; with several processes it must give what can be sent between them.
+        processes: How many trainings to run at once, each on one thread.
+
+    Yields:
+        Which training, and what was made of its end.
+
+    Raises:
+        ArgumentError: If several processes are asked for on another device than the CPU, or where processes cannot be
+            forked.
+    """
+    if not is_whole(processes) or processes < 1:
+        raise ArgumentError(f"`processes` is a number of trainings at once, at least 1; got {processes!r}.")
+    if processes == 1 or len(weights) == 1:
+        yield from ((place, value(retrain(run, one))) for place, one in enumerate(weights))
+        return
+    if next(run.model.parameters()).device.type != "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        raise ArgumentError("Several trainings at once need the CPU and a system that forks. Leave `processes` at 1.")
+    run.clipping()  # once, before the processes part
+    context = multiprocessing.get_context("fork")
+    tasks = [(run, one, value) for one in weights]
+    _TASKS[id(tasks)] = tasks
+    try:
+        with context.Pool(min(processes, len(weights)), _begin_process) as pool:
+            yield from pool.imap_unordered(_retrain_one, [(id(tasks), place) for place in range(len(tasks))])
+    finally:
+        del _TASKS[id(tasks)]
+
+
+_TASKS: dict[int, list[tuple[Run, Tensor, Callable[[ModelState], Any]]]] = {}  # what forked processes inherit
+
+
+def _begin_process() -> None:
+    torch.set_num_threads(1)  # torch's pool of threads does not survive a fork
+
+
+def _retrain_one(which: tuple[int, int]) -> tuple[int, Any]:
+    run, weights, value = _TASKS[which[0]][which[1]]
+    run.reopen()
+    return which[1], value(retrain(run, weights))
+
+
+def _weighted(plain: Reduction, loss: TrainingLoss, weights: Tensor, microbatches: int) -> Reduction:
+    """Return the loss of a microbatch with its examples weighted, at the divisor that it had."""
+    if bool((weights == 1.0).all()):
+        return plain
+    return partial(_loss, plain, loss, weights, microbatches)
+
+
+def _loss(
+    plain: Reduction, loss: TrainingLoss, weights: Tensor, microbatches: int, outputs: Any, labels: Any
+) -> Tensor:
+    whole, each = plain(outputs, labels), loss.per_example(outputs, labels)
+    share = share_of(whole.detach(), each.detach(), microbatches)
+    found: Tensor = whole + (share * (weights.to(each) - 1) * each).sum()
+    return found
