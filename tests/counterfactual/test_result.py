@@ -359,7 +359,6 @@ REMOVALS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "none": ([], {}, "got none"),
     "empty": ([[]], {}, r"got sizes \[0\]"),
     "stranger": ([[12]], {}, "No training example 12: the run has examples 0 to 11"),
-    "half": ([[1.5]], {}, "No training example 1.5"),
     "twice": ([[1, 1]], {}, "some of them twice"),
     "nothing": (2, {"seeds": 0}, "There is nothing to check"),
     "processes": ([[1]], {"processes": 0}, "`processes` is a number of trainings at once, at least 1; got 0"),

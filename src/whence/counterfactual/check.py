@@ -159,19 +159,19 @@ def _sets(
 ) -> tuple[list[tuple[int, ...]], list[str]]:
     """Return the sets to leave out, and whether each is chosen or random."""
     if is_whole(removals):
-        chosen: list[tuple[int, ...]] = []
+        given: list[tuple[SupportsIndex, ...]] = []
         sizes = [int(removals)]  # type: ignore[arg-type]
     else:
         given = [tuple(ids) for ids in removals]  # type: ignore[union-attr]
-        for ids in given:
-            as_weights(count, ids)  # refuses what is no set of examples
-        chosen = [tuple(int(one) for one in ids) for ids in given]
-        sizes = [len(one) for one in chosen]
+        sizes = [len(ids) for ids in given]
     if not sizes or not all(0 < size <= count for size in sizes):
         raise ArgumentError(
             f"`removals` are sets of 1 to {count} training examples (as many as there are), or one such size; got "
             f"{'none' if not sizes else f'sizes {sizes[:6]}'}."
         )
+    for ids in given:
+        as_weights(count, ids)  # refuses what is no set of examples
+    chosen = [tuple(int(one) for one in ids) for ids in given]
     drawn = range(seeds) if isinstance(seeds, int) else seeds
     random = [
         tuple(int(one) for one in np.random.default_rng([seed, size]).choice(count, size, replace=False))
