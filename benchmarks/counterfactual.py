@@ -5,9 +5,10 @@
 
 Same initialisation and order, no dropout (track B): a random 1 % or 5 % of the training images is removed by zero
 weight, the network is trained again, and the change of a target's loss is compared with the sum of what was predicted
-for each removed image. The score is the mean over targets of the rank correlation over the removals (linear datamodeling
-score); its interval is a bootstrap over targets. Beside ours: the audit of the same run, and gradient products at
-its end. Results are written to ``benchmarks/results/counterfactual/`` and gathered into ``counterfactual.md``.
+for each removed image. The score is the mean over targets of the rank correlation over the removals (linear
+datamodeling score); its interval is a bootstrap over targets. Beside ours: the audit of the same run, and gradient
+products at its end. Results are written to ``benchmarks/results/counterfactual/`` and gathered into
+``counterfactual.md``.
 """
 
 from __future__ import annotations
@@ -225,8 +226,8 @@ def table(results: Path) -> None:
         costs.append(f"| {name} | {one['plain_seconds']:.2f} | {' | '.join(times)} |")
         machines.add(json.dumps(one["machine"], sort_keys=True))
     head = (
-        f"MNIST, first {TRAIN:,} training images, {TARGETS} test images as targets, {SETS} random removals of each size; "
-        "same initialisation and order. Scores: mean over targets of the rank correlation of predicted and "
+        f"MNIST, first {TRAIN:,} training images, {TARGETS} test images as targets, {SETS} random removals of each "
+        "size; same initialisation and order. Scores: mean over targets of the rank correlation of predicted and "
         "retrained loss over removals (95 % interval over targets).\n"
     )
     text = head + "".join(f"Machine: {one}\n" for one in sorted(machines)) + "\n" + "\n".join(lines)

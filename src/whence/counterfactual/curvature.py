@@ -16,7 +16,7 @@ from whence._errors import GradientError, ReplayError
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients.fallback import kernels_for
-from whence.runs import Run, cast_floating, kept_randomness, share_of, to_device
+from whence.runs import Modes, Run, cast_floating, kept_randomness, share_of, to_device
 
 _AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """By how much the gradient formed again may miss the replayed one, relative to its largest entry."""
@@ -40,6 +40,8 @@ class Curvature:
         self._buffers = dict(self._model.named_buffers())
         self._device = next(iter(self._parameters.values())).device
         self._looked_through = False
+        self._kept: int | None = None
+        self._modes: Modes | None = None
         self._recurrent = any(isinstance(one, nn.RNNBase) for one in self._model.modules())
 
     def pull(
@@ -61,7 +63,7 @@ class Curvature:
         """
         with kept_randomness(self._device), self._stable_kernels():
             self._place(step, number)
-            loss, weights, bytes_kept = self._forward(step, number)
+            loss, weights = self._forward(step, number)
             wanted = [(name, self._parameters[name]) for name in directions if self._parameters[name].requires_grad]
             try:
                 found: Sequence[Tensor | None] = torch.autograd.grad(
@@ -79,15 +81,13 @@ class Curvature:
                 return {}, weights.new_zeros(count, len(weights))
             self._refuse_once_only([gradient for _, _, gradient in used])
             self._check(step, {name: gradient.detach() for name, _, gradient in used})
-            at_once = max(1, self._room // max(1, bytes_kept))
-            return self._second(used, weights, [directions[name] for name, _, _ in used], at_once)
+            return self._second(used, weights, [directions[name] for name, _, _ in used])
 
     def _second(
         self,
         used: Sequence[tuple[str, Tensor, Tensor]],
         weights: Tensor,
         directions: list[Tensor],
-        at_once: int,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Do the second backward pass for every direction."""
         gradients = [gradient for _, _, gradient in used]
@@ -100,26 +100,20 @@ class Curvature:
             if len(directions[0]) == 1:
                 found = tuple(one[None] for one in back(*(one[0] for one in directions)))
             else:
-                found = torch.func.vmap(back, randomness="same", chunk_size=at_once)(*directions)
+                found = torch.func.vmap(back, randomness="same", chunk_size=self._at_once())(*directions)
         except RuntimeError as error:
             raise self._explained(error) from error
         *pulled, by_weight = found
         return dict(zip([name for name, _, _ in used], pulled, strict=True)), by_weight
 
-    def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor, int]:
-        """Return the loss as a function of the examples' weights, those, and how many bytes autograd kept of it."""
-        record, kept = step.record, 0
+    def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor]:
+        """Return the loss as a function of the examples' weights, and those."""
+        record = step.record
         inputs, labels = to_device(
             self._run.examples.batch(record.batches[number], epoch=record.epochs[number]), self._device
         )
-
-        def count(tensor: Tensor) -> Tensor:
-            nonlocal kept
-            kept += tensor.numel() * tensor.itemsize
-            return tensor
-
         before = {name: one.clone() for name, one in self._buffers.items() if one.is_floating_point()}
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda one: one):
+        with torch.enable_grad(), self._counted():
             outputs = call_model(self._model, cast_floating(inputs, self._dtype))
             labels = cast_floating(labels, self._dtype)
             whole = step.loss(outputs, labels)
@@ -135,29 +129,53 @@ class Curvature:
                 "and these to the end, is not walked back. Use a normalisation without them "
                 "(GroupNorm, LayerNorm), or keep these layers in evaluation mode during training."
             )
-        return weighted, weights, kept
+        return weighted, weights
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count, in the first pass, the bytes that autograd keeps: about what a direction needs."""
+        if self._kept is not None:
+            yield
+            return
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.itemsize
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda one: one):
+            yield
+        self._kept = kept
+
+    def _at_once(self) -> int:
+        """Return how many directions fit into the room at once."""
+        return max(1, self._room // max(1, self._kept or 1))
 
     def _place(self, step: Frozen, number: int) -> None:
         """Bring the private model to where the training stood before a microbatch."""
         record, seen = step.record, step.passes[number]
         with torch.no_grad():
-            for name, value in step.parameters.items():
-                self._parameters[name].copy_(value)
+            torch._foreach_copy_([self._parameters[name] for name in step.parameters], list(step.parameters.values()))
             for name, value in seen.buffers.items():
                 self._buffers[name].copy_(value)
-        record.modes[number].apply(self._model)
+        if record.modes[number] is not self._modes:  # most steps share one
+            self._modes = record.modes[number]
+            self._modes.apply(self._model)
         seen.random.restore(self._device)
 
     def _check(self, step: Frozen, gradients: Mapping[str, Tensor]) -> None:
-        """Compare a gradient formed here with the step's, for steps of one microbatch.
+        """Compare a gradient formed here with the step's, where that was kept, for steps of one microbatch.
 
         Raises:
             ReplayError: If they differ.
         """
         if len(step.record.batches) > 1:
             return
-        for name, ours in gradients.items():
-            theirs = step.raw[name]
+        for name, theirs in step.raw.items():
+            if name not in gradients:
+                continue
+            ours = gradients[name]
             far, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
             if not far <= _AGREES[theirs.dtype] * largest + _NOISE * torch.finfo(theirs.dtype).eps:
                 raise ReplayError(

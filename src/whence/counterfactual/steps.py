@@ -21,6 +21,7 @@ from whence.runs import (
     StepRecord,
     by_parameter,
     cast_floating,
+    is_plain,
     pieces_of,
 )
 
@@ -47,7 +48,7 @@ class Frozen:
         parameters: Every parameter that the run trains at some time, before the step.
         steps: The optimizer's step of each parameter that it updated.
         scale: Factor from the gradient of ``loss`` to the one used, by parameter.
-        raw: The gradient of ``loss``, by parameter.
+        raw: The gradient of ``loss``, by parameter, where it was clipped or is to be compared with.
         loss: The loss of a microbatch.
         passes: One a microbatch.
     """
@@ -64,7 +65,19 @@ class Frozen:
 
 def frozen_steps(run: Run, segment: Segment, dtype: torch.dtype, budget: int) -> Iterator[list[Frozen]]:
     """Yield the steps of a segment in pieces, the last first; see `whence.runs.pieces_of`."""
-    yield from pieces_of(run, segment, lambda made: freeze(run, made, dtype), budget, lambda: looking_on)
+    first = False
+
+    def begin() -> Around:
+        nonlocal first
+        first = True
+        return looking_on
+
+    def keep(made: ReplayedStep) -> Frozen:
+        nonlocal first
+        begins, first = first, False
+        return freeze(run, made, dtype, raw=begins)
+
+    yield from pieces_of(run, segment, keep, budget, begin)
 
 
 def looking_on(model: nn.Module) -> AbstractContextManager[Pass]:
@@ -79,8 +92,14 @@ def _looking_on(model: nn.Module) -> Iterator[Pass]:
     yield Pass(buffers, RandomState.read(next(model.parameters()).device))
 
 
-def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype) -> Frozen:
+def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype, *, raw: bool) -> Frozen:
     """Copy what the walk back needs of a step that has just been made again.
+
+    Args:
+        run: The run.
+        step: The step.
+        dtype: In which to keep it.
+        raw: Whether to keep every gradient, to compare with; those that were clipped are always kept.
 
     Raises:
         ArgumentError: If the step was computed below float32.
@@ -93,14 +112,15 @@ def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype) -> Frozen:
         )
     live = dict(run.model.named_parameters())
     scale = by_parameter(step.scale, step.updated)
-    steps, raw = {}, {}
+    steps, kept = {}, {}
     for name, factor in scale.items():
         parameter = live[name]
         read = curved_step(step.optimizer, parameter, step.parameters[name], first=name in step.unbuffered)
         steps[name] = read.to(dtype)
-        used = parameter.grad
-        assert used is not None  # of a parameter that was updated
-        raw[name] = used / factor
+        if raw or not is_plain(factor, len(step.record.batches)):
+            used = parameter.grad
+            assert used is not None  # of a parameter that was updated
+            kept[name] = used / factor
     parameters = {
         name: step.parameters[name] if name in step.parameters else live[name].detach().clone()
         for name in run.parameter_names
@@ -111,7 +131,7 @@ def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype) -> Frozen:
         parameters=cast_floating(parameters, dtype),
         steps=steps,
         scale=scale,
-        raw=raw,
+        raw=kept,
         loss=step.loss,
         passes=step.seen,
     )

@@ -6,6 +6,7 @@ from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorde
 from whence.runs.lightning import lightning_recorder
 from whence.runs.loss import TrainingLoss, share_of, training_loss
 from whence.runs.manifest import Manifest
+from whence.runs.modes import Modes
 from whence.runs.opening import open_run
 from whence.runs.pieces import pieces_of, size
 from whence.runs.randomness import RandomState, kept_randomness
@@ -30,6 +31,7 @@ __all__ = (
     "GroupSettings",
     "Manifest",
     "ModelState",
+    "Modes",
     "NormClip",
     "RandomState",
     "Recorder",
