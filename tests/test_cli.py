@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import xarray as xr
 from typer.testing import CliRunner, Result
 
 import whence
@@ -19,7 +20,7 @@ from whence import cli
 from whence.cli import commands
 from whence.report import demo as demo_module
 
-COMMANDS = ("demo", "info", "verify", "audit", "report")
+COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report")
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
 
@@ -230,12 +231,41 @@ def test_a_file_in_the_way_of_an_audit_is_named_in_one_line(made: Path, tmp_path
     assert result.stderr.count("\n") == 1
 
 
+def test_a_counterfactual_says_what_to_remove_and_proves_it(made: Path, tmp_path: Path) -> None:
+    words = (*DIGITS, "--targets", "digits", "--limit", 2, "--remove", 3, "--check")
+    result = call("counterfactual", made / "run", *words, "--out", tmp_path / "e.zarr", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["unit"] == "nats of target loss"
+    assert [len(one["removed"]) for one in found["results"]] == [3, 3]
+    assert all(one["predicted"] < 0 for one in found["results"])
+    assert "4 removals retrained, 2 results" in found["check"]
+    effects = xr.open_zarr(tmp_path / "e.zarr", consolidated=False)["counterfactual"]
+    first = found["results"][0]
+    assert first["predicted"] == pytest.approx(float(effects[0, first["removed"]].sum()), rel=1e-5)
+
+
+def test_a_counterfactual_is_told_in_a_line_a_target(made: Path) -> None:
+    words = (*DIGITS, "--targets", "digits", "--limit", 1, "--remove", 2)
+    result = call("counterfactual", made / "run", *words)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"target 0 +without 2 examples \(\d+, \d+\): predicted -\S+ nats of target loss", result.stdout)
+
+
+def test_removing_more_than_there_is_is_refused_in_one_line(made: Path) -> None:
+    words = (*DIGITS, "--targets", "digits", "--limit", 1, "--remove", 5000)
+    result = call("counterfactual", made / "run", *words)
+    assert result.exit_code == 1
+    expected = "Between 1 and 1442 training examples can be removed (as many as there are); got 5000."
+    assert result.stderr == f"whence: {expected}\n"
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_answered_as_a_limit(made: Path, tmp_path: Path, limit: int) -> None:
     words = (*DIGITS, "--targets", "digits", "--out", tmp_path / "a.zarr", "--limit", limit)
     result = call("audit", made / "run", *words)
     assert result.exit_code == 1
-    expected = f"--limit must be at least 1, got {limit}. Leave it out to audit every target."
+    expected = f"--limit must be at least 1, got {limit}. Leave it out to take every target."
     assert result.stderr == f"whence: {expected}\n"
 
 

@@ -103,7 +103,7 @@ def differences(run: Run, targets: Data, examples: range) -> np.ndarray:
 
 def check_derivative(run: Run, examples: range = range(4)) -> None:
     targets = blobs(4, seed=1)
-    found = whence.counterfactual(run, targets, smoothness=0)
+    found = whence.counterfactual(run, targets, smoothing=0, smoothness=0)
     true = differences(run, targets, examples)
     assert np.abs(true).max() > 1e-6
     np.testing.assert_allclose(found.values[:, list(examples)], true, rtol=0, atol=AGREES * np.abs(true).max())
@@ -202,7 +202,7 @@ def test_descent_on_a_linear_model_has_the_derivative_of_its_closed_form(tmp_pat
                 squared(model(inputs), labels).mean().backward()
                 optimizer.step()
     run = whence.open_run(path, model, (x, y), loss=squared)
-    found = whence.counterfactual(run, (x[:4], y[:4]), smoothness=0)
+    found = whence.counterfactual(run, (x[:4], y[:4]), smoothing=0, smoothness=0)
 
     moment = x.T @ x / 10
     best = torch.linalg.solve(moment, x.T @ y / 10).reshape(-1)

@@ -339,6 +339,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "precision": ({"precision": "mixed"}, "below float32 a derivative through a whole training is noise"),
     "ids": ({"ids": [6]}, r"`ids` must name some of the 6 targets"),
     "smoothness": ({"smoothness": -1}, "`smoothness` is a number of random sets, 0 for none; got -1"),
+    "smoothing": ({"smoothing": -0.1}, "`smoothing` is a share of the divisors, 0 or more; got -0.1"),
     "budget": ({"memory_budget": 0}, "`memory_budget` is a number of bytes; got 0"),
     "no gradient": (
         {"quantity": lambda outputs, labels: (outputs.argmax(1) == labels).double()},

@@ -138,6 +138,26 @@ def test_steps_in_another_type_are_the_same_steps() -> None:
             torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-5 * float(true.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["RMSprop, centered", "Adagrad", "Adam", "amsgrad"])
+def test_smoothing_gives_the_derivative_of_the_same_walk_with_a_larger_eps(name: str) -> None:
+    """In one step from rest, where the larger eps changes nothing that the step starts from."""
+    kind, options = CASES[name]
+    start, gradients = series()
+    gradient = gradients[:1]
+    end = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    parameter = nn.Parameter(start.clone())
+    optimizer: Any = kind([parameter], lr=0.1, **options)  # type: ignore[call-arg]
+    parameter.grad = gradient[0].clone()
+    optimizer.step()
+    step = curved_step(optimizer, parameter, start, first=True, smoothing=0.5)
+    divided = {"Adam": 1.0, "amsgrad": 1.0, "Adagrad": 1.0, "RMSprop, centered": (0.2 * 0.8) ** 0.5}[name]
+    used = gradient[0] + options.get("weight_decay", 0.0) * start  # the size of the first gradient is all there is yet
+    larger = options["eps"] + 0.5 * divided * float(used.square().mean().sqrt())
+    _, true = by_autograd(kind, {**options, "eps": larger}, start, gradient, end[0])
+    _, _, ours = step.transpose(end, None, dict.fromkeys(MOMENTS, torch.zeros_like(end)))
+    torch.testing.assert_close(ours[0], true, rtol=1e-9, atol=ROUNDING)
+
+
 def test_a_gradient_that_is_gone_is_missed_by_name() -> None:
     parameter = nn.Parameter(torch.ones(2))
     optimizer = Adam([parameter])

@@ -19,6 +19,10 @@ EXAMPLES = {
         "whence audit demo/run --model whence.report.demo:small_network --data digits \\",
         "  --targets digits --limit 20 --by layer,epoch --out digits-audit.zarr",
     ),
+    "counterfactual": (
+        "whence counterfactual demo/run --model whence.report.demo:small_network --data digits \\",
+        "  --targets digits --limit 3 --remove 20 --check",
+    ),
     "report": (
         "whence report demo/run --audit demo/audit.zarr --model whence.report.demo:small_network \\",
         "  --data digits --targets digits --out report.html",
@@ -140,8 +144,7 @@ def audit(
         from whence.report.sources import named_data, named_quantity
 
         _refuse_finished(run, out)
-        if limit is not None and limit < 1:
-            raise ArgumentError(f"--limit must be at least 1, got {limit}. Leave it out to audit every target.")
+        _refuse_limit(limit)
         opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
         made = make_audit(
             opened,
@@ -158,6 +161,43 @@ def audit(
         )
         seconds = round(float(made.data.attrs["seconds"]), 1)
         show({"audit": out, "seconds": seconds, **_completeness(made)}, as_json)
+
+
+@app.command(epilog=_example("counterfactual"))
+def counterfactual(
+    run: RunFolder,
+    model: Model,
+    data: TrainData,
+    targets: Targets,
+    loss: Loss = CROSS_ENTROPY,
+    quantity: Annotated[str, typer.Option(help="loss, logit, probability, or package.module:function.")] = "loss",
+    over: Annotated[str | None, typer.Option(help="all or label: explain means instead of single targets.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Explain only the first so many targets.")] = None,
+    remove: Annotated[int, typer.Option(help="How many training examples to remove for each.")] = 20,
+    check: Annotated[bool, typer.Option("--check", help="Train again without them, and without random ones.")] = False,
+    seeds: Annotated[int, typer.Option(help="Random sets to check beside each.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Where to keep the effects; a stopped walk goes on there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what removing training examples would change, and prove it by training again."""
+    with expected(AGAIN if out else "nothing was kept"):
+        from whence.counterfactual import counterfactual as effects_of
+        from whence.counterfactual import removals
+        from whence.report.sources import named_data, named_quantity
+
+        _refuse_limit(limit)
+        opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
+        effects = effects_of(
+            opened,
+            examples,
+            quantity=named_quantity(quantity),
+            over=over,
+            ids=None if limit is None else range(min(limit, len(examples))),
+            path=out,
+        )
+        found = removals(effects, remove, seeds=seeds, check=check)
+        facts = {"effects": out} if out else {}
+        show({**facts, "verdict": effects.attrs["verdict"], **found.facts(as_json)}, as_json)
 
 
 @app.command(epilog=_example("report"))
@@ -212,6 +252,16 @@ def _refuse_finished(run: Path, out: Path) -> None:
         raise ArgumentError(
             f"{out} is a finished audit. Choose another --out, or make its page with: whence report {run} --audit {out}"
         )
+
+
+def _refuse_limit(limit: int | None) -> None:
+    """Refuse to take no target at all.
+
+    Raises:
+        ArgumentError: If that is asked for.
+    """
+    if limit is not None and limit < 1:
+        raise ArgumentError(f"--limit must be at least 1, got {limit}. Leave it out to take every target.")
 
 
 def _classes(text: str | None) -> Any:

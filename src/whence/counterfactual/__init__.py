@@ -2,5 +2,6 @@
 
 from whence.counterfactual.api import counterfactual
 from whence.counterfactual.check import Check, check
+from whence.counterfactual.removal import Removals, removals
 
-__all__ = ["Check", "check", "counterfactual"]
+__all__ = ["Check", "Removals", "check", "counterfactual", "removals"]

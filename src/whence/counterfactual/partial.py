@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 from typing import final
 
-import torch
-
 from whence._errors import AuditError
 from whence._files import disk_errors, write_atomically
 from whence.audit.identity import identity_of
 from whence.audit.partial import read_tensors, write_tensors
 from whence.counterfactual.question import Question
+from whence.counterfactual.steps import Form
 from whence.counterfactual.walk import Sensitivities, Walk
 from whence.runs import Run
 
@@ -29,14 +28,14 @@ class Partial:
         path: Where the finished result is to be.
         run: The run.
         question: What is asked.
-        dtype: In which it is computed.
+        form: How it is computed.
 
     Raises:
         AuditError: If what is there was begun with other arguments.
         DiskError: If the disk is full or refuses to write.
     """
 
-    def __init__(self, path: Path, run: Run, question: Question, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, run: Run, question: Question, form: Form) -> None:
         self.path = path
         self._run = run
         self._folder = path.with_name(f".{path.name}.partial")
@@ -48,7 +47,8 @@ class Partial:
             "ids": question.rows.tolist(),
             "members": question.members.tolist(),
             "quantity": [question.quantity.name, *(identity_of(one) for one in question.quantity.numbers)],
-            "dtype": str(dtype),
+            "precision": str(form.dtype),
+            "smoothing": form.smoothing,
         }
         with disk_errors(path):
             self._folder.mkdir(parents=True, exist_ok=True)

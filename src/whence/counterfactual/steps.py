@@ -63,7 +63,23 @@ class Frozen:
     passes: tuple[Pass, ...]
 
 
-def frozen_steps(run: Run, segment: Segment, dtype: torch.dtype, budget: int) -> Iterator[list[Frozen]]:
+@final
+@dataclass(frozen=True)
+class Form:
+    """How to hold steps.
+
+    Attributes:
+        dtype: In which type.
+        smoothing: Of the division by second moments; see `whence.optimizers.curved_step`.
+        budget: Bytes.
+    """
+
+    dtype: torch.dtype
+    smoothing: float
+    budget: int
+
+
+def frozen_steps(run: Run, segment: Segment, form: Form) -> Iterator[list[Frozen]]:
     """Yield the steps of a segment in pieces, the last first; see `whence.runs.pieces_of`."""
     first = False
 
@@ -75,9 +91,9 @@ def frozen_steps(run: Run, segment: Segment, dtype: torch.dtype, budget: int) ->
     def keep(made: ReplayedStep) -> Frozen:
         nonlocal first
         begins, first = first, False
-        return freeze(run, made, dtype, raw=begins)
+        return freeze(run, made, form, raw=begins)
 
-    yield from pieces_of(run, segment, keep, budget, begin)
+    yield from pieces_of(run, segment, keep, form.budget, begin)
 
 
 def looking_on(model: nn.Module) -> AbstractContextManager[Pass]:
@@ -92,13 +108,13 @@ def _looking_on(model: nn.Module) -> Iterator[Pass]:
     yield Pass(buffers, RandomState.read(next(model.parameters()).device))
 
 
-def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype, *, raw: bool) -> Frozen:
+def freeze(run: Run, step: ReplayedStep, form: Form, *, raw: bool) -> Frozen:
     """Copy what the walk back needs of a step that has just been made again.
 
     Args:
         run: The run.
         step: The step.
-        dtype: In which to keep it.
+        form: How to hold it.
         raw: Whether to keep every gradient, to compare with; those that were clipped are always kept.
 
     Raises:
@@ -115,8 +131,9 @@ def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype, *, raw: bool) -> Fr
     steps, kept = {}, {}
     for name, factor in scale.items():
         parameter = live[name]
-        read = curved_step(step.optimizer, parameter, step.parameters[name], first=name in step.unbuffered)
-        steps[name] = read.to(dtype)
+        first = name in step.unbuffered
+        read = curved_step(step.optimizer, parameter, step.parameters[name], first=first, smoothing=form.smoothing)
+        steps[name] = read.to(form.dtype)
         if raw or not is_plain(factor, len(step.record.batches)):
             used = parameter.grad
             assert used is not None  # of a parameter that was updated
@@ -128,7 +145,7 @@ def freeze(run: Run, step: ReplayedStep, dtype: torch.dtype, *, raw: bool) -> Fr
     return Frozen(
         index=step.index,
         record=step.record,
-        parameters=cast_floating(parameters, dtype),
+        parameters=cast_floating(parameters, form.dtype),
         steps=steps,
         scale=scale,
         raw=kept,

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence.counterfactual.curvature import Curvature
-from whence.counterfactual.steps import Frozen, frozen_steps
+from whence.counterfactual.steps import Form, Frozen, frozen_steps
 from whence.runs import CLIP_EPS, NormClip, Run, is_plain
 
 _REACHED = 1e-6  # relative; by how much an entry that was clipped may miss the bound
@@ -67,10 +67,10 @@ def begin(run: Run, sources: Mapping[str, Tensor], dtype: torch.dtype) -> Walk:
     return Walk(len(run.segments()) - 1, Sensitivities(dict(sources), {}, {}), effects)
 
 
-def walk_segment(walk: Walk, run: Run, curvature: Curvature, dtype: torch.dtype, budget: int) -> int:
+def walk_segment(walk: Walk, run: Run, curvature: Curvature, form: Form) -> int:
     """Walk back over the next segment; return how many steps that were."""
     segment = run.segments()[walk.next_segment]
-    for piece in frozen_steps(run, segment, dtype, budget):
+    for piece in frozen_steps(run, segment, form):
         for step in reversed(piece):
             walk_step(walk, step, curvature, run)
         piece.clear()  # before the next piece is made

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from whence._errors import UnsupportedOptimizerError
 from whence.optimizers.linear import Coefficient, LinearStep
-from whence.optimizers.rules import count_of, linear_step, options_of
+from whence.optimizers.rules import count_of, options_of, read_step
 
 MOMENTS = ("second", "other")  # adjoints kept besides those of the parameter and the momentum-like buffer
 
@@ -139,7 +139,12 @@ class CurvedStep:
 
 
 def curved_step(
-    optimizer: Optimizer, parameter: Tensor, before: Float[Tensor, "*shape"], *, first: bool | None = None
+    optimizer: Optimizer,
+    parameter: Tensor,
+    before: Float[Tensor, "*shape"],
+    *,
+    first: bool | None = None,
+    smoothing: float = 0.0,
 ) -> CurvedStep:
     """Read the step that an optimizer has just done to a parameter, with what its division depends on.
 
@@ -150,22 +155,29 @@ def curved_step(
         parameter: A parameter that the step updated.
         before: Its value before the step.
         first: Whether the parameter had no momentum buffer before the step; see `linear_step`.
+        smoothing: How much is added to the eps of an optimizer that divides, as a share of the root mean square of what
+            this parameter's entries are divided by. An entry whose gradients have been near 0 so far is divided by
+            hardly more than eps: the derivative of its step is huge, and holds for changes of the gradient below eps
+            only. With smoothing it is that of a step which divides by more.
 
     Raises:
         UnsupportedOptimizerError: As `linear_step`; also if the parameter has no gradient any more.
         ArgumentError: As `linear_step`.
     """
-    linear = linear_step(optimizer, parameter, first=first)
     state, options = optimizer.state.get(parameter, {}), options_of(optimizer, parameter)
     if not any(name in state for name in ("exp_avg_sq", "square_avg", "sum")):
-        return CurvedStep(linear)
+        return CurvedStep(read_step(optimizer, parameter, options, first))
+    divided = _divided(optimizer, parameter)
+    if smoothing:
+        options = {**options, "eps": options["eps"] + smoothing * float(divided.root.square().mean().sqrt())}
+    linear = read_step(optimizer, parameter, options, first)
     if parameter.grad is None:
         raise UnsupportedOptimizerError(
             f"The gradient of a parameter of shape {tuple(parameter.shape)} is gone, and {type(optimizer).__name__}'s "
             "step depends on it beyond its sum. Read the step before zero_grad()."
         )
     gradient = torch.add(linear.sign * parameter.grad, before, alpha=linear.coupled)
-    return CurvedStep(linear, gradient, _denominator(linear, gradient, state, options, optimizer, parameter))
+    return CurvedStep(linear, gradient, _denominator(linear, gradient, state, options["eps"], divided))
 
 
 def root_of_second_moment(optimizer: Optimizer, parameter: Tensor) -> Float[Tensor, "*shape"] | None:
@@ -187,35 +199,46 @@ def root_of_second_moment(optimizer: Optimizer, parameter: Tensor) -> Float[Tens
     return None if second is None else second.sqrt()
 
 
-def _denominator(
-    linear: LinearStep, gradient: Tensor, state: Any, options: Any, optimizer: Optimizer, parameter: Tensor
-) -> Denominator:
-    """Return how a step's division depends on the gradients: d = √v / c + ε, so -(∂d/∂v)/d = -1 / (2 c √v d)."""
-    buffer = state.get("momentum_buffer", state.get("exp_avg"))
-    eps, correction, newest, mean = options["eps"], 1.0, None, None
+@dataclass(frozen=True)
+class _Divided:
+    """What a step divided by but for eps, √v / c, and how v came about."""
+
+    keep: float
+    gather: float
+    root: Tensor
+    correction: float = 1.0
+    mean: Tensor | None = None
+    newest: Tensor | None = None
+
+
+def _divided(optimizer: Optimizer, parameter: Tensor) -> _Divided:
+    state, options = optimizer.state[parameter], options_of(optimizer, parameter)
     if "exp_avg_sq" in state:
-        beta2 = float(options["betas"][1])
-        keep, gather = beta2, 1 - beta2
+        beta2, second = float(options["betas"][1]), state["exp_avg_sq"]
         correction = float((1 - beta2 ** count_of(optimizer, parameter)) ** 0.5)
-        second = state["exp_avg_sq"]
-        if options["amsgrad"]:
-            newest = (state["max_exp_avg_sq"] == second).to(second.dtype)
-            second = state["max_exp_avg_sq"]
-    elif "square_avg" in state:
-        keep, gather, second = options["alpha"], 1 - options["alpha"], state["square_avg"]
+        if not options["amsgrad"]:
+            return _Divided(beta2, 1 - beta2, second.sqrt() / correction, correction)
+        largest = state["max_exp_avg_sq"]
+        newest = (largest == second).to(second.dtype)
+        return _Divided(beta2, 1 - beta2, largest.sqrt() / correction, correction, newest=newest)
+    if "square_avg" in state:
+        alpha, second = options["alpha"], state["square_avg"]
         mean = state["grad_avg"] if options["centered"] else None
-        if mean is not None:
-            second = second.addcmul(mean, mean, value=-1)
-    else:
-        keep, gather, second = 1.0, 1.0, state["sum"]
-    root = second.sqrt()
-    slope = -0.5 / (correction * root * (root / correction + eps))
+        centered = second if mean is None else second.addcmul(mean, mean, value=-1)
+        return _Divided(alpha, 1 - alpha, centered.sqrt(), mean=mean)
+    return _Divided(1.0, 1.0, state["sum"].sqrt())
+
+
+def _denominator(linear: LinearStep, gradient: Tensor, state: Any, eps: float, divided: _Divided) -> Denominator:
+    """Return how a division depends on the gradients: by d = r + ε with r = √v / c, so -(∂d/∂v)/d = -1/(2 c² r d)."""
+    root = divided.root
+    slope = -0.5 / (divided.correction**2 * root * (root + eps))
     slope = torch.where(root > 0, slope, torch.zeros_like(slope))  # no gradient so far: nothing to be divided either
-    to_parameter, to_buffer = _divisions(linear, gradient, buffer)
-    parts = [_product(part, slope) for part in (to_parameter, to_buffer)]
-    # centered: d = √(v - ḡ²) + ε, so the mean's slope is -2 ḡ times that of v
-    means = [None if mean is None else _product(part, -2 * mean) for part in parts]
-    return Denominator(keep, gather, parts[0], parts[1], means[0], means[1], newest)
+    buffer = state.get("momentum_buffer", state.get("exp_avg"))
+    parts = [_product(part, slope) for part in _divisions(linear, gradient, buffer)]
+    # centered: r = √(v - ḡ²), so the mean's slope is -2 ḡ times that of v
+    means = [None if divided.mean is None else _product(part, -2 * divided.mean) for part in parts]
+    return Denominator(divided.keep, divided.gather, parts[0], parts[1], means[0], means[1], divided.newest)
 
 
 def _divisions(linear: LinearStep, gradient: Tensor, buffer: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -198,8 +198,17 @@ def linear_step(optimizer: Optimizer, parameter: Tensor, *, first: bool | None =
         ArgumentError: If the optimizer does not hold the parameter or never updated it, or if
             ``first`` is needed and missing.
     """
+    return read_step(optimizer, parameter, options_of(optimizer, parameter), first)
+
+
+def read_step(optimizer: Optimizer, parameter: Tensor, options: Mapping[str, Any], first: bool | None) -> LinearStep:
+    """Do as `linear_step`, with options of the parameter's group that may differ from the optimizer's.
+
+    Raises:
+        UnsupportedOptimizerError: As `linear_step`.
+        ArgumentError: As `linear_step`.
+    """
     rule = _rule_of(optimizer)
-    options = options_of(optimizer, parameter)
     name = type(optimizer).__name__
     if parameter.is_complex():
         raise UnsupportedOptimizerError(
