@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
 import whence
-from tests.report.making import Case, Reader, columns_case, picture_case, pictures, read, table_case
+from tests.report.making import Case, Reader, columns_case, picture_case, pictures, read, table_case, trained
 from whence._errors import ArgumentError, AuditError, LabelError
 from whence.report import curves, write_report
 from whence.report.page import make_page
@@ -232,6 +235,30 @@ def test_unknown_targets_and_other_targets_are_refused_by_name(case: Case, tmp_p
     with pytest.raises(ArgumentError, match=r"file cannot be a folder: a file stands there\."):
         write_report(case.run, case.audit, case.targets, tmp_path / "file" / "p.html")
     assert not place.exists()
+
+
+def test_a_wrong_answer_says_what_to_remove_and_what_training_again_gives(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = ("top", "middle", "bottom")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 3))
+    run = trained(tmp_path / "run", model, pictures(40, names, 0), functional.cross_entropy, epochs=1)
+    targets = whence.as_examples(pictures(20, names, 1))
+    case = Case(run, whence.audit(run, targets), targets)
+    page = make_page(case.run, case.audit, case.targets, k=2, remove=3, retrain=1)
+    wrong = [one for one in page.explanations if one.wrong]
+    assert len(wrong) >= 2
+    for place, one in enumerate(wrong):
+        ranking = one.rankings[-1]
+        assert ranking.title == "Examples to remove"
+        assert len(ranking.listed) == 3
+        sentence = next(line for line in one.story if line.startswith("Its margin, the logit of "))
+        assert ("after training again without them it is" in sentence) == (place == 0)
+        expected = "The smallest set predicted to turn the answer right has ", "No set of up to half of the training"
+        assert any(line.startswith(expected) for line in one.story)
+    right = [one for one in page.explanations if not one.wrong]
+    assert all("Examples to remove" not in [each.title for each in one.rankings] for one in right)
+    path = write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=2, remove=3)
+    assert path.read_text().count(">Examples to remove<") == len(wrong)
 
 
 def test_the_audit_of_another_run_is_refused_by_the_names_of_both(case: Case, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from tests.report.making import Case, picture_case
 from whence.report import curves
 from whence.report.answers import Answerer, Answers
 from whence.report.confusion import confusion
-from whence.report.explain import Listed, Ranking, blame, common_labels
+from whence.report.explain import blame, common_labels
 from whence.report.influences import profile_figure, sorted_figure
+from whence.report.listed import Listed, Ranking
 from whence.report.pictures import look
 from whence.report.words import label_name, number, percent, short_unit, signed
 

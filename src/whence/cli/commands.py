@@ -213,6 +213,8 @@ def report(
     loss: Loss = CROSS_ENTROPY,
     target: Annotated[list[str] | None, typer.Option(help="Id of a target to explain; may be repeated.")] = None,
     k: Annotated[int, typer.Option(help="Training examples to list each time.")] = 25,
+    remove: Annotated[int, typer.Option(help="Examples to propose for removal, for each wrong answer.")] = 0,
+    retrain: Annotated[int, typer.Option(help="For how many of these to train again without them.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
@@ -223,7 +225,8 @@ def report(
 
         found = load_audit(audit_path)
         examples = named_data(targets, "test", "--targets")
-        page = write_report(_open(run, model, data, loss), found, examples, out, chosen=target or None, k=k)
+        opened = _open(run, model, data, loss)
+        page = write_report(opened, found, examples, out, chosen=target or None, k=k, remove=remove, retrain=retrain)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 
 

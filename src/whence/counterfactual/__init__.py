@@ -3,5 +3,6 @@
 from whence.counterfactual.api import counterfactual
 from whence.counterfactual.check import Check, check
 from whence.counterfactual.removal import Removals, removals
+from whence.counterfactual.repair import Outcome, Repair, margin, repairs
 
-__all__ = ["Check", "Removals", "check", "counterfactual", "removals"]
+__all__ = ["Check", "Outcome", "Removals", "Repair", "check", "counterfactual", "margin", "removals", "repairs"]

@@ -56,6 +56,8 @@ class Plan:
         batch_size: Examples a step.
         epochs: Passes over the training data.
         quadrature: Of the audit.
+        remove: Examples to propose for removal, for each wrong answer explained.
+        retrain: For how many of these to train again without them.
     """
 
     train: Examples
@@ -66,6 +68,8 @@ class Plan:
     batch_size: int
     epochs: int
     quadrature: str
+    remove: int
+    retrain: int
 
     @property
     def steps(self) -> int:
@@ -121,7 +125,7 @@ def demonstrate(
         train(plan, folder / "run")
         run = open_run(folder / "run", plan.model, plan.train, loss=functional.cross_entropy)
         found = _audited(run, plan, folder / "audit.zarr")
-        page = write_report(run, found, plan.targets, folder / "report.html")
+        page = write_report(run, found, plan.targets, folder / "report.html", remove=plan.remove, retrain=plan.retrain)
     run.close()
     return Demonstration(page, folder / "run", folder / "audit.zarr", found, time.monotonic() - started)
 
@@ -227,12 +231,12 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
             raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
-        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson")
+        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson", 20, 1)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
     known = as_examples(_first(images, 256 * batches))
-    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2")
+    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0)
 
 
 def _first(images: Images, many: int) -> Images:

@@ -13,45 +13,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from whence.audit import Audit
+from whence.counterfactual import Repair
 from whence.report.answers import Answers
 from whence.report.figures import Figure
 from whence.report.influences import class_figure, profile_figure, sorted_figure
+from whence.report.listed import Listed, Ranking
+from whence.report.repair import repair_ranking, repair_story
 from whence.report.words import count, label_name, listing, number, percent, short_unit, signed
 
 _CLASSES_LISTED = 5
-
-
-@final
-@dataclass(frozen=True)
-class Listed:
-    """One training example in a list.
-
-    Attributes:
-        index: Its id in the training data.
-        label: What its label is called.
-        influence: With its sign.
-        brief: The same with two digits, for under a small picture.
-        size: Its share of the largest influence in the panel, in percent: the length of its bar.
-        helped: Whether it helped.
-    """
-
-    index: int
-    label: str
-    influence: str
-    brief: str
-    size: int
-    helped: bool
-
-
-@final
-@dataclass(frozen=True)
-class Ranking:
-    """A list of training examples, strongest first."""
-
-    key: str
-    title: str
-    note: str
-    listed: tuple[Listed, ...]
 
 
 @final
@@ -113,8 +83,14 @@ class Explainer:
         self._row_of = {index: row for row, index in enumerate(ids)}
         self._unit = short_unit(audit.unit)
 
-    def explain(self, position: int, index: int) -> Explanation:
-        """Return the explanation of the audit's row ``position``, which is the targets' example ``index``."""
+    def explain(self, position: int, index: int, repair: Repair | None = None) -> Explanation:
+        """Return the explanation of the audit's row ``position``, which is the targets' example ``index``.
+
+        Args:
+            position: The row.
+            index: The example.
+            repair: What to remove so that the answer becomes right, if that was asked.
+        """
         target = self._audit.influence.coords["target"].values[position]
         key, row = f"t{position}", self._row_of[index]
         true = label_name(self._labels[index], self._names)
@@ -129,8 +105,15 @@ class Explainer:
         total = self._audit.total(target) if "train" in self._audit.influence.dims else None
         rankings = () if total is None else self._rankings(key, total, predicted_class, predicted)
         story = self._story(position, total, rankings, true, predicted if wrong else None)
+        if repair is not None:
+            story = (*story, *repair_story(repair, true))
+            rankings = (*rankings, repair_ranking(key, repair, self._train_labels(), self._names))
         figures = self._figures(key, position, total)
         return Explanation(key, str(target), index, true, predicted, wrong, chances, story, rankings, figures)
+
+    def _train_labels(self) -> Any:
+        coords = self._audit.influence.coords
+        return coords["train_label"].values if "train_label" in coords else None
 
     def _chances(self, row: int) -> tuple[tuple[str, str, float], ...]:
         if self._answers.probabilities is None or self._answers.labels is None:

@@ -12,6 +12,7 @@ import numpy as np
 from whence._errors import ArgumentError, AuditError, LabelError
 from whence._files import disk_errors, write_atomically
 from whence.audit import Audit
+from whence.counterfactual import repairs
 from whence.datasets import Examples, as_examples
 from whence.report.answers import Answerer, Answers
 from whence.report.confusion import Confusion, confusion
@@ -70,7 +71,15 @@ class Page:
 
 
 def write_report(
-    run: Run, audit: Audit, targets: Any, path: str | Path, *, chosen: Sequence[Any] | None = None, k: int = 25
+    run: Run,
+    audit: Audit,
+    targets: Any,
+    path: str | Path,
+    *,
+    chosen: Sequence[Any] | None = None,
+    k: int = 25,
+    remove: int = 0,
+    retrain: int = 0,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -86,6 +95,10 @@ def write_report(
         chosen: Ids of the targets to explain, as in ``audit.influence.coords["target"]``. When left out: up to 24 wrong
             predictions, largest loss first, then a few right ones.
         k: How many training examples to list each time.
+        remove: How many training examples to propose for removal, for every wrong answer among them, so that it becomes
+            right; 0 for none. See `whence.counterfactual.repairs`.
+        retrain: For how many of these answers to train again without the proposed ones, and without the smallest set
+            predicted to turn the answer.
 
     Returns:
         ``path``.
@@ -103,7 +116,7 @@ def write_report(
     make_folder(place.parent)
     if place.is_dir():
         raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
-    page = make_page(run, audit, as_examples(targets), chosen=chosen, k=k)
+    page = make_page(run, audit, as_examples(targets), chosen=chosen, k=k, remove=remove, retrain=retrain)
     write_atomically(place, render(page).encode("utf-8"))
     return place
 
@@ -122,7 +135,16 @@ def make_folder(path: Path) -> None:
         raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
-def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any] | None = None, k: int = 25) -> Page:
+def make_page(
+    run: Run,
+    audit: Audit,
+    targets: Examples,
+    *,
+    chosen: Sequence[Any] | None = None,
+    k: int = 25,
+    remove: int = 0,
+    retrain: int = 0,
+) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
     Raises:
@@ -139,7 +161,12 @@ def make_page(run: Run, audit: Audit, targets: Examples, *, chosen: Sequence[Any
     names = targets.class_names or run.examples.class_names
     positions = _positions(audit, chosen) if chosen is not None else _worth_explaining(answers, asked, indices)
     explainer = Explainer(audit, answers, asked, targets.labels, names, k, layer_names(run))
-    explanations = tuple(explainer.explain(position, indices[position]) for position in positions)
+    wrong = _wrong(answers, asked)
+    mistaken = [index for index in dict.fromkeys(indices[position] for position in positions) if index in wrong]
+    mended = repairs(run, targets, mistaken, k=remove, retrained=retrain) if remove and mistaken else {}
+    explanations = tuple(
+        explainer.explain(position, indices[position], mended.get(indices[position])) for position in positions
+    )
     listed = {one.index for each in explanations for ranking in each.rankings for one in ranking.listed}
     return Page(
         f"Why {type(run.model).__name__} answers as it does",
@@ -212,6 +239,15 @@ def example_indices(audit: Audit, targets: Examples) -> list[int]:
     return found
 
 
+def _wrong(answers: Answers, asked: Sequence[int]) -> set[int]:
+    """Return which of the examples asked were answered wrongly; none when the task is not classification."""
+    if answers.labels is None or answers.predicted is None:
+        return set()
+    return {
+        index for index, right in zip(asked, (answers.labels == answers.predicted).tolist(), strict=True) if not right
+    }
+
+
 def _positions(audit: Audit, chosen: Sequence[Any]) -> list[int]:
     known = {str(one): position for position, one in enumerate(audit.influence.coords["target"].values)}
     missing = [one for one in chosen if str(one) not in known]
@@ -228,7 +264,7 @@ def _worth_explaining(answers: Answers, asked: list[int], indices: list[int]) ->
     order = sorted(range(len(indices)), key=lambda position: -losses[indices[position]])
     if answers.labels is None or answers.predicted is None:
         return order[:_MOST]
-    right = dict(zip(asked, (answers.labels == answers.predicted).tolist(), strict=True))
-    mistakes = [position for position in order if not right[indices[position]]][:_MOST]
-    others = [position for position in order if right[indices[position]]]
+    wrong = _wrong(answers, asked)
+    mistakes = [position for position in order if indices[position] in wrong][:_MOST]
+    others = [position for position in order if indices[position] not in wrong]
     return [*mistakes, *others[: max(_RIGHT if not mistakes else 0, min(_RIGHT, _MOST - len(mistakes)))]]
