@@ -256,7 +256,7 @@ def test_removing_more_than_there_is_is_refused_in_one_line(made: Path) -> None:
     words = (*DIGITS, "--targets", "digits", "--limit", 1, "--remove", 5000)
     result = call("counterfactual", made / "run", *words)
     assert result.exit_code == 1
-    expected = "Between 1 and 1442 training examples can be removed (as many as there are); got 5000."
+    expected = "--remove must be from 1 to 1442, got 5000."
     assert result.stderr == f"whence: {expected}\n"
 
 

@@ -374,7 +374,7 @@ def test_removals_that_cannot_be_made_are_refused_by_name(name: str, effects: xr
 
 
 def test_effects_without_their_attributes_are_refused(effects: xr.DataArray) -> None:
-    with pytest.raises(ArgumentError, match="arithmetic drops them"):
+    with pytest.raises(ArgumentError, match="its attributes say which run it is about"):
         whence.check(xr.DataArray(effects.values, dims=("target", "train")), 1)
 
 

@@ -187,6 +187,8 @@ def counterfactual(
 
         _refuse_limit(limit)
         opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
+        if not 1 <= remove <= len(opened.examples):
+            raise ArgumentError(f"--remove must be from 1 to {len(opened.examples)}, got {remove}.")
         effects = effects_of(
             opened,
             examples,

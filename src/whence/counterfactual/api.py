@@ -111,7 +111,11 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     trust = measure(run, question, effects, smoothness, form.dtype) if smoothness else not_measured()
     before = 0.0 if partial is None else partial.before
     found = _labelled(
-        run, question, effects, {**trust, "smoothing": form.smoothing, "seconds": before + time.monotonic() - started}
+        run,
+        question,
+        effects,
+        callable(quantity),
+        {**trust, "smoothing": form.smoothing, "seconds": before + time.monotonic() - started},
     )
     if partial is not None:
         save_dataset(found.to_dataset(), partial.path)
@@ -151,7 +155,9 @@ def _precision(run: Run, precision: str | None) -> torch.dtype:
     return own if precision is None else _DTYPES[precision]
 
 
-def _labelled(run: Run, question: Question, effects: NDArray[Any], extra: dict[str, Any]) -> xr.DataArray:
+def _labelled(
+    run: Run, question: Question, effects: NDArray[Any], function: bool, extra: dict[str, Any]
+) -> xr.DataArray:
     coordinates: dict[str, Any] = {"target": question.names, "train": np.arange(len(run.examples))}
     labels = labels_of(run.examples)
     if labels is not None:
@@ -159,12 +165,14 @@ def _labelled(run: Run, question: Question, effects: NDArray[Any], extra: dict[s
     attributes = {
         "unit": f"{question.quantity.unit} if the example is removed",
         "quantity": question.quantity.name,
+        "quantity_is_function": function,
         "helps": question.quantity.helps,
         **extra,
         "precision": str(effects.dtype),
         "run": run.path.name,
         "run_identity": run.identity,
         "steps": run.steps,
+        "train_size": len(run.examples),
         "targets_fingerprint": question.examples.fingerprint,
         "targets_are_training_data": question.examples.fingerprint == run.examples.fingerprint,
         "id": uuid.uuid4().hex,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex, final
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from whence._errors import ArgumentError
 from whence._files import checksum, disk_errors, write_atomically
 from whence._numbers import is_whole
 from whence._progress import progress
-from whence.counterfactual.question import Question, recall
+from whence.audit.identity import identity_of
+from whence.counterfactual.question import Question, in_order, recall
 from whence.runs import ModelState, Run, as_weights, retrain_each
 
 _RESAMPLES = 2000
@@ -136,6 +138,7 @@ def check(
         ReplayError: If the run does not replay.
         DiskError: If the disk is full or refuses to write.
     """
+    effects = in_order(effects)
     run, question = recall(effects, run, targets)
     sets, kinds = _sets(removals, seeds, len(run.examples))
     kept = _places(effects, question)
@@ -162,6 +165,10 @@ def _sets(
         given: list[tuple[SupportsIndex, ...]] = []
         sizes = [int(removals)]  # type: ignore[arg-type]
     else:
+        if any(is_whole(ids) for ids in removals):  # type: ignore[union-attr]
+            raise ArgumentError(
+                f"`removals` are sets of training ids, each a list: for one set give [[...]]; got {removals!r:.80}."
+            )
         given = [tuple(ids) for ids in removals]  # type: ignore[union-attr]
         sizes = [len(ids) for ids in given]
     if not sizes or not all(0 < size <= count for size in sizes):
@@ -172,10 +179,12 @@ def _sets(
     for ids in given:
         as_weights(count, ids)  # refuses what is no set of examples
     chosen = [tuple(int(one) for one in ids) for ids in given]
+    if isinstance(seeds, int) and seeds < 0:
+        raise ArgumentError(f"`seeds` is how many random sets to draw beside each, or their seeds; got {seeds}.")
     drawn = range(seeds) if isinstance(seeds, int) else seeds
     random = [
-        tuple(int(one) for one in np.random.default_rng([seed, size]).choice(count, size, replace=False))
-        for size in sizes
+        tuple(int(one) for one in np.random.default_rng([seed, size, place]).choice(count, size, replace=False))
+        for place, size in enumerate(sizes)
         for seed in drawn
     ]
     if not chosen and not random:
@@ -202,7 +211,8 @@ def _retrained(
     weights = [as_weights(len(run.examples), one) for one in sets]
     if processes > 1:
         weights.append(torch.ones(len(run.examples), dtype=torch.float64))
-    header = f"{run.identity} {run.steps} {question.examples.fingerprint} {question.quantity.name} {processes > 1}"
+    asked = [question.quantity.name, *(identity_of(one) for one in question.quantity.numbers)]
+    header = f"{run.identity} {run.steps} {question.examples.fingerprint} {asked} {processes > 1}"
     keys = [
         checksum(f"{header} {question.rows.tolist()} {question.members.tolist()} {one.tolist()}".encode())
         for one in weights
@@ -226,7 +236,7 @@ def _retrained(
 def _correlation(predicted: NDArray[np.float64], retrained: NDArray[np.float64]) -> float:
     if len(predicted) < _ENOUGH:
         return float("nan")
-    ranks = [np.argsort(np.argsort(values, axis=0), axis=0).astype(np.float64) for values in (predicted, retrained)]
+    ranks = [pd.DataFrame(values).rank().to_numpy(np.float64) for values in (predicted, retrained)]  # ties share one
     apart = [one - one.mean(0) for one in ranks]
     sizes = np.sqrt((apart[0] ** 2).sum(0) * (apart[1] ** 2).sum(0))
     found = (apart[0] * apart[1]).sum(0) / np.where(sizes > 0, sizes, np.nan)

@@ -31,6 +31,9 @@ class Curvature:
         run: The run.
         dtype: In which to compute.
         room: Bytes that the directions taken at once may need for activations.
+
+    Raises:
+        GradientError: If a layer gives back what is not a gradient.
     """
 
     def __init__(self, run: Run, dtype: torch.dtype, room: int) -> None:
@@ -39,6 +42,13 @@ class Curvature:
         self._parameters = dict(self._model.named_parameters())
         self._buffers = dict(self._model.named_buffers())
         self._device = next(iter(self._parameters.values())).device
+        for name, module in self._model.named_modules():
+            if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+                raise GradientError(
+                    f"The layer {name!r} is an Embedding with scale_grad_by_freq: what it gives back is not the "
+                    "gradient of a loss, and has no derivative here. Train it without."
+                )
+        self._trainable: set[str] = set()
         self._looked_through = False
         self._kept: int | None = None
         self._modes: Modes | None = None
@@ -64,7 +74,7 @@ class Curvature:
         with kept_randomness(self._device), self._stable_kernels():
             self._place(step, number)
             loss, weights = self._forward(step, number)
-            wanted = [(name, self._parameters[name]) for name in directions if self._parameters[name].requires_grad]
+            wanted = [(name, self._parameters[name]) for name in directions if name in self._trainable]
             try:
                 found: Sequence[Tensor | None] = torch.autograd.grad(
                     loss, [one for _, one in wanted], create_graph=True, allow_unused=True
@@ -91,7 +101,8 @@ class Curvature:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Do the second backward pass for every direction."""
         gradients = [gradient for _, _, gradient in used]
-        sources = [*(parameter for _, parameter, _ in used), weights]
+        names = self._run.parameter_names
+        sources = [*(self._parameters[name] for name in names), weights]
 
         def back(*rows: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(gradients, sources, rows, retain_graph=True, materialize_grads=True)
@@ -104,7 +115,7 @@ class Curvature:
         except RuntimeError as error:
             raise self._explained(error) from error
         *pulled, by_weight = found
-        return dict(zip([name for name, _, _ in used], pulled, strict=True)), by_weight
+        return dict(zip(names, pulled, strict=True)), by_weight
 
     def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor]:
         """Return the loss as a function of the examples' weights, and those."""
@@ -119,7 +130,7 @@ class Curvature:
             whole = step.loss(outputs, labels)
             each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
-            share = share_of(whole.detach(), each.detach(), len(record.batches))
+            share = share_of(whole, each, outputs, len(record.batches))
             weighted = whole + (share * (weights - 1) * each).sum()
         moved = [name for name, one in before.items() if not torch.equal(one, self._buffers[name])]
         if moved:
@@ -162,6 +173,9 @@ class Curvature:
         if record.modes[number] is not self._modes:  # most steps share one
             self._modes = record.modes[number]
             self._modes.apply(self._model)
+            self._trainable = {name for name, one in self._parameters.items() if one.requires_grad}
+            for name in self._run.parameter_names:  # one that was frozen then shapes the others' gradients all the same
+                self._parameters[name].requires_grad_(True)
         seen.random.restore(self._device)
 
     def _check(self, step: Frozen, gradients: Mapping[str, Tensor]) -> None:

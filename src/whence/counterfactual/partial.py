@@ -74,7 +74,7 @@ class Partial:
         walk.effects.copy_(tensors.pop("effects"))
         owed = Sensitivities({}, {}, {})
         for key, tensor in tensors.items():
-            kind, moment, name = key.split("|")
+            kind, moment, name = key.split("|", 2)  # names may hold one
             here = tensor.to(walk.effects.device)
             if kind == "parameter":
                 owed.parameters[name] = here

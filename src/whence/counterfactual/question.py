@@ -126,6 +126,28 @@ def remember(run: Run, key: str, question: Question) -> None:
     _ASKED.setdefault(run, {})[key] = question
 
 
+def in_order(effects: xr.DataArray) -> xr.DataArray:
+    """Return effects with targets first, and with every training example in the order of its id.
+
+    Raises:
+        ArgumentError: If training examples are missing, or these are no effects.
+    """
+    if "train" not in effects.dims or not {"target", "train"} <= set(effects.coords) or "helps" not in effects.attrs:
+        raise ArgumentError(
+            "`effects` must be what whence.counterfactual returned, or some targets of it with .sel or .isel: its "
+            "attributes say which run it is about."
+        )
+    whole = effects if "target" in effects.dims else effects.expand_dims("target")
+    whole = whole.transpose("target", "train").sortby("train")
+    count = int(effects.attrs["train_size"])
+    if whole.sizes["train"] != count:
+        raise ArgumentError(
+            f"These effects are of {whole.sizes['train']} training examples; the run has {count}. Choose targets with "
+            ".sel or .isel, but keep every training example."
+        )
+    return whole
+
+
 def recall(effects: xr.DataArray, run: Run | None, targets: Any) -> tuple[Run, Question]:
     """Return the run and the question that effects answer.
 
@@ -138,14 +160,9 @@ def recall(effects: xr.DataArray, run: Run | None, targets: Any) -> tuple[Run, Q
         ArgumentError: If they are needed and missing, or are others.
     """
     key, identity = effects.attrs.get("id"), effects.attrs.get("run_identity")
-    if key is None or identity is None:
-        raise ArgumentError(
-            "`effects` must be what whence.counterfactual returned, or some targets of it with .sel or .isel: its "
-            "attributes say which run it is about, and arithmetic drops them."
-        )
     for known, questions in list(_ASKED.items()):
-        if key in questions and run in {None, known}:
-            return known, questions[key]
+        if key in questions and (run is None or run.identity == known.identity):
+            return run or known, questions[key]
     if run is None or targets is None:
         raise ArgumentError(
             f"The run {effects.attrs.get('run')} and the targets of these effects are not in memory. Give run= and "
@@ -154,7 +171,7 @@ def recall(effects: xr.DataArray, run: Run | None, targets: Any) -> tuple[Run, Q
     if run.identity != identity:
         raise ArgumentError(f"These effects are about run {identity}; the one given is {run.identity}.")
     quantity = str(effects.attrs["quantity"])
-    if quantity not in {"loss", "logit", "probability"}:
+    if effects.attrs["quantity_is_function"]:
         raise ArgumentError(f"The quantity {quantity!r} was a function, which is not kept. Call counterfactual again.")
     question = Question.of(run, targets, quantity, None, list(effects.attrs["ids"]))
     if question.examples.fingerprint != effects.attrs["targets_fingerprint"]:

@@ -12,6 +12,7 @@ from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence.counterfactual.check import Check
 from whence.counterfactual.check import check as train_again
+from whence.counterfactual.question import in_order
 
 
 @final
@@ -65,6 +66,7 @@ def removals(effects: xr.DataArray, k: int, *, seeds: int = 1, check: bool = Fal
     Raises:
         ArgumentError: If ``k`` is not between 1 and the number of training examples.
     """
+    effects = in_order(effects)
     count = effects.sizes["train"]
     if not is_whole(k) or not 1 <= k <= count:
         raise ArgumentError(

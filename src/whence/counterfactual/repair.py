@@ -46,7 +46,8 @@ class Repair:
     Attributes:
         margin: Logit of its label minus the largest other one, now: below 0 = the answer is wrong.
         removal: What the ``k`` examples do that hold it back most.
-        flip: The same of the smallest set predicted to turn the answer right; None if half of the data would not do.
+        flip: The same of the smallest set predicted to turn the answer right; None if it is right, or if half of the
+            data would not do.
     """
 
     margin: float
@@ -83,7 +84,7 @@ def repairs(
     count = len(run.examples)
     if not is_whole(k) or not 1 <= k <= count:
         raise ArgumentError(f"Between 1 and {count} training examples can be removed; got {k!r}.")
-    if not ids:
+    if len(ids) == 0:
         return {}
     effects = counterfactual(run, targets, quantity=margin, ids=list(ids), smoothing=smoothing, smoothness=0)
     _, question = recall(effects, run, None)
@@ -95,7 +96,7 @@ def repairs(
             row: NDArray[np.float64] = effects.values[place].astype(np.float64)
             order = np.argsort(-row, kind="stable")
             ends = float(now[place]) + np.cumsum(row[order])
-            sets = [k, _smallest(ends, row[order])]
+            sets = [k, _smallest(ends, row[order]) if float(now[place]) <= 0 else 0]
             outcomes: list[Outcome | None] = []
             for size in sets:
                 chosen = order[:size] if size else order[:0]

@@ -118,13 +118,26 @@ def freeze(run: Run, step: ReplayedStep, form: Form, *, raw: bool) -> Frozen:
         raw: Whether to keep every gradient, to compare with; those that were clipped are always kept.
 
     Raises:
-        ArgumentError: If the step was computed below float32.
+        ArgumentError: If the step was computed below float32, trained parameters that were given up later, or the loop
+            changed buffers around it.
     """
     lower = next((modes.autocast for modes in step.record.modes if modes.autocast is not None), None)
     if lower is not None:
         raise ArgumentError(
             f"Step {step.index} was computed in {lower} by torch.autocast. Second derivatives of it would be noise: "
             "counterfactuals need a training in float32 or float64."
+        )
+    strange = sorted(step.updated - set(run.parameter_names))
+    if strange:
+        raise ArgumentError(
+            f"Step {step.index} trained {', '.join(strange[:4])}, which the optimizer did not hold at the end any "
+            "more. Counterfactuals need parameters to stay in the optimizer."
+        )
+    moved = sorted({name for one in step.record.buffers.values() for name, b in one.items() if b.is_floating_point()})
+    if moved:
+        raise ArgumentError(
+            f"Around step {step.index} the loop changed the buffers {', '.join(moved[:4])} outside of the "
+            "forward pass. Whether that depended on the parameters cannot be told, so no derivative is walked back."
         )
     live = dict(run.model.named_parameters())
     scale = by_parameter(step.scale, step.updated)
@@ -134,7 +147,8 @@ def freeze(run: Run, step: ReplayedStep, form: Form, *, raw: bool) -> Frozen:
         first = name in step.unbuffered
         read = curved_step(step.optimizer, parameter, step.parameters[name], first=first, smoothing=form.smoothing)
         steps[name] = read.to(form.dtype)
-        if raw or not is_plain(factor, len(step.record.batches)):
+        zeroed = isinstance(factor, float) and factor == 0.0
+        if not zeroed and (raw or not is_plain(factor, len(step.record.batches))):
             used = parameter.grad
             assert used is not None  # of a parameter that was updated
             kept[name] = used / factor

@@ -111,7 +111,7 @@ def unscaled(directions: Mapping[str, Tensor], step: Frozen, run: Run) -> dict[s
     for name, u in directions.items():
         factor = step.scale[name]
         if isinstance(factor, Tensor):
-            found[name] = u * through_bound(factor, step.raw[name]).to(u.dtype)
+            found[name] = u * through_bound(factor, step.raw[name], run.clipping().bound).to(u.dtype)
             continue
         found[name] = u if factor == 1.0 else u * factor
         if not is_plain(factor, len(step.record.batches)):
@@ -123,13 +123,8 @@ def unscaled(directions: Mapping[str, Tensor], step: Frozen, run: Run) -> dict[s
     return found
 
 
-def through_bound(factor: Tensor, raw: Tensor) -> Tensor:
+def through_bound(factor: Tensor, raw: Tensor, bound: float) -> Tensor:
     """Return the derivative of a gradient clipped entry by entry: the factor, 0 where the bound was reached."""
-    largest = factor.max()
-    clipped = factor < largest * (1 - _REACHED)
-    if not bool(clipped.any()):
-        return factor
-    bound = (factor * raw).abs()[clipped].max()
     return torch.where((factor * raw).abs() >= bound * (1 - _REACHED), torch.zeros_like(factor), factor)
 
 

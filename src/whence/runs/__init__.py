@@ -4,7 +4,7 @@ from whence.runs.clipping import CLIP_EPS, Clipping, NormClip, by_parameter, is_
 from whence.runs.facts import run_facts
 from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorder
 from whence.runs.lightning import lightning_recorder
-from whence.runs.loss import TrainingLoss, share_of, training_loss
+from whence.runs.loss import TrainingLoss, training_loss
 from whence.runs.manifest import Manifest
 from whence.runs.modes import Modes
 from whence.runs.opening import open_run
@@ -15,6 +15,7 @@ from whence.runs.recorder import Recorder
 from whence.runs.retraining import as_weights, retrain_each
 from whence.runs.run import Run, Segment
 from whence.runs.settings import GroupSettings, unsupported
+from whence.runs.share import share_of
 from whence.runs.snapshots import ModelState
 from whence.runs.statistics import GradientStatistics, GradientTable
 from whence.runs.step_record import StepRecord

@@ -8,7 +8,7 @@ norm or on its entries. The factors of a whole run tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -20,6 +20,7 @@ from whence.runs.reconcile import Scale
 from whence.runs.walker import Reduction, ReplayedStep
 
 _SAME = 1e-4  # relative; factors and bounds found again agree far better, other ones far worse
+_PLAIN = 1e-6  # relative; a bound that is just reached makes a factor hardly below 1, and has a derivative all the same
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
 
 
@@ -96,19 +97,56 @@ def by_parameter(scale: Scale, names: Iterable[str]) -> dict[str, float | Tensor
 
 def is_plain(factor: float | Tensor, microbatches: int) -> bool:
     """Return whether a factor is one that every loop may have: none, or the mean over microbatches."""
-    return isinstance(factor, float) and any(_close(factor, plain) for plain in (1.0, 1.0 / microbatches))
+    usual = (0.0, 1.0, 1.0 / microbatches)
+    return isinstance(factor, float) and any(abs(factor - plain) <= _PLAIN * plain for plain in usual)
 
 
-def find_clipping(steps: Iterable[ReplayedStep], parameters: Mapping[str, Tensor]) -> Clipping:
-    """Find what a loop did to its gradients from all steps of a run, made again.
+def find_clipping(replay: Callable[[], Iterable[ReplayedStep]], parameters: Mapping[str, Tensor]) -> Clipping:
+    """Find what a loop did to its gradients from all steps of a run, made again; and that it explains every step.
 
     Args:
-        steps: The steps, each just made.
+        replay: Makes the steps again, from the first; called twice where the loop did anything.
         parameters: The live parameters; their ``grad`` is what the optimizer used.
 
     Raises:
         ReplayError: If the factors follow neither a constant nor a bound on the 2-norm, the largest entry or entries.
     """
+    found, touched = _found(replay(), parameters)
+    if touched:
+        for step in replay():
+            _prove(found, step, parameters)
+    return found
+
+
+def _prove(found: Clipping, step: ReplayedStep, parameters: Mapping[str, Tensor]) -> None:
+    """Apply what was found to a step's gradients.
+
+    Raises:
+        ReplayError: If it does not give those that the optimizer used.
+    """
+    raw = {}
+    for name, factor in by_parameter(step.scale, step.updated).items():
+        if isinstance(factor, float) and factor == 0.0:
+            raise ReplayError(_unexplained(step, name))
+        raw[name] = _used(parameters, name) / factor
+    found.apply(raw, len(step.record.batches))
+    for name, ours in raw.items():
+        used = _used(parameters, name)
+        if not float((ours - used).abs().max()) <= _SAME * float(used.abs().max()):
+            raise ReplayError(_unexplained(step, name))
+
+
+def _unexplained(step: ReplayedStep, name: str) -> str:
+    return (
+        f"What the loop did to the gradient of {name!r} at step {step.index} follows no rule that holds for all steps: "
+        "a constant, then one bound on every entry, then one bound on the 2-norm or the largest entry of some "
+        "parameters. What it would have done to another gradient cannot be told."
+    )
+
+
+def _found(steps: Iterable[ReplayedStep], parameters: Mapping[str, Tensor]) -> tuple[Clipping, bool]:
+    """Return the rule that a run's factors suggest, and whether any gradient was changed at all."""
+    touched = False
     constants: dict[int, float] = {}
     seen: dict[frozenset[str], list[_Scaled]] = {}
     losses: dict[int, Reduction] = {}
@@ -118,8 +156,11 @@ def find_clipping(steps: Iterable[ReplayedStep], parameters: Mapping[str, Tensor
         losses[count] = step.loss
         groups: dict[float, list[str]] = {}
         for name, factor in by_parameter(step.scale, step.updated).items():
+            touched = touched or not isinstance(factor, float) or factor != 1.0
             if isinstance(factor, Tensor):
-                bound = _bound(factor, _used(parameters, name), bound)
+                if bool((factor > factor.min() * (1 + _SAME)).any()):
+                    constants.setdefault(count, float(factor.max()))
+                bound = _bound(factor, _used(parameters, name), bound, count)
             elif is_plain(factor, count):
                 constants.setdefault(count, factor)
             else:
@@ -136,7 +177,7 @@ def find_clipping(steps: Iterable[ReplayedStep], parameters: Mapping[str, Tensor
             constants |= {one.microbatches: one.factor for one in found}
         else:
             norms.append(clip)
-    return Clipping(losses, constants, _merged(norms), bound)
+    return Clipping(losses, constants, _merged(norms), bound), touched
 
 
 def _norm(names: frozenset[str], found: list[_Scaled]) -> NormClip | None:
@@ -167,9 +208,12 @@ def _merged(clips: list[NormClip]) -> tuple[NormClip, ...]:
     return tuple(merged)
 
 
-def _bound(factor: Tensor, used: Tensor, known: float) -> float:
-    clipped = factor < factor.max() * (1 - _SAME)
-    return min(known, float(used.abs()[clipped].max())) if bool(clipped.any()) else known
+def _bound(factor: Tensor, used: Tensor, known: float, microbatches: int) -> float:
+    """Return the smallest bound seen: where an entry was clipped, the largest one is at it."""
+    some = bool((factor < factor.max() * (1 - _SAME)).any())
+    sizes, least = used.abs(), 1.0 / microbatches
+    every = bool(sizes.min() >= sizes.max() * (1 - _SAME)) and float(factor.max()) < least * (1 - _SAME)
+    return min(known, float(sizes.max())) if some or every else known
 
 
 def _used(parameters: Mapping[str, Tensor], name: str) -> Tensor:

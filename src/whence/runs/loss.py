@@ -17,8 +17,6 @@ from whence.runs.trees import leaves, repeated, rows, to_device
 _TRIED = 4  # examples on which a loss is tried
 _TOLERANCE = 1e-4  # relative; float32 sums of a few losses agree far better, another reduction far worse
 
-_CANCELS = 1e-2  # losses of both signs whose sum is so small a part of their sizes do not tell the factor
-
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
 
 _Function = Callable[..., Tensor]
@@ -76,25 +74,6 @@ def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLo
     if forms is None:
         forms = _scalar_forms(name, loss, outputs, labels, count)
     return TrainingLoss(name, *forms)
-
-
-def share_of(whole: Tensor, each: Tensor, microbatches: int) -> float:
-    """Return the factor c with which every example enters the loss of a batch: whole = c Σ each.
-
-    It is 1/n of a mean and 1 of a sum, divided by the number of microbatches where the loop does so; of a mean with
-    class weights or ignored positions, whatever their weights add up to.
-
-    Args:
-        whole: The batch's loss, a 0-dim tensor.
-        each: The examples' losses, (batch,).
-        microbatches: How many batches the step accumulated.
-    """
-    total, size, value = float(each.double().sum()), float(each.double().abs().sum()), float(whole)
-    usual = [1 / (len(each) ** mean * microbatches**divided) for mean in (1, 0) for divided in (0, 1)]
-    nearest = min(usual, key=lambda share: abs(share * total - value))
-    if abs(nearest * total - value) <= _TOLERANCE * nearest * size or abs(total) <= _CANCELS * size:
-        return nearest
-    return value / total
 
 
 def loss_name(loss: Any) -> str:

@@ -15,8 +15,9 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence._progress import progress
-from whence.runs.loss import TrainingLoss, share_of
+from whence.runs.loss import TrainingLoss
 from whence.runs.settings import optimizer_class
+from whence.runs.share import share_of
 from whence.runs.snapshots import ModelState
 from whence.runs.walker import Reduction, Walker
 
@@ -147,6 +148,6 @@ def _loss(
     plain: Reduction, loss: TrainingLoss, weights: Tensor, microbatches: int, outputs: Any, labels: Any
 ) -> Tensor:
     whole, each = plain(outputs, labels), loss.per_example(outputs, labels)
-    share = share_of(whole.detach(), each.detach(), microbatches)
+    share = share_of(whole, each, outputs, microbatches)
     found: Tensor = whole + (share * (weights.to(each) - 1) * each).sum()
     return found

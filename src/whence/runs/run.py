@@ -217,7 +217,7 @@ class Run:
         """
         if self._clipping is None:
             live = dict(self.model.named_parameters())
-            self._clipping = find_clipping(self.replay(0, self.steps), live)
+            self._clipping = find_clipping(lambda: self.replay(0, self.steps), live)
         return self._clipping
 
     def retrain(
@@ -226,8 +226,8 @@ class Run:
         """Train again as recorded, with training examples left out or weighted.
 
         Initialisation, order and randomness are the recorded ones. An example's weight multiplies its loss; what a
-        batch is divided by stays. With every weight 1 the end is the recorded one, bit by bit on the machine that
-        recorded.
+        batch is divided by stays. With every weight 1 the end is the recorded one: bit by bit on the machine that
+        recorded, but for the last digits of a clipping's bound.
 
         Args:
             without: Ids of examples to leave out: weight 0.

@@ -1,0 +1,48 @@
+"""With which factor an example's loss enters the loss of its batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whence.runs.trees import leaves
+
+_SAME = 1e-4  # relative; float32 sums of losses agree far better, another reduction far worse
+_CANCELS = 1e-2  # losses of both signs whose sum is so small a part of their sizes do not tell the factor
+
+
+def share_of(whole: Tensor, each: Tensor, outputs: Any, microbatches: int) -> float:
+    """Return the factor c with which every example enters the loss of a batch: whole = c Σ each.
+
+    It is 1/n of a mean and 1 of a sum, divided by the number of microbatches where the loop does so; of a mean with
+    class weights or ignored positions, whatever their weights add up to. Where losses of both signs cancel, their
+    gradients with respect to the outputs tell it.
+
+    Args:
+        whole: The batch's loss, a 0-dim tensor.
+        each: The examples' losses, (batch,).
+        outputs: Of the model, from which both were computed.
+        microbatches: How many batches the step accumulated.
+    """
+    total, size = (float(one.sum()) for one in (each.detach().double(), each.detach().double().abs()))
+    found = float(whole.detach()) / total if abs(total) > _CANCELS * size else _by_gradients(whole, each, outputs)
+    usual = [1 / (len(each) ** mean * microbatches**divided) for mean in (1, 0) for divided in (0, 1)]
+    if found is None:
+        return usual[0]
+    nearest = min(usual, key=lambda share: abs(share - found))
+    return nearest if abs(nearest - found) <= _SAME * nearest else found
+
+
+def _by_gradients(whole: Tensor, each: Tensor, outputs: Any) -> float | None:
+    """Return the factor between the gradients of a batch's loss and of the sum of losses; None if there are none."""
+    kept = [leaf for leaf in leaves(outputs) if leaf.requires_grad]
+    if not kept or not whole.requires_grad:
+        return None
+    ours, theirs = (
+        torch.cat([one.detach().double().reshape(-1) for one in found])
+        for found in (
+            torch.autograd.grad(loss, kept, retain_graph=True, materialize_grads=True) for loss in (each.sum(), whole)
+        )
+    )
+    norm = float(ours @ ours)
+    return float(ours @ theirs) / norm if norm else None
