@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-import xarray as xr
 from typer.testing import CliRunner, Result
 
 import whence
 from whence import cli
 from whence.cli import commands
+from whence.counterfactual import load_effects
 from whence.report import demo as demo_module
 
 COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report")
@@ -240,9 +240,22 @@ def test_a_counterfactual_says_what_to_remove_and_proves_it(made: Path, tmp_path
     assert [len(one["removed"]) for one in found["results"]] == [3, 3]
     assert all(one["predicted"] < 0 for one in found["results"])
     assert "4 removals retrained, 2 results" in found["check"]
-    effects = xr.open_zarr(tmp_path / "e.zarr", consolidated=False)["counterfactual"]
+    effects = load_effects(tmp_path / "e.zarr")
     first = found["results"][0]
     assert first["predicted"] == pytest.approx(float(effects[0, first["removed"]].sum()), rel=1e-5)
+
+
+def test_effects_that_were_kept_are_used_again(made: Path, tmp_path: Path) -> None:
+    words = (*DIGITS, "--targets", "digits", "--limit", 1, "--out", tmp_path / "e.zarr")
+    first = call("counterfactual", made / "run", *words, "--remove", 2)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "e.zarr").rglob("*")}
+    again = call("counterfactual", made / "run", *words, "--remove", 2)
+    assert again.exit_code == 0, again.output
+    assert again.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "e.zarr").rglob("*")} == kept
+    other = call("counterfactual", made / "run", *words, "--quantity", "probability")
+    assert other.exit_code == 1
+    assert "holds the effects on other targets, or on another quantity" in other.stderr
 
 
 def test_a_counterfactual_is_told_in_a_line_a_target(made: Path) -> None:

@@ -22,7 +22,7 @@ import whence
 from tests.audit.training import Data, blobs, tanh_net, trained
 from tests.counterfactual.test_derivative import OPTIMIZERS, run_of
 from whence._errors import ArgumentError, AuditError, GradientError, WhenceError
-from whence.counterfactual import trust
+from whence.counterfactual import load_effects, trust
 from whence.runs import Run
 
 ROUNDING = 1e-12
@@ -180,7 +180,7 @@ def test_an_interrupted_counterfactual_goes_on_where_it_stopped(
     found = whence.counterfactual(run, TARGETS, smoothness=0, path=place)
     assert [one.name for one in tmp_path.iterdir()] == ["effects.zarr"]
     np.testing.assert_array_equal(found, effects)
-    kept = xr.open_zarr(place, consolidated=False)["counterfactual"]
+    kept = load_effects(place)
     np.testing.assert_array_equal(kept, effects)
     with pytest.raises(AuditError, match="Something stands at"):
         whence.counterfactual(run, TARGETS, smoothness=0, path=place)
@@ -285,7 +285,7 @@ def test_several_processes_give_the_same_and_what_was_found_is_kept(
 
 def test_effects_from_disk_are_checked_with_run_and_targets_given(run: Run, tmp_path: Path) -> None:
     whence.counterfactual(run, TARGETS, ids=[2, 5], smoothness=0, path=tmp_path / "e.zarr")
-    loaded = xr.open_zarr(tmp_path / "e.zarr", consolidated=False)["counterfactual"].load()
+    loaded = load_effects(tmp_path / "e.zarr")
     other = whence.open_run(run.path, tanh_net(), blobs(), loss=F.cross_entropy)
     fresh = loaded.assign_attrs(id="of another process")
     with pytest.raises(ArgumentError, match=r"are not in memory\. Give run= and targets="):
@@ -294,6 +294,17 @@ def test_effects_from_disk_are_checked_with_run_and_targets_given(run: Run, tmp_
         whence.check(fresh, 1, seeds=1, run=other, targets=blobs(6, seed=2))
     found = whence.check(fresh, [[3]], seeds=1, run=other, targets=TARGETS)
     np.testing.assert_array_equal(found.data["retrained"], whence.check(loaded, [[3]], seeds=1).data["retrained"])
+
+
+def test_what_is_no_effects_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="there is no such folder"):
+        load_effects(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AuditError, match="empty holds no effects"):
+        load_effects(tmp_path / "empty")
+    xr.Dataset({"a": ("b", [1.0])}).to_zarr(tmp_path / "other", consolidated=False, zarr_format=3)
+    with pytest.raises(AuditError, match="other holds no effects of format 1"):
+        load_effects(tmp_path / "other")
 
 
 def test_some_targets_of_the_effects_are_checked_alone(effects: xr.DataArray) -> None:

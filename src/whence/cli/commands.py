@@ -182,22 +182,20 @@ def counterfactual(
     """Say what removing training examples would change, and prove it by training again."""
     with expected(AGAIN if out else "nothing was kept"):
         from whence.counterfactual import counterfactual as effects_of
-        from whence.counterfactual import removals
+        from whence.counterfactual import load_effects, removals
         from whence.report.sources import named_data, named_quantity
 
         _refuse_limit(limit)
         opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
         if not 1 <= remove <= len(opened.examples):
             raise ArgumentError(f"--remove must be from 1 to {len(opened.examples)}, got {remove}.")
-        effects = effects_of(
-            opened,
-            examples,
-            quantity=named_quantity(quantity),
-            over=over,
-            ids=None if limit is None else range(min(limit, len(examples))),
-            path=out,
-        )
-        found = removals(effects, remove, seeds=seeds, check=check)
+        ids = None if limit is None else range(min(limit, len(examples)))
+        if out is not None and (out / "zarr.json").exists():
+            effects = load_effects(out)
+            _refuse_other_effects(effects, out, named_quantity(quantity), list(ids or range(len(examples))))
+        else:
+            effects = effects_of(opened, examples, quantity=named_quantity(quantity), over=over, ids=ids, path=out)
+        found = removals(effects, remove, seeds=seeds, check=check, run=opened, targets=examples)
         facts = {"effects": out} if out else {}
         show({**facts, "verdict": effects.attrs["verdict"], **found.facts(as_json)}, as_json)
 
@@ -257,6 +255,17 @@ def _refuse_finished(run: Path, out: Path) -> None:
         raise ArgumentError(
             f"{out} is a finished audit. Choose another --out, or make its page with: whence report {run} --audit {out}"
         )
+
+
+def _refuse_other_effects(effects: Any, out: Path, quantity: Any, ids: list[int]) -> None:
+    """Check that effects kept earlier answer the same question.
+
+    Raises:
+        ArgumentError: If they do not.
+    """
+    asked = quantity if isinstance(quantity, str) else getattr(quantity, "__name__", "")
+    if effects.attrs["quantity"] != asked or list(effects.attrs["ids"]) != ids:
+        raise ArgumentError(f"{out} holds the effects on other targets, or on another quantity. Choose another --out.")
 
 
 def _refuse_limit(limit: int | None) -> None:

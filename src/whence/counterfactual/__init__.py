@@ -4,5 +4,17 @@ from whence.counterfactual.api import counterfactual
 from whence.counterfactual.check import Check, check
 from whence.counterfactual.removal import Removals, removals
 from whence.counterfactual.repair import Outcome, Repair, margin, repairs
+from whence.counterfactual.storage import load_effects
 
-__all__ = ["Check", "Outcome", "Removals", "Repair", "check", "counterfactual", "margin", "removals", "repairs"]
+__all__ = [
+    "Check",
+    "Outcome",
+    "Removals",
+    "Repair",
+    "check",
+    "counterfactual",
+    "load_effects",
+    "margin",
+    "removals",
+    "repairs",
+]

@@ -23,11 +23,11 @@ from whence.counterfactual.curvature import Curvature
 from whence.counterfactual.partial import Partial
 from whence.counterfactual.question import Over, Question, remember
 from whence.counterfactual.steps import Form
+from whence.counterfactual.storage import FORMAT
 from whence.counterfactual.trust import measure, not_measured
 from whence.counterfactual.walk import begin, walk_segment
 from whence.runs import Run
 
-FORMAT = 1
 SMOOTHING = 0.03
 """Measured best, of 0.01 to 1, on removals of 1 % and 5 % from a convolutional network trained with Adam."""
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
