@@ -253,9 +253,10 @@ def test_effects_that_were_kept_are_used_again(made: Path, tmp_path: Path) -> No
     assert again.exit_code == 0, again.output
     assert again.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "e.zarr").rglob("*")} == kept
-    other = call("counterfactual", made / "run", *words, "--quantity", "probability")
-    assert other.exit_code == 1
-    assert "holds the effects on other targets, or on another quantity" in other.stderr
+    for option, value, name in (("--quantity", "probability", "quantity"), ("--over", "all", "over")):
+        other = call("counterfactual", made / "run", *words, option, value)
+        assert other.exit_code == 1
+        assert f"holds other effects ({name} differ)" in other.stderr
 
 
 def test_a_counterfactual_is_told_in_a_line_a_target(made: Path) -> None:

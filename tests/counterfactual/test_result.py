@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import re
 from collections.abc import Callable
@@ -447,7 +446,3 @@ def test_an_empty_run_is_refused(tmp_path: Path) -> None:
     run = whence.open_run(tmp_path / "run", model, blobs(), loss=F.cross_entropy)
     with pytest.raises(AuditError, match="has no step, so nothing could be otherwise"):
         whence.counterfactual(run, TARGETS)
-
-
-def test_a_check_is_a_value() -> None:
-    assert dataclasses.is_dataclass(whence.Check)

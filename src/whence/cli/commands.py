@@ -192,7 +192,14 @@ def counterfactual(
         ids = None if limit is None else range(min(limit, len(examples)))
         if out is not None and (out / "zarr.json").exists():
             effects = load_effects(out)
-            _refuse_other_effects(effects, out, named_quantity(quantity), list(ids or range(len(examples))))
+            asked = {
+                "quantity": quantity.rpartition(":")[2],
+                "over": over or "",
+                "ids": list(ids or range(len(examples))),
+                "run_identity": opened.identity,
+                "targets_fingerprint": examples.fingerprint,
+            }
+            _refuse_other_effects(effects, out, asked)
         else:
             effects = effects_of(opened, examples, quantity=named_quantity(quantity), over=over, ids=ids, path=out)
         found = removals(effects, remove, seeds=seeds, check=check, run=opened, targets=examples)
@@ -257,15 +264,15 @@ def _refuse_finished(run: Path, out: Path) -> None:
         )
 
 
-def _refuse_other_effects(effects: Any, out: Path, quantity: Any, ids: list[int]) -> None:
+def _refuse_other_effects(effects: Any, out: Path, asked: dict[str, Any]) -> None:
     """Check that effects kept earlier answer the same question.
 
     Raises:
         ArgumentError: If they do not.
     """
-    asked = quantity if isinstance(quantity, str) else getattr(quantity, "__name__", "")
-    if effects.attrs["quantity"] != asked or list(effects.attrs["ids"]) != ids:
-        raise ArgumentError(f"{out} holds the effects on other targets, or on another quantity. Choose another --out.")
+    different = [name for name, value in asked.items() if effects.attrs[name] != value]
+    if different:
+        raise ArgumentError(f"{out} holds other effects ({', '.join(different)} differ). Choose another --out.")
 
 
 def _refuse_limit(limit: int | None) -> None:

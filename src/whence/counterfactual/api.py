@@ -115,7 +115,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         question,
         effects,
         callable(quantity),
-        {**trust, "smoothing": form.smoothing, "seconds": before + time.monotonic() - started},
+        {**trust, "over": _named(over), "smoothing": form.smoothing, "seconds": before + time.monotonic() - started},
     )
     if partial is not None:
         save_dataset(found.to_dataset(), partial.path)
@@ -153,6 +153,11 @@ def _precision(run: Run, precision: str | None) -> torch.dtype:
         )
     own = next(one.dtype for one in run.model.parameters() if one.is_floating_point())
     return own if precision is None else _DTYPES[precision]
+
+
+def _named(over: Over) -> str:
+    """Return how means were asked for."""
+    return over if isinstance(over, str) else "names" if over is not None else ""
 
 
 def _labelled(

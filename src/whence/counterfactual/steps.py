@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -96,14 +96,9 @@ def frozen_steps(run: Run, segment: Segment, form: Form) -> Iterator[list[Frozen
     yield from pieces_of(run, segment, keep, form.budget, begin)
 
 
-def looking_on(model: nn.Module) -> AbstractContextManager[Pass]:
-    """Note where a model stands before a forward pass."""
-    around: Around = _looking_on
-    return around(model)
-
-
 @contextmanager
-def _looking_on(model: nn.Module) -> Iterator[Pass]:
+def looking_on(model: nn.Module) -> Iterator[Pass]:
+    """Note where a model stands before a forward pass."""
     buffers = {name: one.detach().clone() for name, one in model.named_buffers()}
     yield Pass(buffers, RandomState.read(next(model.parameters()).device))
 
