@@ -11,7 +11,7 @@ from torch import Tensor
 from whence.runs import GradientTable
 from whence.runs.blobs import batches_of, encode_ids
 from whence.runs.reconcile import reconcile
-from whence.runs.statistics import gradient_table
+from whence.runs.statistics import are_measured, gradient_table
 
 
 def gradients(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -61,6 +61,30 @@ def test_one_bit_of_one_element_changes_the_fingerprint(dtype: torch.dtype, name
     assert before.same(gradient_table(gradients(dtype)))
     assert not before.same(after)
     assert before.close(after) or dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradients_are_told_from_others_without_measuring_all(dtype: torch.dtype) -> None:
+    table = gradient_table(gradients(dtype))
+    assert are_measured(gradients(dtype), table)
+    for name in ("scalar", "vector", "matrix", "large"):
+        other = gradients(dtype)
+        other[name].view(-1)[-1:] = torch.nextafter(other[name].view(-1)[-1:], torch.zeros(1, dtype=dtype))
+        assert not are_measured(other, table)
+    assert not are_measured({"large": gradients(dtype)["large"]}, table)
+
+
+def test_turning_the_sign_of_evenly_many_elements_keeps_the_fingerprint_but_not_the_sum() -> None:
+    for size in (1000, 400_000):
+        used = {"one": torch.rand(size, generator=torch.Generator().manual_seed(0)) + 0.1}
+        turned = {"one": -used["one"]}
+        assert gradient_table(used).rows["one"].fingerprint == gradient_table(turned).rows["one"].fingerprint
+        assert not are_measured(turned, gradient_table(used))
+
+
+def test_gradients_that_are_not_finite_are_no_measured_ones() -> None:
+    used = {"one": torch.tensor([1.0, math.nan])}
+    assert not are_measured(used, gradient_table(used))
 
 
 def test_a_table_is_written_and_read_as_it_is() -> None:

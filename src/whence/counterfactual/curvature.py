@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence._errors import GradientError, ReplayError
+from whence._numbers import even_parts
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients.fallback import kernels_for
@@ -54,68 +55,80 @@ class Curvature:
         self._modes: Modes | None = None
         self._recurrent = any(isinstance(one, nn.RNNBase) for one in self._model.modules())
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Enter around `pull`: sets the kernels that can be differentiated twice, keeps torch's random state."""
+        with kept_randomness(self._device), self._stable_kernels():
+            yield
+
     def pull(
-        self, step: Frozen, number: int, directions: Mapping[str, Float[Tensor, "targets *shape"]]
-    ) -> tuple[dict[str, Tensor], Float[Tensor, "targets examples"]]:
+        self,
+        step: Frozen,
+        number: int,
+        directions: Mapping[str, Float[Tensor, "targets ..."]],
+        onto: Mapping[str, Float[Tensor, "targets ..."]],
+    ) -> Float[Tensor, "targets examples"]:
         """Pull sensitivities to one microbatch's gradient back to the parameters and to the weights of its examples.
 
         With the batch's loss L(θ, w) = Σ_m w_m c ℓ_m(θ) at w = 1 and direction u: ∇_θ⟨u, ∇_θ L⟩, the Hessian-vector
-        product, and ∇_w⟨u, ∇_θ L⟩, every example's c u·∇ℓ_m; both from one second backward pass.
+        product, is added to ``onto`` in place, and ∇_w⟨u, ∇_θ L⟩, every example's c u·∇ℓ_m, is returned; both from one
+        second backward pass.
 
         Args:
             step: The step.
             number: Which of its microbatches.
             directions: Sensitivities u to the microbatch's gradient, by parameter.
+            onto: Sensitivities to the parameters, by parameter.
 
         Raises:
             GradientError: If an operation of the model has no second derivative.
             ReplayError: If the gradient formed here is not the one of the step.
         """
-        with kept_randomness(self._device), self._stable_kernels():
-            self._place(step, number)
-            loss, weights = self._forward(step, number)
-            wanted = [(name, self._parameters[name]) for name in directions if name in self._trainable]
-            try:
-                found: Sequence[Tensor | None] = torch.autograd.grad(
-                    loss, [one for _, one in wanted], create_graph=True, allow_unused=True
-                )
-            except RuntimeError as error:
-                raise self._explained(error) from error
-            used = [
-                (name, parameter, gradient)
-                for (name, parameter), gradient in zip(wanted, found, strict=True)
-                if gradient is not None
-            ]
-            count = len(next(iter(directions.values())))
-            if not used:
-                return {}, weights.new_zeros(count, len(weights))
-            self._refuse_once_only([gradient for _, _, gradient in used])
-            self._check(step, {name: gradient.detach() for name, _, gradient in used})
-            return self._second(used, weights, [directions[name] for name, _, _ in used])
+        self._place(step, number)
+        loss, weights = self._forward(step, number)
+        wanted = [(name, self._parameters[name]) for name in directions if name in self._trainable]
+        try:
+            found: Sequence[Tensor | None] = torch.autograd.grad(
+                loss, [one for _, one in wanted], create_graph=True, allow_unused=True
+            )
+        except RuntimeError as error:
+            raise self._explained(error) from error
+        used = [(name, gradient) for (name, _), gradient in zip(wanted, found, strict=True) if gradient is not None]
+        count = len(next(iter(directions.values())))
+        if not used:
+            return weights.new_zeros(count, len(weights))
+        self._refuse_once_only([gradient for _, gradient in used])
+        self._check(step, {name: gradient.detach() for name, gradient in used})
+        return self._second([gradient for _, gradient in used], weights, [directions[name] for name, _ in used], onto)
 
     def _second(
         self,
-        used: Sequence[tuple[str, Tensor, Tensor]],
+        gradients: Sequence[Tensor],
         weights: Tensor,
-        directions: list[Tensor],
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Do the second backward pass for every direction."""
-        gradients = [gradient for _, _, gradient in used]
+        directions: Sequence[Tensor],
+        onto: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Do the second backward pass for every direction, as many at once as there is room for."""
         names = self._run.parameter_names
         sources = [*(self._parameters[name] for name in names), weights]
 
         def back(*rows: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(gradients, sources, rows, retain_graph=True, materialize_grads=True)
 
-        try:
-            if len(directions[0]) == 1:
-                found = tuple(one[None] for one in back(*(one[0] for one in directions)))
-            else:
-                found = torch.func.vmap(back, randomness="same", chunk_size=self._at_once())(*directions)
-        except RuntimeError as error:
-            raise self._explained(error) from error
-        *pulled, by_weight = found
-        return dict(zip(names, pulled, strict=True)), by_weight
+        by_weight = []
+        for part in even_parts(range(len(directions[0])), self._at_once()):
+            rows = [one[part.start : part.stop] for one in directions]
+            try:
+                if len(part) == 1:
+                    found = tuple(one[None] for one in back(*(one[0] for one in rows)))
+                else:
+                    found = torch.func.vmap(back, randomness="same")(*rows)
+            except RuntimeError as error:
+                raise self._explained(error) from error
+            for name, change in zip(names, found, strict=False):
+                onto[name][part.start : part.stop] += change
+            by_weight.append(found[-1])
+        return torch.cat(by_weight)
 
     def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor]:
         """Return the loss as a function of the examples' weights, and those."""

@@ -64,15 +64,17 @@ def begin(run: Run, sources: Mapping[str, Tensor], dtype: torch.dtype) -> Walk:
     """
     first = next(iter(sources.values()))
     effects = torch.zeros(len(first), len(run.examples), dtype=dtype, device=first.device)
-    return Walk(len(run.segments()) - 1, Sensitivities(dict(sources), {}, {}), effects)
+    own = {name: source.clone() for name, source in sources.items()}  # the walk adds to them in place
+    return Walk(len(run.segments()) - 1, Sensitivities(own, {}, {}), effects)
 
 
 def walk_segment(walk: Walk, run: Run, curvature: Curvature, form: Form) -> int:
     """Walk back over the next segment; return how many steps that were."""
     segment = run.segments()[walk.next_segment]
     for piece in frozen_steps(run, segment, form):
-        for step in reversed(piece):
-            walk_step(walk, step, curvature, run)
+        with curvature.at_work():
+            for step in reversed(piece):
+                walk_step(walk, step, curvature, run)
         piece.clear()  # before the next piece is made
     walk.next_segment -= 1
     return segment.stop - segment.start
@@ -93,9 +95,7 @@ def walk_step(walk: Walk, step: Frozen, curvature: Curvature, run: Run) -> None:
             owed.buffers[name] = b
     directions = unscaled(directions, step, run)
     for number in reversed(range(len(step.record.batches))):
-        pulled, by_weight = curvature.pull(step, number, directions)
-        for name, change in pulled.items():
-            owed.parameters[name] = owed.parameters[name] + change
+        by_weight = curvature.pull(step, number, directions, owed.parameters)
         ids = step.record.batches[number].to(walk.effects.device)
         walk.effects.index_add_(1, ids, by_weight.to(walk.effects.dtype), alpha=-1.0)
 

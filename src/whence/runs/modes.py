@@ -27,9 +27,11 @@ class Modes:
     def apply(self, model: nn.Module) -> None:
         """Bring a model into these modes."""
         for module, flag in zip(model.modules(), self.training, strict=True):
-            module.training = flag == "1"
+            if module.training != (flag == "1"):
+                module.training = flag == "1"
         for parameter, flag in zip(model.parameters(), self.trainable, strict=True):
-            parameter.requires_grad_(flag == "1")
+            if parameter.requires_grad != (flag == "1"):
+                parameter.requires_grad_(flag == "1")
 
     def precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the autocast block, on or off, to enter around forward and loss."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from whence.runs.changes import Change, Sought
 from whence.runs.changes import divisor as divisor_of
-from whence.runs.statistics import GradientTable, gradient_table
+from whence.runs.statistics import GradientTable, are_measured, gradient_table
 
 Scale = float | dict[str, float | Tensor]
 
@@ -29,9 +29,9 @@ def reconcile(gradients: Mapping[str, Tensor], wanted: GradientTable, microbatch
         The factor from the gradient computed to the one used: one number, or by parameter name a number or a tensor of
         its shape. None if none of these gives the recorded statistics.
     """
-    raw = gradient_table(gradients)
-    if raw.same(wanted):
+    if are_measured(gradients, wanted):
         return 1.0
+    raw = gradient_table(gradients)
     norms = (raw.whole.l2, raw.whole.linf, wanted.whole.l2, wanted.whole.linf)
     if raw.names != wanted.names or raw.whole.linf == 0.0 or not all(math.isfinite(norm) for norm in norms):
         return None
@@ -50,7 +50,7 @@ def reconcile(gradients: Mapping[str, Tensor], wanted: GradientTable, microbatch
 
 def exact(gradients: Mapping[str, Tensor], wanted: GradientTable) -> bool:
     """Return whether gradients are the recorded ones bit by bit."""
-    return gradient_table(gradients).same(wanted)
+    return are_measured(gradients, wanted)
 
 
 def divisor(scale: Scale) -> int:

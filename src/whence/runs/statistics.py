@@ -1,6 +1,6 @@
 """Numbers that tell whether two gradients are the same, or the same up to a factor and a bound."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -126,37 +126,60 @@ def gradient_table(gradients: Mapping[str, Tensor]) -> GradientTable:
     The same gradients give the same numbers, bit by bit; gradients that differ in their last bits differ in their
     fingerprints.
     """
-    numbers = np.zeros((len(gradients), 5))
+    return GradientTable(tuple(gradients), _measured(gradients, 5, _reduce, _reduce_joined))
+
+
+def are_measured(gradients: Mapping[str, Tensor], table: GradientTable) -> bool:
+    """Return whether gradients are those of a table, by their fingerprints and sums: a fourth of measuring them."""
+    if tuple(gradients) != table.names:
+        return False
+    total, bits = _measured(gradients, 2, _mark, _mark_joined).T
+    return bool((bits == table.numbers[:, 4]).all()) and bool(
+        (np.abs(total - table.numbers[:, 3]) <= TOLERANCE * table.numbers[:, 2]).all()
+    )
+
+
+def _measured(
+    gradients: Mapping[str, Tensor],
+    count: int,
+    one: Callable[[Tensor], Tensor],
+    joined: Callable[[list[np.ndarray]], np.ndarray],
+) -> np.ndarray:
+    """Return ``count`` numbers of each gradient, float64: small ones joined, large ones each by itself."""
+    numbers = np.zeros((len(gradients), count))
     small: dict[torch.dtype, list[tuple[int, np.ndarray]]] = {}
     large: list[tuple[int, Tensor]] = []
     for row, gradient in enumerate(gradients.values()):
-        count = gradient.numel()
-        if not count:
+        elements = gradient.numel()
+        if not elements:
             continue
-        if gradient.is_cpu and count <= _SMALL and gradient.dtype in _JOINABLE:
+        if gradient.is_cpu and elements <= _SMALL and gradient.dtype in _JOINABLE:
             small.setdefault(gradient.dtype, []).append((row, gradient.detach().numpy().reshape(-1)))
         else:
-            large.append((row, _reduce(gradient.detach().reshape(-1).contiguous())))
+            large.append((row, one(gradient.detach().reshape(-1).contiguous())))
     for parts in small.values():
-        for joined in _joined(parts):
-            numbers[[row for row, _ in joined]] = _reduce_joined([flat for _, flat in joined])
+        for run in _joined(parts):
+            numbers[[row for row, _ in run]] = joined([flat for _, flat in run])
     if large:
         numbers[[row for row, _ in large]] = torch.stack([found for _, found in large]).cpu().numpy()
-    return GradientTable(tuple(gradients), numbers)
+    return numbers
 
 
 def _reduce(flat: Tensor) -> Tensor:
     """Return l2, linf, l1, sum and fingerprint of a flat tensor, float64 (5,)."""
     low, high = flat.aminmax()
-    return torch.stack(
-        [
-            torch.linalg.vector_norm(flat, dtype=torch.float64),
-            torch.maximum(-low, high).double(),
-            torch.linalg.vector_norm(flat, 1, dtype=torch.float64),
-            flat.sum(dtype=torch.float64),
-            flat.view(_BITS[flat.element_size()]).sum(dtype=torch.int64).remainder(_WORD).double(),
-        ]
-    )
+    sizes = [
+        torch.linalg.vector_norm(flat, dtype=torch.float64),
+        torch.maximum(-low, high).double(),
+        torch.linalg.vector_norm(flat, 1, dtype=torch.float64),
+    ]
+    return torch.cat([torch.stack(sizes), _mark(flat)])
+
+
+def _mark(flat: Tensor) -> Tensor:
+    """Return sum and fingerprint of a flat tensor, float64 (2,)."""
+    bits = flat.view(_BITS[flat.element_size()]).sum(dtype=torch.int64).remainder(_WORD)
+    return torch.stack([flat.sum(dtype=torch.float64), bits.double()])
 
 
 def _joined(parts: list[tuple[int, np.ndarray]]) -> Iterator[list[tuple[int, np.ndarray]]]:
@@ -180,9 +203,8 @@ def _reduce_joined(parts: list[np.ndarray]) -> np.ndarray:
     clipped gradient is found from it.
     """
     flat = np.concatenate(parts)
-    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
-    words = flat.itemsize // 4
-    bits = np.add.reduceat(flat.view(np.int32), starts * words, dtype=np.int32).view(np.uint32)
+    starts = _starts(parts)
+    bits = _fingerprints(flat, starts)
     with np.errstate(over="ignore", invalid="ignore"):  # of gradients that are not finite
         sizes = np.abs(flat)
         linf = np.maximum.reduceat(sizes, starts)
@@ -193,6 +215,24 @@ def _reduce_joined(parts: list[np.ndarray]) -> np.ndarray:
         np.multiply(flat, flat, out=sizes)
         squares = np.add.reduceat(sizes, starts)
     return np.stack([np.sqrt(squares), linf, l1, total, bits], axis=1, dtype=np.float64)
+
+
+def _mark_joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Do as `_mark` for each of some arrays that are not empty, float64 (arrays, 2)."""
+    flat = np.concatenate(parts)
+    starts = _starts(parts)
+    with np.errstate(over="ignore", invalid="ignore"):  # of gradients that are not finite
+        total = np.add.reduceat(flat, starts)
+    return np.stack([total, _fingerprints(flat, starts)], axis=1, dtype=np.float64)
+
+
+def _starts(parts: list[np.ndarray]) -> np.ndarray:
+    """Return where each of some arrays begins once they are joined."""
+    return np.cumsum([0, *(len(part) for part in parts[:-1])])
+
+
+def _fingerprints(flat: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(flat.view(np.int32), starts * (flat.itemsize // 4), dtype=np.int32).view(np.uint32)
 
 
 def _statistics(row: Sequence[float]) -> GradientStatistics:

@@ -1,6 +1,6 @@
 """Make recorded steps again, one by one, on a private model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +96,7 @@ class Walker:
         self._examples = examples
         self._loss = loss
         self._parameters: dict[str, Tensor] = dict(model.named_parameters())
+        self._buffered = [(prefix, module) for prefix, module in model.named_modules() if module._buffers]
         self._device = next(iter(self._parameters.values())).device
         self._optimizer: Optimizer | None = None
         self._random: RandomState | None = None
@@ -137,7 +138,7 @@ class Walker:
         trained = {name: self._parameters[name] for group in record.settings for name in group.names}
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
         self._set_buffers(record.buffers.get(0, {}))
-        buffers = {name: buffer.detach().clone() for name, buffer in self._model.named_buffers()}
+        buffers = {name: buffer.detach().clone() for name, buffer in self._named_buffers()}
         unbuffered = frozenset(
             name for name, parameter in trained.items() if "momentum_buffer" not in optimizer.state.get(parameter, {})
         )
@@ -220,7 +221,7 @@ class Walker:
         return gradient_table(_gradients_of(step.trained)).whole
 
     def _backward(self, record: StepRecord, losses: Sequence[Reduction], around: Around | None) -> tuple[Any, ...]:
-        for parameter in self._model.parameters():
+        for parameter in self._parameters.values():
             parameter.grad = None
         seen = []
         for number, ids in enumerate(record.batches):
@@ -250,9 +251,14 @@ class Walker:
         if not values:
             return
         with torch.no_grad():
-            for name, buffer in self._model.named_buffers():
+            for name, buffer in self._named_buffers():
                 if name in values:
                     buffer.copy_(values[name])
+
+    def _named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what the model's ``named_buffers`` does, going only through the modules that hold any."""
+        for prefix, module in self._buffered:
+            yield from module.named_buffers(prefix, recurse=False)
 
     def _summed(self, outputs: Any, labels: Any) -> Tensor:
         """Return the sum of the losses, for loops that divide by the number of examples of all microbatches."""
