@@ -19,6 +19,7 @@ from whence._progress import progress
 from whence.audit.chunks import labels_of
 from whence.audit.quantities import Numbers
 from whence.audit.storage import refuse_existing, save_dataset
+from whence.counterfactual.averages import refuse_changing_modes
 from whence.counterfactual.curvature import Curvature
 from whence.counterfactual.partial import Partial
 from whence.counterfactual.question import Over, Question, remember
@@ -105,6 +106,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     form = Form(_precision(run, precision), SMOOTHING if smoothing is None else smoothing, memory_budget // 4)
     if path is not None:
         refuse_existing(Path(path))
+    refuse_changing_modes(run)
     question = Question.of(run, targets, quantity, over, ids)
     partial = None if path is None else Partial(Path(path), run, question, form)
     effects = _walk_all(run, question, form, memory_budget, partial)

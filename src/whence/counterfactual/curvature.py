@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence._errors import GradientError, ReplayError
 from whence._numbers import even_parts
+from whence.counterfactual.averages import Averages
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients.fallback import kernels_for
@@ -42,6 +43,7 @@ class Curvature:
         self._model = copy.deepcopy(run.model).to(dtype=dtype)
         self._parameters = dict(self._model.named_parameters())
         self._buffers = dict(self._model.named_buffers())
+        self._averages = Averages(self._model)
         self._device = next(iter(self._parameters.values())).device
         for name, module in self._model.named_modules():
             if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
@@ -67,18 +69,20 @@ class Curvature:
         number: int,
         directions: Mapping[str, Float[Tensor, "targets ..."]],
         onto: Mapping[str, Float[Tensor, "targets ..."]],
+        averages: dict[str, Float[Tensor, "targets _"]],
     ) -> Float[Tensor, "targets examples"]:
         """Pull sensitivities to one microbatch's gradient back to the parameters and to the weights of its examples.
 
         With the batch's loss L(θ, w) = Σ_m w_m c ℓ_m(θ) at w = 1 and direction u: ∇_θ⟨u, ∇_θ L⟩, the Hessian-vector
         product, is added to ``onto`` in place, and ∇_w⟨u, ∇_θ L⟩, every example's c u·∇ℓ_m, is returned; both from one
-        second backward pass.
+        second backward pass. So is what the parameters did to running averages in the forward pass.
 
         Args:
             step: The step.
             number: Which of its microbatches.
             directions: Sensitivities u to the microbatch's gradient, by parameter.
             onto: Sensitivities to the parameters, by parameter.
+            averages: Sensitivities to running averages after the forward pass, by buffer; replaced by those before it.
 
         Raises:
             GradientError: If an operation of the model has no second derivative.
@@ -94,35 +98,31 @@ class Curvature:
         except RuntimeError as error:
             raise self._explained(error) from error
         used = [(name, gradient) for (name, _), gradient in zip(wanted, found, strict=True) if gradient is not None]
-        count = len(next(iter(directions.values())))
-        if not used:
-            return weights.new_zeros(count, len(weights))
-        self._refuse_once_only([gradient for _, gradient in used])
+        if used:
+            self._refuse_once_only([gradient for _, gradient in used])
         self._check(step, {name: gradient.detach() for name, gradient in used})
-        return self._second([gradient for _, gradient in used], weights, [directions[name] for name, _ in used], onto)
+        pairs = [(gradient, directions[name]) for name, gradient in used] + self._averages.pull(averages)
+        if not pairs:
+            return weights.new_zeros(len(next(iter(directions.values()))), len(weights))
+        return self._second(pairs, weights, onto)
 
-    def _second(
-        self,
-        gradients: Sequence[Tensor],
-        weights: Tensor,
-        directions: Sequence[Tensor],
-        onto: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Do the second backward pass for every direction, as many at once as there is room for."""
+    def _second(self, pairs: Sequence[tuple[Tensor, Tensor]], weights: Tensor, onto: Mapping[str, Tensor]) -> Tensor:
+        """Do the second backward pass from outputs with sensitivities, as many targets at once as there is room for."""
+        outputs, rows = zip(*pairs, strict=True)
         names = self._run.parameter_names
         sources = [*(self._parameters[name] for name in names), weights]
 
-        def back(*rows: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(gradients, sources, rows, retain_graph=True, materialize_grads=True)
+        def back(*along: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(outputs, sources, along, retain_graph=True, materialize_grads=True)
 
         by_weight = []
-        for part in even_parts(range(len(directions[0])), self._at_once()):
-            rows = [one[part.start : part.stop] for one in directions]
+        for part in even_parts(range(len(rows[0])), self._at_once()):
+            here = [one[part.start : part.stop] for one in rows]
             try:
                 if len(part) == 1:
-                    found = tuple(one[None] for one in back(*(one[0] for one in rows)))
+                    found = tuple(one[None] for one in back(*(one[0] for one in here)))
                 else:
-                    found = torch.func.vmap(back, randomness="same")(*rows)
+                    found = torch.func.vmap(back, randomness="same")(*here)
             except RuntimeError as error:
                 raise self._explained(error) from error
             for name, change in zip(names, found, strict=False):
@@ -137,7 +137,7 @@ class Curvature:
             self._run.examples.batch(record.batches[number], epoch=record.epochs[number]), self._device
         )
         before = {name: one.clone() for name, one in self._buffers.items() if one.is_floating_point()}
-        with torch.enable_grad(), self._counted():
+        with torch.enable_grad(), self._counted(), self._averages.watching():
             outputs = call_model(self._model, cast_floating(inputs, self._dtype))
             labels = cast_floating(labels, self._dtype)
             whole = step.loss(outputs, labels)
@@ -145,13 +145,15 @@ class Curvature:
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
             share = share_of(whole, each, outputs, len(record.batches))
             weighted = whole + (share * (weights - 1) * each).sum()
-        moved = [name for name, one in before.items() if not torch.equal(one, self._buffers[name])]
+        explained = self._averages.explain(before, self._buffers)
+        moved = [
+            name for name, one in before.items() if name not in explained and not torch.equal(one, self._buffers[name])
+        ]
         if moved:
             raise GradientError(
-                f"The forward pass of step {step.index} changed the buffers {', '.join(moved[:4])}: running averages, "
-                "of batch normalisation in training mode for example. What the parameters do to these, "
-                "and these to the end, is not walked back. Use a normalisation without them "
-                "(GroupNorm, LayerNorm), or keep these layers in evaluation mode during training."
+                f"The forward pass of step {step.index} changed the buffers {', '.join(moved[:4])}. What the "
+                "parameters do to these, and these to the end, is only walked back for the running averages of "
+                "torch's BatchNorm layers. Use such a layer, or one without a state."
             )
         return weighted, weights
 

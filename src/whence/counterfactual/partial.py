@@ -72,7 +72,7 @@ class Partial:
         tensors, facts = found
         walk.next_segment = facts["next_segment"]
         walk.effects.copy_(tensors.pop("effects"))
-        owed = Sensitivities({}, {}, {})
+        owed = Sensitivities({}, {}, {}, {})
         for key, tensor in tensors.items():
             kind, moment, name = key.split("|", 2)  # names may hold one
             here = tensor.to(walk.effects.device)
@@ -80,6 +80,8 @@ class Partial:
                 owed.parameters[name] = here
             elif kind == "buffer":
                 owed.buffers[name] = here
+            elif kind == "average":
+                owed.averages[name] = here
             else:
                 owed.moments.setdefault(name, {})[moment] = here
         walk.owed = owed
@@ -93,6 +95,7 @@ class Partial:
         tensors = {"effects": walk.effects}
         tensors |= {f"parameter||{name}": one for name, one in walk.owed.parameters.items()}
         tensors |= {f"buffer||{name}": one for name, one in walk.owed.buffers.items()}
+        tensors |= {f"average||{name}": one for name, one in walk.owed.averages.items()}
         for name, moments in walk.owed.moments.items():
             tensors |= {f"moment|{moment}|{name}": one for moment, one in moments.items()}
         write_tensors(self._file(chunk), tensors, {"next_segment": walk.next_segment})

@@ -19,6 +19,7 @@ from whence._numbers import even_parts
 from whence.audit.chunks import chosen_ids, labels_of, outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity
 from whence.audit.targets import TargetPass
+from whence.counterfactual.averages import averaging, end_gradients
 from whence.datasets import Examples, as_examples
 from whence.runs import ModelState, Run, to_device
 
@@ -59,34 +60,37 @@ class Question:
         return cls(examples, rows, kind, names, members)
 
     def gradients(self, run: Run, dtype: torch.dtype) -> dict[str, Float[Tensor, "results *shape"]]:
-        """Return the gradient of each result's quantity at the end of the run, by parameter."""
+        """Return the gradient of each result's quantity at the end of the run, by parameter and running average."""
         end = run.state_at(run.steps)
         device = next(run.model.parameters()).device
-        shapes = {name: end.parameters[name].shape for name in run.parameter_names}
+        own = [f"{name}.{kind}" for name in averaging(run.model) for kind in ("weight", "bias")]
+        names = tuple(dict.fromkeys((*run.parameter_names, *(name for name in own if name in end.parameters))))
+        shapes = {name: end.parameters[name].shape for name in names}
         found = {
             name: torch.zeros(len(self.names), *shape, dtype=dtype, device=device) for name, shape in shapes.items()
         }
-        for part, targets in self._passes(run, dtype):
+        for part, targets in self._passes(run, dtype, names):
             members, share = self._members(part, dtype, device)
             gradients = targets.gradients(end.parameters, end.buffers).gradients
             for name, gradient in gradients.items():
                 rows = gradient.part(0, shapes[name][0] if shapes[name] else 1).reshape(len(part), *shapes[name])
                 found[name].index_add_(0, members, rows * share.reshape(-1, *(1 for _ in shapes[name])))
-        return found
+        averages = end_gradients(run.model, found, end)
+        return {name: found[name] for name in run.parameter_names} | averages
 
     def values(self, run: Run, state: ModelState, dtype: torch.dtype) -> Float[Tensor, " results"]:
         """Return each result's quantity at a state of the model, in float64."""
         found = torch.zeros(len(self.names), dtype=torch.float64)
-        for part, targets in self._passes(run, dtype):
+        for part, targets in self._passes(run, dtype, run.parameter_names):
             members, share = self._members(part, torch.float64, torch.device("cpu"))
             found.index_add_(0, members, targets.values(state.parameters, state.buffers).cpu() * share)
         return found
 
-    def _passes(self, run: Run, dtype: torch.dtype) -> Any:
+    def _passes(self, run: Run, dtype: torch.dtype, names: tuple[str, ...]) -> Any:
         device = next(run.model.parameters()).device
         for part in even_parts(range(len(self.rows)), _PASS_ROWS):
             inputs, labels = to_device(self.examples.batch(self.rows[part.start : part.stop]), device)
-            yield part, TargetPass(run.model, inputs, labels, self.quantity, run.parameter_names, dtype)
+            yield part, TargetPass(run.model, inputs, labels, self.quantity, names, dtype)
 
     def _members(self, part: range, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return which result each target of a part belongs to, and its share of it."""

@@ -31,11 +31,13 @@ class Sensitivities:
         parameters: On the parameters, (targets, *shape).
         buffers: On the momentum-like buffers; a parameter is absent while that is zero.
         moments: On the second moments, and on the means or maxima beside them, by name; absent while zero.
+        averages: On the running averages of batch normalisation, by buffer, (targets, channels).
     """
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
+    averages: dict[str, Tensor]
 
 
 @final
@@ -59,13 +61,14 @@ def begin(run: Run, sources: Mapping[str, Tensor], dtype: torch.dtype) -> Walk:
 
     Args:
         run: The run.
-        sources: The quantities' gradients there, by parameter, (targets, *shape).
+        sources: The quantities' gradients there, by parameter or running average, (targets, *shape).
         dtype: In which to compute.
     """
     first = next(iter(sources.values()))
     effects = torch.zeros(len(first), len(run.examples), dtype=dtype, device=first.device)
     own = {name: source.clone() for name, source in sources.items()}  # the walk adds to them in place
-    return Walk(len(run.segments()) - 1, Sensitivities(own, {}, {}), effects)
+    averages = {name: own.pop(name) for name in sources if name not in run.parameter_names}
+    return Walk(len(run.segments()) - 1, Sensitivities(own, {}, {}, averages), effects)
 
 
 def walk_segment(walk: Walk, run: Run, curvature: Curvature, form: Form) -> int:
@@ -95,7 +98,7 @@ def walk_step(walk: Walk, step: Frozen, curvature: Curvature, run: Run) -> None:
             owed.buffers[name] = b
     directions = unscaled(directions, step, run)
     for number in reversed(range(len(step.record.batches))):
-        by_weight = curvature.pull(step, number, directions, owed.parameters)
+        by_weight = curvature.pull(step, number, directions, owed.parameters, owed.averages)
         ids = step.record.batches[number].to(walk.effects.device)
         walk.effects.index_add_(1, ids, by_weight.to(walk.effects.dtype), alpha=-1.0)
 
