@@ -10,6 +10,7 @@ import typer
 
 from whence._errors import ArgumentError
 from whence.cli.ending import Commands, expected, show
+from whence.cli.refusals import classes_of, refuse_finished, refuse_limit, refuse_other_effects
 
 EXAMPLES = {
     "demo": ("whence demo", "whence demo --data mnist --data-dir data/mnist --out demo-mnist"),
@@ -143,14 +144,14 @@ def audit(
         from whence.audit import audit as make_audit
         from whence.report.sources import named_data, named_quantity
 
-        _refuse_finished(run, out)
-        _refuse_limit(limit)
+        refuse_finished(run, out)
+        refuse_limit(limit)
         opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
         made = make_audit(
             opened,
             examples,
             quantity=named_quantity(quantity),
-            classes=_classes(classes),
+            classes=classes_of(classes),
             by=tuple(one.strip() for one in by.split(",") if one.strip()),
             quadrature=quadrature,
             tolerance=tolerance,
@@ -174,6 +175,7 @@ def counterfactual(
     over: Annotated[str | None, typer.Option(help="all or label: explain means instead of single targets.")] = None,
     limit: Annotated[int | None, typer.Option(help="Explain only the first so many targets.")] = None,
     remove: Annotated[int, typer.Option(help="How many training examples to remove for each.")] = 20,
+    held_out: Annotated[int, typer.Option(help="Parts to train without, for better predictions; 20 is good.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Train again without them, and without random ones.")] = False,
     seeds: Annotated[int, typer.Option(help="Random sets to check beside each.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Where to keep the effects; a stopped walk goes on there.")] = None,
@@ -185,7 +187,7 @@ def counterfactual(
         from whence.counterfactual import load_effects, removals
         from whence.report.sources import named_data, named_quantity
 
-        _refuse_limit(limit)
+        refuse_limit(limit)
         opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
         if not 1 <= remove <= len(opened.examples):
             raise ArgumentError(f"--remove must be from 1 to {len(opened.examples)}, got {remove}.")
@@ -195,13 +197,15 @@ def counterfactual(
             asked = {
                 "quantity": quantity.rpartition(":")[2],
                 "over": over or "",
+                "held_out": held_out,
                 "ids": list(ids or range(len(examples))),
                 "run_identity": opened.identity,
                 "targets_fingerprint": examples.fingerprint,
             }
-            _refuse_other_effects(effects, out, asked)
+            refuse_other_effects(effects, out, asked)
         else:
-            effects = effects_of(opened, examples, quantity=named_quantity(quantity), over=over, ids=ids, path=out)
+            kind = named_quantity(quantity)
+            effects = effects_of(opened, examples, quantity=kind, over=over, ids=ids, held_out=held_out, path=out)
         found = removals(effects, remove, seeds=seeds, check=check, run=opened, targets=examples)
         facts = {"effects": out} if out else {}
         show({**facts, "verdict": effects.attrs["verdict"], **found.facts(as_json)}, as_json)
@@ -250,48 +254,6 @@ def _open(run: Path, model: str, data: str, loss: str) -> Any:
     from whence.runs import open_run
 
     return open_run(run, named_model(model), named_data(data, "train"), loss=named_loss(loss))
-
-
-def _refuse_finished(run: Path, out: Path) -> None:
-    """Check, before anything is read, that no audit is at ``out``; the library refuses other things that stand there.
-
-    Raises:
-        ArgumentError: If there is one.
-    """
-    if (out / "zarr.json").exists():
-        raise ArgumentError(
-            f"{out} is a finished audit. Choose another --out, or make its page with: whence report {run} --audit {out}"
-        )
-
-
-def _refuse_other_effects(effects: Any, out: Path, asked: dict[str, Any]) -> None:
-    """Check that effects kept earlier answer the same question.
-
-    Raises:
-        ArgumentError: If they do not.
-    """
-    different = [name for name, value in asked.items() if effects.attrs[name] != value]
-    if different:
-        raise ArgumentError(f"{out} holds other effects ({', '.join(different)} differ). Choose another --out.")
-
-
-def _refuse_limit(limit: int | None) -> None:
-    """Refuse to take no target at all.
-
-    Raises:
-        ArgumentError: If that is asked for.
-    """
-    if limit is not None and limit < 1:
-        raise ArgumentError(f"--limit must be at least 1, got {limit}. Leave it out to take every target.")
-
-
-def _classes(text: str | None) -> Any:
-    if text is None or text == "all":
-        return text
-    try:
-        return [int(one) for one in text.split(",")]
-    except ValueError:
-        raise ArgumentError(f"--classes must be all, or numbers such as 0,3; got {text!r}.") from None
 
 
 def _completeness(audit: Any) -> dict[str, Any]:

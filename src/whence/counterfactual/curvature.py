@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from whence._errors import GradientError, ReplayError
 from whence._numbers import even_parts
 from whence.counterfactual.averages import Averages
+from whence.counterfactual.held_out import HeldOut
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients.fallback import kernels_for
@@ -33,13 +34,14 @@ class Curvature:
         run: The run.
         dtype: In which to compute.
         room: Bytes that the directions taken at once may need for activations.
+        held_out: Outputs from trainings without each example, if removals are meant; see `HeldOut`.
 
     Raises:
         GradientError: If a layer gives back what is not a gradient.
     """
 
-    def __init__(self, run: Run, dtype: torch.dtype, room: int) -> None:
-        self._run, self._dtype, self._room = run, dtype, room
+    def __init__(self, run: Run, dtype: torch.dtype, room: int, held_out: HeldOut | None = None) -> None:
+        self._run, self._dtype, self._room, self._held_out = run, dtype, room, held_out
         self._model = copy.deepcopy(run.model).to(dtype=dtype)
         self._parameters = dict(self._model.named_parameters())
         self._buffers = dict(self._model.named_buffers())
@@ -144,6 +146,8 @@ class Curvature:
             each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
             share = share_of(whole, each, outputs, len(record.batches))
+            if self._held_out is not None:
+                each = self._held_out.linear(step.index, number, self._run.loss, outputs, labels)
             weighted = whole + (share * (weights - 1) * each).sum()
         explained = self._averages.explain(before, self._buffers)
         moved = [

@@ -29,16 +29,20 @@ class Partial:
         run: The run.
         question: What is asked.
         form: How it is computed.
+        held_out: Into how many parts the training data were split, 0 for none.
+
+    Attributes:
+        folder: That folder.
 
     Raises:
         AuditError: If what is there was begun with other arguments.
         DiskError: If the disk is full or refuses to write.
     """
 
-    def __init__(self, path: Path, run: Run, question: Question, form: Form) -> None:
+    def __init__(self, path: Path, run: Run, question: Question, form: Form, held_out: int = 0) -> None:
         self.path = path
         self._run = run
-        self._folder = path.with_name(f".{path.name}.partial")
+        self.folder = path.with_name(f".{path.name}.partial")
         self._begun = self._saved = time.monotonic()
         ours = {
             "run": run.identity,
@@ -49,19 +53,20 @@ class Partial:
             "quantity": [question.quantity.name, *(identity_of(one) for one in question.quantity.numbers)],
             "precision": str(form.dtype),
             "smoothing": form.smoothing,
+            "held_out": held_out,
         }
         with disk_errors(path):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = self._folder / "question.json"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.folder / "question.json"
             theirs = json.loads(file.read_text()) if file.exists() else ours
             different = sorted(key for key in ours if ours[key] != theirs.get(key))
             if different:
                 raise AuditError(
                     f"An unfinished counterfactual for {path} was begun with other arguments ({', '.join(different)} "
-                    f"differ). Call with the same ones to go on, choose another path, or remove {self._folder}."
+                    f"differ). Call with the same ones to go on, choose another path, or remove {self.folder}."
                 )
             write_atomically(file, json.dumps(ours).encode())
-            seconds = self._folder / "seconds"
+            seconds = self.folder / "seconds"
             self.before = float(seconds.read_text()) if seconds.exists() else 0.0
 
     def resume(self, chunk: range, walk: Walk) -> int:
@@ -100,11 +105,11 @@ class Partial:
             tensors |= {f"moment|{moment}|{name}": one for moment, one in moments.items()}
         write_tensors(self._file(chunk), tensors, {"next_segment": walk.next_segment})
         self._saved = time.monotonic()
-        write_atomically(self._folder / "seconds", str(self.before + self._saved - self._begun).encode())
+        write_atomically(self.folder / "seconds", str(self.before + self._saved - self._begun).encode())
 
     def remove(self) -> None:
         """Remove what was kept, once the result is in its place."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, chunk: range) -> Path:
-        return self._folder / f"targets-{chunk.start}-{chunk.stop}.safetensors"
+        return self.folder / f"targets-{chunk.start}-{chunk.stop}.safetensors"

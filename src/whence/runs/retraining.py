@@ -66,7 +66,11 @@ def _id(one: Any, count: int) -> int:
     return int(one)
 
 
-def retrain(run: Run, weights: Float[Tensor, " train"]) -> ModelState:
+Watch = Callable[[int, int, Any, Any], None]
+"""Is shown every microbatch on the way: the step, its place in that, outputs and labels."""
+
+
+def retrain(run: Run, weights: Float[Tensor, " train"], watch: Watch | None = None) -> ModelState:
     """Train again with every example's loss multiplied by its weight; see `Run.retrain`."""
     clipping = run.clipping()
     walker = Walker(copy.deepcopy(run.model), optimizer_class(run.manifest.optimizer), run.examples, run.loss)
@@ -78,9 +82,10 @@ def retrain(run: Run, weights: Float[Tensor, " train"]) -> ModelState:
             record = run.record_of(number)
             count = len(record.batches)
             plain = clipping.losses[count]
-            walker.depart(
-                record, [_weighted(plain, run.loss, weights[ids], count) for ids in record.batches], clipping.apply
-            )
+            losses = [_weighted(plain, run.loss, weights[ids], count) for ids in record.batches]
+            if watch is not None:
+                losses = [partial(_watched, watch, number, place, one) for place, one in enumerate(losses)]
+            walker.depart(record, losses, clipping.apply)
             advance(1)
     return ModelState.of(walker.state())
 
@@ -135,6 +140,11 @@ def _retrain_one(which: tuple[int, int]) -> tuple[int, Any]:
     run, weights, value = _TASKS[which[0]][which[1]]
     run.reopen()
     return which[1], value(retrain(run, weights))
+
+
+def _watched(watch: Watch, number: int, place: int, loss: Reduction, outputs: Any, labels: Any) -> Tensor:
+    watch(number, place, outputs, labels)
+    return loss(outputs, labels)
 
 
 def _weighted(plain: Reduction, loss: TrainingLoss, weights: Tensor, microbatches: int) -> Reduction:
