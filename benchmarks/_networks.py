@@ -7,7 +7,7 @@ in a row are one, in the order of the file, and the largest of their digits is i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ import whence
 from whence.datasets import load_mnist
 
 TRAIN, TEST, TARGETS = 5000, 500, 12
+SHARES, SETS = (0.01, 0.05), 30
 MEAN, DEVIATION = 0.1307, 0.3081
 LENGTH = 4  # images in a sequence
 Data = tuple[Tensor, Tensor]
@@ -46,14 +47,14 @@ def logistic() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
 
-def gelu() -> nn.Module:
+def gelu(dropout: float = 0.0) -> nn.Module:
     """Return a network of three layers, smooth."""
-    return _layers(nn.GELU)
+    return _layers(nn.GELU, dropout)
 
 
-def relu() -> nn.Module:
+def relu(dropout: float = 0.0) -> nn.Module:
     """Return a network of three layers, not smooth."""
-    return _layers(nn.ReLU)
+    return _layers(nn.ReLU, dropout)
 
 
 def convolution() -> nn.Module:
@@ -72,8 +73,11 @@ def transformer(width: int = 32) -> nn.Module:
     )  # fmt: skip
 
 
-def _layers(act: Callable[[], nn.Module]) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), act(), nn.Linear(128, 64), act(), nn.Linear(64, 10))
+def _layers(act: Callable[[], nn.Module], dropout: float) -> nn.Module:
+    def after() -> list[nn.Module]:
+        return [act(), nn.Dropout(dropout)] if dropout else [act()]
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), *after(), nn.Linear(128, 64), *after(), nn.Linear(64, 10))
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Setting:
     """A network and its training.
 
     Attributes:
-        network: Makes the network.
+        network: Makes the network; of some, given a dropout after each activation.
         optimizer: Makes the optimizer.
         batch: Examples a step.
         epochs: Passes over the data.
@@ -90,7 +94,7 @@ class Setting:
         count: Training examples.
     """
 
-    network: Callable[[], nn.Module]
+    network: Callable[..., nn.Module]
     optimizer: Callable[[Any], Optimizer]
     batch: int
     epochs: int
@@ -111,10 +115,10 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-def network(setting: Setting, dtype: torch.dtype = torch.float32) -> nn.Module:
+def network(setting: Setting, dtype: torch.dtype = torch.float32, *, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     """Return the network of a setting, newly initialised: the same in every type."""
-    torch.manual_seed(0)
-    return setting.network().to(dtype)
+    torch.manual_seed(seed)
+    return (setting.network(dropout) if dropout else setting.network()).to(dtype)
 
 
 def training_data(setting: Setting, folder: Path) -> Data:
@@ -128,22 +132,50 @@ def test_data(setting: Setting, folder: Path) -> Data:
 
 
 def train(setting: Setting, data: Data, path: Path | None) -> tuple[nn.Module, float]:
-    """Train in the type of the data, recorded if there is a path; return the network and the seconds."""
-    model = network(setting, data[0].dtype)
-    optimizer = setting.optimizer(model.parameters())
+    """Train, recorded if there is a path; return the network and the seconds."""
     start = time.perf_counter()
-    if path is None:
-        for epoch in range(setting.epochs):
-            order = torch.randperm(len(data[1]), generator=torch.Generator().manual_seed(epoch))
-            for ids in order.split(setting.batch):
-                optimizer.zero_grad()
-                F.cross_entropy(model(data[0][ids]), data[1][ids]).backward()
-                optimizer.step()
-        return model, time.perf_counter() - start
+    model = train_plain(setting, data) if path is None else train_recorded(setting, data, path)
+    return model, time.perf_counter() - start
+
+
+def train_recorded(setting: Setting, data: Data, path: Path, *, seed: int = 0, dropout: float = 0.0) -> nn.Module:
+    """Train in the type of the data, recorded; the seed decides initialisation, order and dropout."""
+    model = network(setting, data[0].dtype, seed=seed, dropout=dropout)
+    optimizer = setting.optimizer(model.parameters())
     with whence.record(path, model, optimizer, data, loss=F.cross_entropy) as recorder:
         for _ in range(setting.epochs):
-            for x, y in recorder.batches(batch_size=setting.batch, shuffle=True, seed=0):
+            for x, y in recorder.batches(batch_size=setting.batch, shuffle=True, seed=seed):
                 optimizer.zero_grad()
                 F.cross_entropy(model(x), y).backward()
                 optimizer.step()
-    return model, time.perf_counter() - start
+    return model
+
+
+def train_plain(
+    setting: Setting,
+    data: Data,
+    batches: Iterable[Tensor] | None = None,
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
+    weights: Tensor | None = None,
+) -> nn.Module:
+    """Train without recording; given batches of ids are those of a recorded run, weights multiply the losses."""
+    model = network(setting, data[0].dtype, seed=seed, dropout=dropout)
+    optimizer = setting.optimizer(model.parameters())
+    for ids in shuffled(setting, len(data[1]), seed) if batches is None else batches:
+        optimizer.zero_grad()
+        out, labels = model(data[0][ids]), data[1][ids]
+        if weights is None:
+            F.cross_entropy(out, labels).backward()
+        else:
+            ((F.cross_entropy(out, labels, reduction="none") * weights[ids]).sum() / len(ids)).backward()
+        optimizer.step()
+    return model
+
+
+def shuffled(setting: Setting, count: int, seed: int) -> Iterator[Tensor]:
+    """Return the ids of every batch of a training, each epoch in an order of its own."""
+    for epoch in range(setting.epochs):
+        generator = torch.Generator().manual_seed(setting.epochs * seed + epoch)
+        yield from torch.randperm(count, generator=generator).split(setting.batch)

@@ -27,20 +27,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.func import functional_call
 
 import whence
 from benchmarks._machine import machine
 from benchmarks._mnist import arguments, keep_freed_memory
-from benchmarks._networks import SETTINGS, TARGETS, Data, network, test_data, train, training_data
+from benchmarks._networks import SETS, SETTINGS, SHARES, TARGETS, Data, network, test_data, train, training_data
+from benchmarks._scores import grad_dot, score, summed
 from benchmarks._tables import file_of, table
-from whence.gradients import capture
 from whence.runs import ModelState, Run
 
 HELD_OUT = 20
-SETS, SMALL_SETS = 30, 10
-SHARES = (0.01, 0.05)
+SMALL_SETS = 10
 PARTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 _BATCH_OF_GRADIENTS = 250
 
@@ -64,21 +62,6 @@ def main() -> None:
         for what in asked or [cost, measure]:
             print(json.dumps(what(name, options), indent=1), flush=True)
     table(options.results)
-
-
-def grad_dot(model: nn.Module, data: Data, targets: Data) -> NDArray[Any]:
-    """Return the products of the loss gradients at the end of training, (targets, train)."""
-    names = [name for name, _ in model.named_parameters()]
-
-    def gradients(part: Data) -> Tensor:
-        with capture(model, names) as captured:
-            F.cross_entropy(model(part[0]), part[1], reduction="sum").backward()
-        found = captured.gradients()
-        return torch.cat([found[name].part(0, found[name].shape[0]) for name in names], 1)
-
-    ours = gradients(targets)
-    parts = zip(data[0].split(_BATCH_OF_GRADIENTS), data[1].split(_BATCH_OF_GRADIENTS), strict=True)
-    return torch.cat([ours @ gradients(part).T for part in parts], 1).numpy()
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -185,20 +168,6 @@ def keep(folder: Path, name: str, result: dict[str, Any]) -> None:
     """Write a result."""
     folder.mkdir(parents=True, exist_ok=True)
     file_of(folder, name).write_text(json.dumps(result, indent=1) + "\n")
-
-
-def summed(values: NDArray[Any], removals: tuple[tuple[int, ...], ...]) -> NDArray[Any]:
-    """Return what is predicted for each removal, (removals, targets)."""
-    return np.stack([values[:, list(one)].sum(1) for one in removals]).astype(np.float64)
-
-
-def score(predicted: NDArray[Any], retrained: NDArray[Any]) -> dict[str, float]:
-    """Return the mean over targets of the rank correlation over sets, and a 95 % bootstrap interval over targets."""
-    ranks = [np.argsort(np.argsort(one, axis=0), axis=0).astype(float) for one in (predicted, retrained)]
-    each = np.array([np.corrcoef(ranks[0][:, n], ranks[1][:, n])[0, 1] for n in range(predicted.shape[1])])
-    draws = each[np.random.default_rng(0).integers(len(each), size=(2000, len(each)))].mean(1)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return {"score": float(each.mean()), "low": float(low), "high": float(high)}
 
 
 if __name__ == "__main__":

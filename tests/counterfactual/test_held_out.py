@@ -104,6 +104,14 @@ def test_a_training_without_a_part_is_not_made_twice(tmp_path: Path, monkeypatch
     np.testing.assert_array_equal(found.values, whole.values)
 
 
+def test_several_processes_give_the_same(tmp_path: Path) -> None:
+    model = tanh_net()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs(), accumulate=2)
+    targets = blobs(3, seed=1)
+    one, two = (whence.counterfactual(run, targets, smoothness=0, held_out=5, processes=n) for n in (1, 2))
+    np.testing.assert_allclose(two.values, one.values, rtol=0, atol=1e-12)
+
+
 def test_the_verdict_is_about_leaving_sets_out(tmp_path: Path) -> None:
     model = tanh_net()
     run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())

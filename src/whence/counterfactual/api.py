@@ -47,6 +47,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     smoothing: float | None = None,
     smoothness: int = 2,
     held_out: int = 0,
+    processes: int = 1,
     memory_budget: int = 2**29,
     path: str | Path | None = None,
 ) -> xr.DataArray:
@@ -80,6 +81,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
             parameters back to itself, but follows its removal: weight 0, to first order in what that does to the
             parameters. It predicts removals better where training is not almost linear; 20 is a good number. Parts are
             random, the same each time. 0 is the derivative.
+        processes: How many of the trainings without a part to run at once, each on one thread; on the CPU.
         memory_budget: Bytes to hold besides model and data. Targets are walked in chunks that fit.
         path: Where to keep the result, as a Zarr group. A call that was interrupted goes on where it stopped when made
             again.
@@ -119,7 +121,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     refuse_changing_modes(run)
     question = Question.of(run, targets, quantity, over, ids)
     partial = None if path is None else Partial(Path(path), run, question, form, held_out)
-    outputs = HeldOut(run, held_out, memory_budget // 4, partial and partial.folder) if held_out else None
+    outputs = HeldOut(run, held_out, processes, memory_budget // 4, partial and partial.folder) if held_out else None
     effects = _walk_all(run, question, form, memory_budget, partial, outputs)
     trust = (
         measure(run, question, effects, smoothness, form.dtype, removed=held_out > 0) if smoothness else not_measured()

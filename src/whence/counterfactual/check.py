@@ -20,7 +20,7 @@ from whence._numbers import is_whole
 from whence._progress import progress
 from whence.audit.identity import identity_of
 from whence.counterfactual.question import Question, in_order, recall
-from whence.runs import ModelState, Run, as_weights, retrain_each
+from whence.runs import ModelState, Run, as_weights, in_processes, retrain
 
 _RESAMPLES = 2000
 _ENOUGH = 3  # sets from which on a rank correlation says anything
@@ -219,9 +219,13 @@ def _retrained(
     ]
     known: dict[str, list[float]] = json.loads(path.read_text()) if path is not None and path.exists() else {}
     missing = [place for place, key in enumerate(keys) if key not in known]
+
+    def again(place: int) -> list[float]:
+        return value(retrain(run, weights[missing[place]]))
+
     with progress("training again without", len(weights)) as advance:
         advance(len(weights) - len(missing))
-        for place, found in retrain_each(run, [weights[one] for one in missing], value, processes):
+        for place, found in in_processes(run, again, len(missing), processes):
             known[keys[missing[place]]] = found
             if path is not None:
                 with disk_errors(path):

@@ -12,18 +12,18 @@ one, this is exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._progress import progress
 from whence.audit.partial import read_tensors, write_tensors
-from whence.runs import Run, TrainingLoss, retrain
+from whence.runs import Run, TrainingLoss, in_processes, retrain
 
 
 @final
@@ -33,6 +33,7 @@ class HeldOut:
     Args:
         run: The run.
         parts: Into how many random parts to split the training data: one training each.
+        processes: How many of them to run at once, each on one thread.
         memory_budget: Bytes that the outputs may take: one output for each example and step that it was in.
         folder: Where to keep the outputs of each training as it ends, and to find those of trainings that did.
 
@@ -42,77 +43,77 @@ class HeldOut:
         DiskError: If the disk is full or refuses to write.
     """
 
-    def __init__(self, run: Run, parts: int, memory_budget: int, folder: Path | None) -> None:
+    def __init__(self, run: Run, parts: int, processes: int, memory_budget: int, folder: Path | None) -> None:
         self._run, self._budget = run, memory_budget
         self._part = torch.from_numpy(np.random.default_rng(0).permutation(len(run.examples)) % parts)
         self._batches = [run.record_of(number).batches for number in range(run.steps)]
         self._outputs: list[list[Tensor | None]] = [[None] * len(batches) for batches in self._batches]
-        self._without = 0
+        files = [folder / f"without-{part}-of-{parts}.safetensors" for part in range(parts)] if folder else []
+        known = {part: found[0]["outputs"] for part, file in enumerate(files) if (found := read_tensors(file))}
+        missing = [part for part in range(parts) if part not in known]
+        for part, outputs in known.items():
+            self._put(part, outputs)
         with progress("training without parts", parts) as advance:
-            for part in range(parts):
-                file = None if folder is None else folder / f"without-{part}-of-{parts}.safetensors"
-                self._one(part, file)
+            advance(len(known))
+            for place, made in in_processes(run, lambda one: self._train(missing[one]), len(missing), processes):
+                part, outputs = missing[place], torch.from_numpy(made)
+                self._put(part, outputs)
+                if files:
+                    write_tensors(files[part], {"outputs": outputs}, {})
                 advance(1)
 
-    def _one(self, part: int, file: Path | None) -> None:
-        """Take the outputs for the examples of one part from a training without it."""
-        self._without = part
-        found = None if file is None else read_tensors(file)
-        if found is not None:
-            kept = found[0]["outputs"]
-            for number, place, rows in self._visits():
-                self._take(number, place, kept[: len(rows)], rows)
-                kept = kept[len(rows) :]
-            return
-        retrain(self._run, (self._part != part).double(), self._watch)
-        if file is not None:
-            visited = [self._at(number, place)[rows] for number, place, rows in self._visits()]
-            write_tensors(file, {"outputs": torch.cat(visited)}, {})
+    def _train(self, part: int) -> NDArray[Any]:
+        """Train without a part; return the outputs for its examples at every visit, in order."""
+        found: list[Tensor] = []
 
-    def _visits(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield each microbatch with examples of the part left out: its step, its place in that, and their rows."""
+        def watch(number: int, place: int, outputs: Any, _labels: Any) -> None:
+            if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+                raise ArgumentError(
+                    f"`held_out` needs a model that gives back one tensor of floating-point numbers; this one gives "
+                    f"back {type(outputs).__name__}. Leave `held_out` at 0."
+                )
+            self._check_size(outputs)
+            rows = self._rows(part, number, place)
+            found.append(outputs.detach()[rows.to(outputs.device)].cpu())
+
+        retrain(self._run, (self._part != part).double(), watch)
+        outputs: NDArray[Any] = torch.cat(found).numpy()
+        return outputs
+
+    def _put(self, part: int, outputs: Tensor) -> None:
+        """Put the outputs for the examples of a part, at every visit in order, into their places."""
         for number, batches in enumerate(self._batches):
             for place, ids in enumerate(batches):
-                rows = (self._part[ids] == self._without).nonzero().reshape(-1)
-                if len(rows):
-                    yield number, place, rows
+                rows = self._rows(part, number, place)
+                kept = self._outputs[number][place]
+                if kept is None:
+                    kept = outputs.new_zeros(len(ids), *outputs.shape[1:])
+                    self._outputs[number][place] = kept
+                kept[rows] = outputs[: len(rows)]
+                outputs = outputs[len(rows) :]
 
-    def _watch(self, number: int, place: int, outputs: Any, _labels: Any) -> None:
-        if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+    def _rows(self, part: int, number: int, place: int) -> Tensor:
+        """Return which examples of a microbatch are in a part."""
+        return (self._part[self._batches[number][place]] == part).nonzero().reshape(-1)
+
+    def _check_size(self, outputs: Tensor) -> None:
+        visits = sum(len(ids) for batches in self._batches for ids in batches)
+        size = visits * outputs[0].numel() * outputs.itemsize
+        if size > self._budget:
             raise ArgumentError(
-                f"`held_out` needs a model that gives back one tensor of floating-point numbers; this one gives back "
-                f"{type(outputs).__name__}. Leave `held_out` at 0."
+                f"`held_out` keeps the outputs of every example at every step that it was in: {size / 2**20:.0f} MiB "
+                f"for this run, {self._budget / 2**20:.0f} MiB of `memory_budget` are for it. Raise `memory_budget` "
+                f"fourfold to {size * 4} or leave `held_out` at 0."
             )
-        rows = (self._part[self._batches[number][place]] == self._without).nonzero().reshape(-1)
-        if len(rows):
-            self._take(number, place, outputs.detach()[rows.to(outputs.device)], rows)
-
-    def _take(self, number: int, place: int, values: Tensor, rows: Tensor) -> None:
-        kept = self._outputs[number][place]
-        if kept is None:
-            visits = sum(len(ids) for batches in self._batches for ids in batches)
-            size = visits * values[0].numel() * values.itemsize
-            if size > self._budget:
-                raise ArgumentError(
-                    f"`held_out` keeps the outputs of every example at every step that it was in: {size / 2**20:.0f} "
-                    f"MiB for this run, {self._budget / 2**20:.0f} MiB of `memory_budget` are for it. Raise "
-                    f"`memory_budget` fourfold to {size * 4} or leave `held_out` at 0."
-                )
-            kept = values.new_zeros(len(self._batches[number][place]), *values.shape[1:]).cpu()
-            self._outputs[number][place] = kept
-        kept[rows] = values.to(kept)
-
-    def _at(self, number: int, place: int) -> Tensor:
-        found = self._outputs[number][place]
-        assert found is not None  # every microbatch has been seen
-        return found
 
     def linear(self, step: int, place: int, loss: TrainingLoss, outputs: Tensor, labels: Any) -> Tensor:
         """Return, for each example, what is linear in the outputs and has the held-out force as its gradient."""
+        there = self._outputs[step][place]
+        assert there is not None  # every microbatch has been seen
         at = outputs.detach().requires_grad_()
         with torch.enable_grad():
             (force,) = torch.autograd.grad(loss.per_example(at, labels).sum(), at, create_graph=True)
-            moved = (force * (self._at(step, place).to(at) - at.detach())).sum()
+            moved = (force * (there.to(at) - at.detach())).sum()
             bent = torch.autograd.grad(moved, at)[0] if moved.requires_grad else torch.zeros_like(at)
         held: Tensor = ((force.detach() + bent) * outputs).reshape(len(outputs), -1).sum(1)
         return held

@@ -12,7 +12,7 @@ from whence.runs.pieces import pieces_of, size
 from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
-from whence.runs.retraining import as_weights, retrain, retrain_each
+from whence.runs.retraining import as_weights, in_processes, retrain
 from whence.runs.run import Run, Segment
 from whence.runs.settings import GroupSettings, unsupported
 from whence.runs.share import share_of
@@ -47,6 +47,7 @@ __all__ = (
     "cast_floating",
     "cross_entropy_of_logits",
     "huggingface_recorder",
+    "in_processes",
     "is_plain",
     "kept_randomness",
     "lightning_recorder",
@@ -54,7 +55,6 @@ __all__ = (
     "pieces_of",
     "record",
     "retrain",
-    "retrain_each",
     "run_facts",
     "share_of",
     "size",

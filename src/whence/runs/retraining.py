@@ -93,19 +93,17 @@ def retrain(run: Run, weights: Float[Tensor, " train"], watch: Watch | None = No
 Found = TypeVar("Found")
 
 
-def retrain_each(
-    run: Run, weights: Sequence[Float[Tensor, " train"]], value: Callable[[ModelState], Found], processes: int
-) -> Iterator[tuple[int, Found]]:
-    """Train again once for each of several weightings, and yield what ``value`` makes of each end, as it is found.
+def in_processes(run: Run, make: Callable[[int], Found], count: int, processes: int) -> Iterator[tuple[int, Found]]:
+    """Call ``make`` with 0 to ``count - 1``, and yield what it gives, as it is found.
 
     Args:
-        run: The run.
-        weights: One weight a training example, for each training.
-        value: Makes of an end what is kept of it; with several processes it must give what can be sent between them.
-        processes: How many trainings to run at once, each on one thread.
+        run: The run with which it trains again.
+        make: Trains again and gives what is kept of that; with several processes, what can be sent between them.
+        count: How many calls.
+        processes: How many to run at once, each on one thread.
 
     Yields:
-        Which training, and what was made of its end.
+        Which call, and what it gave.
 
     Raises:
         ArgumentError: If several processes are asked for on another device than the CPU, or where processes cannot be
@@ -113,33 +111,33 @@ def retrain_each(
     """
     if not is_whole(processes) or processes < 1:
         raise ArgumentError(f"`processes` is a number of trainings at once, at least 1; got {processes!r}.")
-    if processes == 1 or len(weights) == 1:
-        yield from ((place, value(retrain(run, one))) for place, one in enumerate(weights))
+    if processes == 1 or count <= 1:
+        yield from ((place, make(place)) for place in range(count))
         return
     if next(run.model.parameters()).device.type != "cpu" or "fork" not in multiprocessing.get_all_start_methods():
         raise ArgumentError("Several trainings at once need the CPU and a system that forks. Leave `processes` at 1.")
     run.clipping()  # once, before the processes part
     context = multiprocessing.get_context("fork")
-    tasks = [(run, one, value) for one in weights]
-    _TASKS[id(tasks)] = tasks
+    task = (run, make)
+    _TASKS[id(task)] = task
     try:
-        with context.Pool(min(processes, len(weights)), _begin_process) as pool:
-            yield from pool.imap_unordered(_retrain_one, [(id(tasks), place) for place in range(len(tasks))])
+        with context.Pool(min(processes, count), _begin_process) as pool:
+            yield from pool.imap_unordered(_make_one, [(id(task), place) for place in range(count)])
     finally:
-        del _TASKS[id(tasks)]
+        del _TASKS[id(task)]
 
 
-_TASKS: dict[int, list[tuple[Run, Tensor, Callable[[ModelState], Any]]]] = {}  # what forked processes inherit
+_TASKS: dict[int, tuple[Run, Callable[[int], Any]]] = {}  # what forked processes inherit
 
 
 def _begin_process() -> None:
     torch.set_num_threads(1)  # torch's pool of threads does not survive a fork
 
 
-def _retrain_one(which: tuple[int, int]) -> tuple[int, Any]:
-    run, weights, value = _TASKS[which[0]][which[1]]
+def _make_one(which: tuple[int, int]) -> tuple[int, Any]:
+    run, make = _TASKS[which[0]]
     run.reopen()
-    return which[1], value(retrain(run, weights))
+    return which[1], make(which[1])
 
 
 def _watched(watch: Watch, number: int, place: int, loss: Reduction, outputs: Any, labels: Any) -> Tensor:
