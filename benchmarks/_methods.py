@@ -49,6 +49,7 @@ def methods(network: str) -> dict[str, Method]:
     solved = grid(regularization=(1e-2, 3e-2, 1e-1, 1.0), max_iter=(10, 30))
     return {
         "Whence, counterfactual": Method(derivative, grid(), True),
+        "Whence, counterfactual, 20 parts held out": Method(held_out, grid(), False),
         "Whence, audit": Method(audit, grid(), False),
         "grad-dot": Method(plain_grad_dot, grid(), True),
         "input path similarity": Method(similarity, checkpoints, False),
@@ -66,6 +67,12 @@ def methods(network: str) -> dict[str, Method]:
 def derivative(case: Case, settings: Settings) -> Scores:
     """The derivative of the recorded training in the examples' weights."""
     effects = whence.counterfactual(case.run, case.targets, smoothness=0)
+    return dict.fromkeys(settings, effects.values)
+
+
+def held_out(case: Case, settings: Settings) -> Scores:
+    """The same with outputs from trainings without each example."""
+    effects = whence.counterfactual(case.run, case.targets, smoothness=0, held_out=20)
     return dict.fromkeys(settings, effects.values)
 
 
