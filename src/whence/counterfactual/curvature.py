@@ -191,7 +191,7 @@ class Curvature:
                 self._buffers[name].copy_(value)
         if record.modes[number] is not self._modes:  # most steps share one
             self._modes = record.modes[number]
-            self._modes.apply(self._model)
+            self._modes.apply(list(self._model.modules()), list(self._model.parameters()))
             self._trainable = {name for name, one in self._parameters.items() if one.requires_grad}
             for name in self._run.parameter_names:  # one that was frozen then shapes the others' gradients all the same
                 self._parameters[name].requires_grad_(True)

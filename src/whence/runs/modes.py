@@ -1,12 +1,12 @@
 """What decides how a forward pass works beside parameters and inputs: modes, frozen parameters, autocast."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @final
@@ -24,12 +24,12 @@ class Modes:
     trainable: str
     autocast: str | None
 
-    def apply(self, model: nn.Module) -> None:
-        """Bring a model into these modes."""
-        for module, flag in zip(model.modules(), self.training, strict=True):
+    def apply(self, modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> None:
+        """Bring a model into these modes, given its modules and parameters: listing these takes longer."""
+        for module, flag in zip(modules, self.training, strict=True):
             if module.training != (flag == "1"):
                 module.training = flag == "1"
-        for parameter, flag in zip(model.parameters(), self.trainable, strict=True):
+        for parameter, flag in zip(parameters, self.trainable, strict=True):
             if parameter.requires_grad != (flag == "1"):
                 parameter.requires_grad_(flag == "1")
 

@@ -96,6 +96,7 @@ class Walker:
         self._examples = examples
         self._loss = loss
         self._parameters: dict[str, Tensor] = dict(model.named_parameters())
+        self._modules, self._all = list(model.modules()), list(model.parameters())
         self._buffered = [(prefix, module) for prefix, module in model.named_modules() if module._buffers]
         self._device = next(iter(self._parameters.values())).device
         self._optimizer: Optimizer | None = None
@@ -227,7 +228,7 @@ class Walker:
         for number, ids in enumerate(record.batches):
             batch = self._examples.batch(ids, epoch=record.epochs[number])
             inputs, labels = to_device(batch, self._device)
-            record.modes[number].apply(self._model)
+            record.modes[number].apply(self._modules, self._all)
             self._set_buffers(record.buffers.get(number, {}) if number else {})
             state = record.random[number]
             if state is not None:
