@@ -49,6 +49,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Data]]] = {
         blobs,
     ),
     "called twice": (Twice, blobs),
+    "after another without activation": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(),
+            nn.Linear(8, 3),
+        ),
+        blobs,
+    ),
     "2d": (
         lambda: nn.Sequential(
             nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.BatchNorm2d(2), nn.Flatten(),
@@ -138,5 +145,52 @@ def test_batch_normalisation_without_parameters_is_refused(tmp_path: Path) -> No
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)).double()
     run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs(), batch_size=6)
-    with pytest.raises(GradientError, match="'1' is a batch normalisation with affine=False"):
+    with pytest.raises(GradientError, match=r"'1' is a batch normalisation without a weight and a bias"):
+        whence.counterfactual(run, blobs(4, seed=1), smoothness=0)
+
+
+class Switching(nn.Module):
+    """Normalises in both modes in one pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.norm(x)
+        self.norm.eval()
+        second = self.norm(input=first)
+        self.norm.train()
+        found: Tensor = self.last(second)
+        return found
+
+
+def shared() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model[4].weight = model[1].weight
+    return model.append(nn.Linear(4, 3))
+
+
+class OnePlus(nn.BatchNorm1d):
+    """Scales by one more than its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, 1 + self.weight, self.bias, self.training)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Switching, "'norm' was called in training and in evaluation mode in one forward pass"),
+        (shared, r"'[14]' is a batch normalisation without a weight and a bias of its own"),
+        (lambda: nn.Sequential(OnePlus(3), nn.Linear(3, 3)), r"changed the buffers 0\.running_mean"),
+    ],
+)
+def test_layers_whose_averages_are_not_understood_are_refused(
+    make: Callable[[], nn.Module], words: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = make().double()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs(), batch_size=6)
+    with pytest.raises(GradientError, match=words):
         whence.counterfactual(run, blobs(4, seed=1), smoothness=0)

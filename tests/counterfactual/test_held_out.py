@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.optim import SGD
 
 import whence
 from tests.audit.training import blobs, tanh_net, trained
-from whence._errors import ArgumentError, AuditError
+from whence._errors import ArgumentError, AuditError, GradientError
 from whence.runs import ModelState, Run, retrain
 
 MODULE = importlib.import_module("whence.counterfactual.held_out")
@@ -153,5 +154,44 @@ def test_outputs_that_are_no_tensor_are_refused(tmp_path: Path) -> None:
         blobs(),
         loss=lambda outputs, labels: named_loss(outputs, labels).mean(),
     )
-    with pytest.raises(ArgumentError, match="one tensor of floating-point numbers; this one gives back dict"):
+    with pytest.raises(ArgumentError, match="one tensor of float32 or float64; this one gives back dict"):
         whence.counterfactual(run, blobs(2, seed=1), held_out=2)
+
+
+class Once(torch.autograd.Function):
+    """Squared error, differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(outputs, labels)
+        return (outputs - labels).square().sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        outputs, labels = ctx.saved_tensors
+        return 2 * (outputs - labels) * gradient[:, None], None
+
+
+def once(outputs: Tensor, labels: Tensor) -> Tensor:
+    found: Tensor = Once.apply(outputs, labels)  # type: ignore[no-untyped-call]
+    return found.mean()
+
+
+def test_a_loss_without_second_derivative_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tanh_net()
+    data = (torch.randn(12, 3, dtype=torch.float64), torch.randn(12, 3, dtype=torch.float64))
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), data, loss=once)
+    monkeypatch.setattr(MODULE, "retrain", lambda *_: pytest.fail("a training was made"))
+    with pytest.raises(GradientError, match="once_differentiable"):
+        whence.counterfactual(run, data, quantity=output, smoothness=0, held_out=4)
+
+
+def test_after_a_refusal_the_call_may_be_made_without(tmp_path: Path) -> None:
+    model = tanh_net()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
+    with pytest.raises(ArgumentError, match="leave `held_out` at 0"):
+        whence.counterfactual(run, blobs(2, seed=1), held_out=2, memory_budget=100, path=tmp_path / "effects")
+    whence.counterfactual(run, blobs(2, seed=1), smoothness=0, path=tmp_path / "effects")

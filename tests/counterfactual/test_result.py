@@ -277,7 +277,9 @@ def test_several_processes_give_the_same_and_what_was_found_is_kept(
     two = whence.check(effects, 2, seeds=[5, 6], processes=2, path=tmp_path / "check.json")
     np.testing.assert_allclose(two.data["retrained"], one.data["retrained"], rtol=0, atol=1e-9)
     module = importlib.import_module("whence.counterfactual.check")
-    monkeypatch.setattr(module, "in_processes", lambda _run, _make, count, _processes: iter([1 / zero for zero in [0] * count]))
+    monkeypatch.setattr(
+        module, "in_processes", lambda _run, _make, count, _processes: iter([1 / zero for zero in [0] * count])
+    )
     again = whence.check(effects, 2, seeds=[5, 6], processes=2, path=tmp_path / "check.json")
     np.testing.assert_array_equal(again.data["retrained"], two.data["retrained"])
 

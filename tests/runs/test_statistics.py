@@ -82,6 +82,15 @@ def test_turning_the_sign_of_evenly_many_elements_keeps_the_fingerprint_but_not_
         assert not are_measured(turned, gradient_table(used))
 
 
+@pytest.mark.parametrize("size", [(8, 64), (1, 2**17 + 512)], ids=["small", "large"])
+def test_a_doubled_gradient_that_sums_to_zero_is_another(size: tuple[int, int]) -> None:
+    half = torch.randn(size[0], size[1] // 2, generator=torch.Generator().manual_seed(0))
+    used = {"one": torch.cat([half, -half], 1)}
+    doubled = {"one": 2 * used["one"]}
+    assert gradient_table(used).rows["one"].fingerprint == gradient_table(doubled).rows["one"].fingerprint
+    assert not are_measured(doubled, gradient_table(used))
+
+
 def test_gradients_that_are_not_finite_are_no_measured_ones() -> None:
     used = {"one": torch.tensor([1.0, math.nan])}
     assert not are_measured(used, gradient_table(used))

@@ -26,7 +26,7 @@ def refuse_other_effects(effects: Any, out: Path, asked: dict[str, Any]) -> None
     Raises:
         ArgumentError: If they do not.
     """
-    different = [name for name, value in asked.items() if effects.attrs[name] != value]
+    different = [name for name, value in asked.items() if effects.attrs.get(name) != value]
     if different:
         raise ArgumentError(f"{out} holds other effects ({', '.join(different)} differ). Choose another --out.")
 

@@ -24,10 +24,10 @@ from whence.counterfactual.curvature import Curvature
 from whence.counterfactual.held_out import HeldOut
 from whence.counterfactual.partial import Partial
 from whence.counterfactual.question import Over, Question, remember
-from whence.counterfactual.steps import Form
+from whence.counterfactual.steps import Form, frozen_steps
 from whence.counterfactual.storage import FORMAT
 from whence.counterfactual.trust import measure, not_measured
-from whence.counterfactual.walk import begin, walk_segment
+from whence.counterfactual.walk import begin, walk_segment, walk_step
 from whence.runs import Run
 
 SMOOTHING = 0.03
@@ -89,7 +89,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     Returns:
         Changes with dims ``("target", "train")``, ids as coordinates. Positive on a loss = without the example the loss
         would be higher: it helped. ``attrs["unit"]`` says what a change of 1 means, ``attrs["verdict"]`` how smooth the
-        training is. An example that was in no batch has exactly 0.
+        training is, with ``held_out`` how well removals were predicted. An example that was in no batch has exactly 0.
 
     Raises:
         ArgumentError: If an argument is outside what is listed, or the run was computed below float32.
@@ -107,21 +107,16 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         raise AuditError(
             f"The run at {run.path} has no step, so nothing could be otherwise. Record some training first."
         )
-    if memory_budget < 1:
-        raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
-    if not is_whole(smoothness) or smoothness < 0:
-        raise ArgumentError(f"`smoothness` is a number of random sets, 0 for none; got {smoothness!r}.")
-    if not is_whole(held_out) or held_out < 0 or held_out == 1:
-        raise ArgumentError(f"`held_out` is a number of parts, at least 2, or 0 for none; got {held_out!r}.")
-    if smoothing is not None and not 0 <= smoothing < float("inf"):
-        raise ArgumentError(f"`smoothing` is a share of the divisors, 0 or more; got {smoothing!r}.")
+    _check_numbers(smoothing, smoothness, held_out, processes, memory_budget)
     form = Form(_precision(run, precision), SMOOTHING if smoothing is None else smoothing, memory_budget // 4)
     if path is not None:
         refuse_existing(Path(path))
     refuse_changing_modes(run)
     question = Question.of(run, targets, quantity, over, ids)
+    if held_out:
+        _walk_one_step(run, question, form, memory_budget)
     partial = None if path is None else Partial(Path(path), run, question, form, held_out)
-    outputs = HeldOut(run, held_out, processes, memory_budget // 4, partial and partial.folder) if held_out else None
+    outputs = _outputs(run, held_out, processes, memory_budget, partial) if held_out else None
     effects = _walk_all(run, question, form, memory_budget, partial, outputs)
     trust = (
         measure(run, question, effects, smoothness, form.dtype, removed=held_out > 0) if smoothness else not_measured()
@@ -168,6 +163,37 @@ def _walk_all(
                     partial.save(chunk, walk)
             effects[chunk.start : chunk.stop] = walk.effects.cpu().numpy()
     return effects
+
+
+def _check_numbers(smoothing: float | None, smoothness: int, held_out: int, processes: int, memory_budget: int) -> None:
+    if memory_budget < 1:
+        raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
+    if not is_whole(smoothness) or smoothness < 0:
+        raise ArgumentError(f"`smoothness` is a number of random sets, 0 for none; got {smoothness!r}.")
+    if not is_whole(held_out) or held_out < 0 or held_out == 1:
+        raise ArgumentError(f"`held_out` is a number of parts, at least 2, or 0 for none; got {held_out!r}.")
+    if not is_whole(processes) or processes < 1:
+        raise ArgumentError(f"`processes` is a number of trainings at once, at least 1; got {processes!r}.")
+    if smoothing is not None and not 0 <= smoothing < float("inf"):
+        raise ArgumentError(f"`smoothing` is a share of the divisors, 0 or more; got {smoothing!r}.")
+
+
+def _walk_one_step(run: Run, question: Question, form: Form, memory_budget: int) -> None:
+    """Walk over the last step, so that what cannot be walked is refused before any training is made again."""
+    walk = begin(run, {name: one[:1] for name, one in question.gradients(run, form.dtype).items()}, form.dtype)
+    curvature = Curvature(run, form.dtype, memory_budget // 4)
+    last = next(frozen_steps(run, run.segments()[-1], form))[-1]
+    with curvature.at_work():
+        walk_step(walk, last, curvature, run)
+
+
+def _outputs(run: Run, parts: int, processes: int, memory_budget: int, partial: Partial | None) -> HeldOut:
+    try:
+        return HeldOut(run, parts, processes, memory_budget // 4, partial and partial.folder)
+    except ArgumentError:
+        if partial is not None and partial.is_empty():
+            partial.remove()  # so that the call may be made again with other arguments
+        raise
 
 
 def _precision(run: Run, precision: str | None) -> torch.dtype:

@@ -24,7 +24,7 @@ def averaging(model: nn.Module) -> dict[str, Any]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _LAYERS) and module.running_mean is not None
+        if type(module) in _LAYERS and module.running_mean is not None
     }
 
 
@@ -68,7 +68,7 @@ def end_gradients(
     """
     found = {}
     for name, layer in averaging(model).items():
-        if not layer.affine:
+        if not _has_own(model, layer):
             continue
         by_scale, by_shift = gradients[f"{name}.weight"], gradients[f"{name}.bias"]
         scale = end.parameters[f"{name}.weight"].to(by_scale)
@@ -76,6 +76,13 @@ def end_gradients(
         found[f"{name}.{_MEAN}"] = -scale * wide.rsqrt() * by_shift
         found[f"{name}.{_VARIANCE}"] = -0.5 * scale / wide * by_scale
     return found
+
+
+def _has_own(model: nn.Module, layer: Any) -> bool:
+    """Return whether a layer has a weight and a bias that no other module has too."""
+    mine = [dict(layer.named_parameters(recurse=False)).get(kind) for kind in ("weight", "bias")]
+    held = [id(one) for module in model.modules() for one in module.parameters(recurse=False)]
+    return all(one is not None and held.count(id(one)) == 1 for one in mine)
 
 
 @dataclass(frozen=True)
@@ -97,32 +104,46 @@ class Averages:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = averaging(model)
-        self._calls: dict[str, list[_Call]] = {}
+        self._own = {name for name, layer in self._layers.items() if _has_own(model, layer)}
+        self._calls: dict[str, list[_Call | None]] = {}  # None: in evaluation mode
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Enter around the forward pass.
 
         Raises:
-            GradientError: If a layer has no parameters of its own.
+            GradientError: If a layer has no parameters of its own, or changes its mode on the way.
         """
         self._calls = {name: [] for name in self._layers}
         with ExitStack() as stack:
             for name, layer in self._layers.items():
                 calls = self._calls[name]
 
-                def note(module: Any, args: tuple[Any, ...], name: str = name, calls: list[_Call] = calls) -> None:
-                    if not module.training:
-                        return
-                    if not module.affine:
-                        raise GradientError(
-                            f"The layer {name!r} is a batch normalisation with affine=False: what its running averages "
-                            "do to the end is found from its weight and bias. Train it with affine=True."
-                        )
-                    calls.append(_called(module, args[0]))
+                def note(
+                    module: Any,
+                    args: tuple[Any, ...],
+                    kwargs: dict[str, Any],
+                    name: str = name,
+                    calls: list[_Call | None] = calls,
+                ) -> None:
+                    inputs = args[0] if args else kwargs["input"]
+                    calls.append(_called(module, inputs) if module.training else None)
+                    self._check(name, calls)
 
-                stack.callback(layer.register_forward_pre_hook(note).remove)
+                stack.callback(layer.register_forward_pre_hook(note, with_kwargs=True).remove)
             yield
+
+    def _check(self, name: str, calls: list[_Call | None]) -> None:
+        if any(calls) and None in calls:
+            raise GradientError(
+                f"The layer {name!r} was called in training and in evaluation mode in one forward pass: what the one "
+                "does to the other through its running averages is not walked back. Keep it in one mode."
+            )
+        if any(calls) and name not in self._own:
+            raise GradientError(
+                f"The layer {name!r} is a batch normalisation without a weight and a bias of its own (affine=False, "
+                "shared, or parametrised): what its running averages do to the end is found from these. Give it some."
+            )
 
     def explain(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
         """Return the buffers whose change is that of a running average."""
@@ -131,10 +152,13 @@ class Averages:
             for kind in (_MEAN, _VARIANCE):
                 key = f"{name}.{kind}"
                 value = before[key]
-                for call in calls:
+                for call in filter(None, calls):
                     statistic = (call.mean if kind == _MEAN else call.variance).detach()
                     value = (1 - call.share) * value + call.share * statistic
-                if torch.allclose(value, after[key], rtol=_AGREES, atol=_AGREES * float(after[key].abs().max())):
+                size = float(after[key].abs().max())
+                if kind == _MEAN:  # it may be nothing but rounding
+                    size += float(after[f"{name}.{_VARIANCE}"].max().sqrt())
+                if torch.allclose(value, after[key], rtol=_AGREES, atol=_AGREES * size):
                     explained.add(key)
         return explained
 
@@ -150,7 +174,7 @@ class Averages:
         found = []
         for name, calls in self._calls.items():
             for kind in (_MEAN, _VARIANCE):
-                for call in reversed(calls):
+                for call in filter(None, reversed(calls)):
                     after = owed.get(f"{name}.{kind}")
                     if after is None:
                         continue

@@ -146,9 +146,14 @@ class Curvature:
             each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
             share = share_of(whole, each, outputs, len(record.batches))
-            if self._held_out is not None:
-                each = self._held_out.linear(step.index, number, self._run.loss, outputs, labels)
             weighted = whole + (share * (weights - 1) * each).sum()
+            if self._held_out is not None:
+                try:
+                    held = self._held_out.linear(step.index, number, self._run.loss, outputs, labels)
+                except RuntimeError as error:
+                    raise self._explained(error) from error
+                # of the loss itself no more than its graph is left, in which what cannot be differentiated twice shows
+                weighted = weighted + (share * (weights - 1) * (held - each)).sum()
         explained = self._averages.explain(before, self._buffers)
         moved = [
             name for name, one in before.items() if name not in explained and not torch.equal(one, self._buffers[name])

@@ -6,8 +6,8 @@ back when they move away from it. Removed, it does not. To first order in the pa
 
     ∂ℓ/∂z + ∂²ℓ/∂z² (z° − z)
 
-with z its outputs in the recorded training and z° those in a training without it. Of least squares, left out one by
-one, this is exact.
+with z its outputs in the recorded training and z° those in a training without it. Of a linear model trained by least
+squares and SGD without clipping, left out one by one, this is exact.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class HeldOut:
         self._run, self._budget = run, memory_budget
         self._part = torch.from_numpy(np.random.default_rng(0).permutation(len(run.examples)) % parts)
         self._batches = [run.record_of(number).batches for number in range(run.steps)]
+        self._visits = sum(len(ids) for batches in self._batches for ids in batches)
         self._outputs: list[list[Tensor | None]] = [[None] * len(batches) for batches in self._batches]
         files = [folder / f"without-{part}-of-{parts}.safetensors" for part in range(parts)] if folder else []
         known = {part: found[0]["outputs"] for part, file in enumerate(files) if (found := read_tensors(file))}
@@ -67,12 +68,14 @@ class HeldOut:
         found: list[Tensor] = []
 
         def watch(number: int, place: int, outputs: Any, _labels: Any) -> None:
-            if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+            if not found:
+                self._check(outputs)
+            elif outputs.shape[1:] != found[0].shape[1:]:
                 raise ArgumentError(
-                    f"`held_out` needs a model that gives back one tensor of floating-point numbers; this one gives "
-                    f"back {type(outputs).__name__}. Leave `held_out` at 0."
+                    f"`held_out` needs outputs of one shape for every example; this model gives back "
+                    f"{tuple(found[0].shape[1:])} at one step and {tuple(outputs.shape[1:])} at step {number}. Leave "
+                    "`held_out` at 0."
                 )
-            self._check_size(outputs)
             rows = self._rows(part, number, place)
             found.append(outputs.detach()[rows.to(outputs.device)].cpu())
 
@@ -96,9 +99,14 @@ class HeldOut:
         """Return which examples of a microbatch are in a part."""
         return (self._part[self._batches[number][place]] == part).nonzero().reshape(-1)
 
-    def _check_size(self, outputs: Tensor) -> None:
-        visits = sum(len(ids) for batches in self._batches for ids in batches)
-        size = visits * outputs[0].numel() * outputs.itemsize
+    def _check(self, outputs: Any) -> None:
+        if not isinstance(outputs, Tensor) or outputs.dtype not in {torch.float32, torch.float64}:
+            given = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ArgumentError(
+                f"`held_out` needs a model that gives back one tensor of float32 or float64; this one gives back "
+                f"{given}. Leave `held_out` at 0."
+            )
+        size = self._visits * outputs[0].numel() * outputs.itemsize
         if size > self._budget:
             raise ArgumentError(
                 f"`held_out` keeps the outputs of every example at every step that it was in: {size / 2**20:.0f} MiB "
@@ -112,8 +120,10 @@ class HeldOut:
         assert there is not None  # every microbatch has been seen
         at = outputs.detach().requires_grad_()
         with torch.enable_grad():
-            (force,) = torch.autograd.grad(loss.per_example(at, labels).sum(), at, create_graph=True)
+            each = loss.per_example(at, labels)
+            ones = torch.ones_like(each, requires_grad=True)  # so that a loss without second derivative says so
+            (force,) = torch.autograd.grad(each, at, ones, create_graph=True)
             moved = (force * (there.to(at) - at.detach())).sum()
-            bent = torch.autograd.grad(moved, at)[0] if moved.requires_grad else torch.zeros_like(at)
+            (bent,) = torch.autograd.grad(moved, at, allow_unused=True, materialize_grads=True)
         held: Tensor = ((force.detach() + bent) * outputs).reshape(len(outputs), -1).sum(1)
         return held

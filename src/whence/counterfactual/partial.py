@@ -107,6 +107,10 @@ class Partial:
         self._saved = time.monotonic()
         write_atomically(self.folder / "seconds", str(self.before + self._saved - self._begun).encode())
 
+    def is_empty(self) -> bool:
+        """Return whether no work is kept yet."""
+        return not any(self.folder.glob("*.safetensors"))
+
     def remove(self) -> None:
         """Remove what was kept, once the result is in its place."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -92,7 +92,7 @@ class _Scaled:
 
 def by_parameter(scale: Scale, names: Iterable[str]) -> dict[str, float | Tensor]:
     """Return a step's factors from computed to used gradient, one a parameter."""
-    return {name: scale if isinstance(scale, float) else scale.get(name, 1.0) for name in names}
+    return {name: scale if isinstance(scale, float) else scale.get(name, 1.0) for name in sorted(names)}
 
 
 def is_plain(factor: float | Tensor, microbatches: int) -> bool:
@@ -159,10 +159,10 @@ def _found(steps: Iterable[ReplayedStep], parameters: Mapping[str, Tensor]) -> t
             touched = touched or not isinstance(factor, float) or factor != 1.0
             if isinstance(factor, Tensor):
                 if bool((factor > factor.min() * (1 + _SAME)).any()):
-                    constants.setdefault(count, float(factor.max()))
+                    constants[count] = max(constants.get(count, 0.0), float(factor.max()))  # all of it may be clipped
                 bound = _bound(factor, _used(parameters, name), bound, count)
             elif is_plain(factor, count):
-                constants.setdefault(count, factor)
+                constants[count] = max(constants.get(count, 0.0), factor)
             else:
                 groups.setdefault(factor, []).append(name)
         for factor, members in groups.items():
