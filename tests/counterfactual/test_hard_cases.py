@@ -247,3 +247,20 @@ def test_ties_are_no_correlation() -> None:
 @pytest.mark.parametrize("errors", [[0.05, float("nan")], [float("nan"), 0.05]])
 def test_a_retraining_that_diverges_is_not_smooth(errors: list[float]) -> None:
     assert trust.verdict(errors, 2).startswith("not smooth: ")
+
+
+def test_a_parameter_that_is_clipped_whole_does_not_hide_the_loops_constant(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3)).double()
+    bounds: list[float] = []
+
+    def clip(_step: int) -> None:
+        gradient = model[0].bias.grad
+        assert isinstance(gradient, Tensor)
+        bounds.append(bounds[0] if bounds else 0.9 * float(gradient.abs().min()))
+        nn.utils.clip_grad_value_(model.parameters(), bounds[0])
+
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs(), epochs=2, after_backward=clip)
+    found = run.clipping()
+    assert found.bound == pytest.approx(bounds[0])
+    assert found.constants == {1: 1.0}
