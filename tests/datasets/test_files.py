@@ -100,7 +100,7 @@ def mnist(tmp_path: Path) -> Path:
     folder = tmp_path / "mnist"
     folder.mkdir()
     (folder / TRAIN_IMAGES).write_bytes(idx(IMAGES))
-    (folder / f"{TRAIN_LABELS}.gz").write_bytes(gzip.compress(idx(LABELS)))
+    (folder / f"{TRAIN_LABELS}.gz").write_bytes(gzip.compress(idx(LABELS), mtime=0))
     (folder / "t10k-images.idx3-ubyte").write_bytes(idx(IMAGES[:2]))
     (folder / "t10k-labels.idx1-ubyte").write_bytes(idx(LABELS[:2]))
     return folder
@@ -132,9 +132,13 @@ def test_mnist_pictures_are_not_normalised(mnist: Path) -> None:
         (TRAIN_IMAGES, idx(LABELS), r"not an IDX file of bytes with 3 axes: it begins with 0x00000801, not 0x00000803"),
         (TRAIN_IMAGES, b"", r"begins with nothing"),
         (TRAIN_IMAGES, idx(IMAGES)[:6], r"not an IDX file"),
-        (f"{TRAIN_LABELS}.gz", gzip.compress(idx(LABELS))[:-9], r"labels-idx1-ubyte\.gz is truncated or altered"),
+        (
+            f"{TRAIN_LABELS}.gz",
+            gzip.compress(idx(LABELS), mtime=0)[:-9],
+            r"labels-idx1-ubyte\.gz is truncated or altered",
+        ),
         (f"{TRAIN_LABELS}.gz", b"no gzip", r"labels-idx1-ubyte\.gz is truncated or altered"),
-        (f"{TRAIN_LABELS}.gz", gzip.compress(idx(LABELS[:5])), r"do not belong together: 6 images, 5 labels"),
+        (f"{TRAIN_LABELS}.gz", gzip.compress(idx(LABELS[:5]), mtime=0), r"do not belong together: 6 images, 5 labels"),
     ],
 )
 def test_a_damaged_mnist_file_is_named(mnist: Path, name: str, content: bytes, words: str) -> None:
