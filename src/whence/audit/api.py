@@ -49,10 +49,11 @@ def audit(  # noqa: PLR0913 - each is a question of its own
     Args:
         run: The recorded run.
         targets: The examples to explain: anything `as_examples` takes.
-        quantity: ``"loss"``, ``"logit"``, ``"probability"`` (each of the target's own label, or of ``classes``), or a
-            callable (outputs, labels) -> one differentiable number per example.
-        classes: For a logit or probability: audit these classes of every target, or ``"all"``. The targets' ids are
-            then ``"<id>:<class>"``.
+        quantity: ``"loss"``, ``"logit"``, ``"margin"`` (log p / (1 - p) of a probability p), ``"probability"`` (each of
+            the target's own label, or of ``classes``), or a callable (outputs, labels) -> one differentiable number per
+            example.
+        classes: For a logit, margin or probability: audit these classes of every target, or ``"all"``. The targets' ids
+            are then ``"<id>:<class>"``.
         by: Any of ``"layer"``, one of ``"step"`` and ``"epoch"``, and ``"label"``: axes to keep apart. ``"label"`` sums
             training examples of one label and stands in place of the axis ``"train"``. Time is that of the step
             whose gradient the example took part in.

@@ -150,7 +150,7 @@ def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> W
     examples = as_examples(targets)
     ids = chosen_ids(question.ids, len(examples))
     precision = question.precision or ("float64" if _dtype(run.model) == torch.float64 else "float32")
-    quantity = as_quantity(question.quantity, run.loss, question.classes, outputs_on_one(run, examples, ids))
+    quantity = as_quantity(question.quantity, run.loss, question.classes, outputs_on_one(run.model, examples, ids))
     layers = layer_names(run)
     grouping = _grouping(run, as_by(question.by), len(layers))
     plan = Plan(
@@ -206,14 +206,14 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(one.dtype for one in model.parameters() if one.is_floating_point())
 
 
-def outputs_on_one(run: Run, examples: Examples, ids: Tensor) -> Any:
+def outputs_on_one(model: nn.Module, examples: Examples, ids: Tensor) -> Any:
     """Return the model's outputs on one target, to see their shape."""
     inputs, _ = examples.batch(ids[:1])
-    modes = {module: module.training for module in run.model.modules()}
-    run.model.eval()
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
         with torch.no_grad():
-            return call_model(run.model, to_device(inputs, next(run.model.parameters()).device))
+            return call_model(model, to_device(inputs, next(model.parameters()).device))
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ArgumentError(
             f"The model cannot be called with the targets' inputs ({_shapes(inputs)}): {error}. Give targets of the "

@@ -1,4 +1,4 @@
-"""What is audited of each target: its loss, a logit, a probability, or any number the caller computes."""
+"""What is audited of each target: its loss, a logit, a margin, a probability, or any number the caller computes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
@@ -16,6 +16,7 @@ from whence.runs import TrainingLoss
 
 Numbers = Callable[[Any, Any], Any]
 """(outputs, labels) -> one differentiable number per example."""
+_Entry = Callable[[Tensor, Tensor], Tensor]  # (logits, class of each example) -> one number per example
 
 
 @final
@@ -24,7 +25,7 @@ class Quantity:
     """One number per target, and how to read it.
 
     Attributes:
-        name: ``"loss"``, ``"logit"``, ``"probability"`` or the callable's name.
+        name: ``"loss"``, ``"logit"``, ``"margin"``, ``"probability"`` or the callable's name.
         unit: What a change of 1 means.
         helps: Sign of a change for the better: -1 for a loss, +1 otherwise.
         classes: The classes audited of each example, or None for one number (its own label's).
@@ -44,9 +45,12 @@ def as_quantity(
     """Read the ``quantity`` and ``classes`` that a caller gave.
 
     Args:
-        quantity: ``"loss"``, ``"logit"``, ``"probability"``, or a callable (outputs, labels) -> one number per example.
+        quantity: ``"loss"``, ``"logit"``, ``"margin"`` (log p / (1 - p) of its probability p, which is the logit minus
+            the log-sum-exp of the others; TRAK, section 3), ``"probability"``, or a callable (outputs, labels) -> one
+            number per example.
         loss: The run's loss.
-        classes: For a logit or a probability: the classes to audit of each target, ``"all"``, or None for its label's.
+        classes: For a logit, margin or probability: the classes to audit of each target, ``"all"``, or None for its
+            label's.
         outputs: Outputs of the model on a few targets, to count the classes.
 
     Raises:
@@ -61,11 +65,12 @@ def as_quantity(
         return Quantity(
             "loss", "nats of target loss" if _in_nats(loss) else "units of target loss", -1, None, (loss.per_example,)
         )
-    if quantity not in {"logit", "probability"}:
-        raise ArgumentError(f"No quantity {quantity!r}. Choose 'loss', 'logit', 'probability', or give a callable.")
+    if quantity not in _OF_CLASSES:
+        raise ArgumentError(
+            f"No quantity {quantity!r}. Choose 'loss', 'logit', 'margin', 'probability', or give a callable."
+        )
     logits = _logits(outputs)
-    values = _logits if quantity == "logit" else _probabilities
-    unit = "units of target logit" if quantity == "logit" else "target probability"
+    values, unit = _OF_CLASSES[quantity]
     if classes is None:
         return Quantity(quantity, unit, 1, None, (_of_label(values),))
     chosen = _chosen(classes, logits.shape[1])
@@ -116,12 +121,12 @@ def _logits(outputs: Any) -> Float[Tensor, "examples classes"]:
     return logits
 
 
-def _of_label(values: Callable[[Any], Tensor]) -> Numbers:
+def _of_label(values: _Entry) -> Numbers:
     """Read, of each example, the entry of its own label."""
 
     def read(outputs: Any, labels: Any) -> Tensor:
-        found = values(outputs)
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.numel() != len(found):
+        logits = _logits(outputs)
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.numel() != len(logits):
             given = (
                 f"{labels.dtype} of shape {tuple(labels.shape)}"
                 if isinstance(labels, Tensor)
@@ -131,29 +136,55 @@ def _of_label(values: Callable[[Any], Tensor]) -> Numbers:
                 f"The logit or probability of a target's own label needs one class number each; labels are {given}. "
                 "Name the outputs to audit in `classes`, or audit a callable."
             )
-        outside = (labels < 0) | (labels >= found.shape[1])
+        outside = (labels < 0) | (labels >= logits.shape[1])
         if outside.any():
             raise ArgumentError(
-                f"Label {int(labels[outside][0])} is none of the {found.shape[1]} "
-                f"outputs (0..{found.shape[1] - 1}). Name some in `classes`, or leave such targets out (`ids`)."
+                f"Label {int(labels[outside][0])} is none of the {logits.shape[1]} "
+                f"outputs (0..{logits.shape[1] - 1}). Name some in `classes`, or leave such targets out (`ids`)."
             )
-        return found.gather(1, labels.reshape(-1, 1)).squeeze(1)
+        return values(logits, labels.reshape(-1))
 
     return read
 
 
-def _probabilities(outputs: Any) -> Float[Tensor, "examples classes"]:
-    logits = _logits(outputs)
+def _of_class(values: _Entry, index: int) -> Numbers:
+    def read(outputs: Any, _labels: Any) -> Tensor:
+        logits = _logits(outputs)
+        return values(logits, torch.full((len(logits),), index, device=logits.device))
+
+    return read
+
+
+def _logit(logits: Float[Tensor, "examples classes"], index: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
+    return logits.gather(1, index.reshape(-1, 1)).squeeze(1)
+
+
+def _margin(logits: Float[Tensor, "examples classes"], index: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
+    _several(logits, "margin")
+    own = torch.nn.functional.one_hot(index, logits.shape[1]).bool()
+    return _logit(logits, index) - torch.logsumexp(logits.masked_fill(own, -torch.inf), 1)
+
+
+def _probability(
+    logits: Float[Tensor, "examples classes"], index: Int[Tensor, " examples"]
+) -> Float[Tensor, " examples"]:
+    _several(logits, "probability")
+    return _logit(torch.softmax(logits, 1), index)
+
+
+def _several(logits: Tensor, name: str) -> None:
     if logits.shape[1] < 2:
         raise ArgumentError(
-            "The probability of a model with one output is not its softmax, which is always 1. "
-            "Audit the logit, or a callable that computes the probability."
+            f"The {name} of a model with one output is not that of its softmax, which is always 1. "
+            f"Audit the logit, or a callable that computes the {name}."
         )
-    return torch.softmax(logits, 1)
 
 
-def _of_class(values: Callable[[Any], Tensor], index: int) -> Numbers:
-    return lambda outputs, _labels: values(outputs)[:, index]
+_OF_CLASSES: dict[str, tuple[_Entry, str]] = {
+    "logit": (_logit, "units of target logit"),
+    "margin": (_margin, "units of target margin"),
+    "probability": (_probability, "target probability"),
+}
 
 
 def _chosen(classes: Sequence[int] | str, count: int) -> tuple[int, ...]:

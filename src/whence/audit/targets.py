@@ -72,6 +72,13 @@ class TargetPass:
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in names)
 
+    def over(self, inputs: Any, labels: Any) -> TargetPass:
+        """Return a pass over other targets with the same copy of the model."""
+        found = copy.copy(self)
+        found._inputs, found._labels = cast_floating(inputs, self.dtype), labels
+        found._examples = len(pytree.tree_leaves(labels)[0])
+        return found
+
     def gradients(self, parameters: State, buffers: State) -> TargetGradients:
         """Return the quantity and its per-target gradients at the given state."""
         self.place(parameters, buffers)

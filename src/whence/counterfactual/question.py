@@ -55,7 +55,7 @@ class Question:
         """
         examples = as_examples(targets)
         rows = chosen_ids(ids, len(examples))
-        kind = as_quantity(quantity, run.loss, None, outputs_on_one(run, examples, rows))
+        kind = as_quantity(quantity, run.loss, None, outputs_on_one(run.model, examples, rows))
         names, members = _groups(over, examples, rows)
         return cls(examples, rows, kind, names, members)
 

@@ -1,0 +1,20 @@
+"""Attributors: score training examples for targets by any method, through one protocol."""
+
+from whence.attribution.parameters import Layers, check_layer, parameters_of
+from whence.attribution.protocol import Attributor, Fitted, attribute
+from whence.attribution.scores import label, load_scores, save_scores
+from whence.attribution.trained import Trained, as_trained
+
+__all__ = (
+    "Attributor",
+    "Fitted",
+    "Layers",
+    "Trained",
+    "as_trained",
+    "attribute",
+    "check_layer",
+    "label",
+    "load_scores",
+    "parameters_of",
+    "save_scores",
+)

@@ -1,0 +1,90 @@
+"""Scores of training examples for targets: labelled, with unit and sign, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence._errors import AuditError, ShapeError
+from whence.audit.storage import save_dataset, with_plain_strings
+
+FORMAT = 1
+_VARIABLE = "score"
+
+
+def label(
+    values: Float[Tensor, "targets train"] | Float[NDArray[Any], "targets train"],
+    targets: Sequence[Any] | NDArray[Any],
+    train: Sequence[Any] | NDArray[Any],
+    *,
+    attributor: str,
+    unit: str,
+    helps: int,
+    extra: Mapping[str, Any] | None = None,
+) -> xr.DataArray:
+    """Label scores.
+
+    Args:
+        values: One score per (target, training example).
+        targets, train: Ids along each axis.
+        attributor: What gave the scores.
+        unit: What a score of 1 means.
+        helps: Sign of a score that speaks for the example as a help to the target: 1 or -1.
+        extra: More that the result should say of itself.
+
+    Raises:
+        ShapeError: If there is not one id per row and column.
+    """
+    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    expected = (len(targets), len(train))
+    if found.shape != expected:
+        raise ShapeError(f"Scores need shape {expected}, one row a target; got {found.shape}.")
+    sign = "positive" if helps > 0 else "negative"
+    attrs = {
+        "attributor": attributor,
+        "unit": unit,
+        "helps": helps,
+        "sign": f"{sign} = the example helped the target",
+        **(extra or {}),
+    }
+    return xr.DataArray(
+        found, {"target": np.asarray(targets), "train": np.asarray(train)}, ("target", "train"), _VARIABLE, attrs
+    )
+
+
+def save_scores(scores: xr.DataArray, path: str | Path) -> None:
+    """Write scores as a Zarr group at ``path``, whole or not at all.
+
+    Raises:
+        AuditError: If something stands at ``path`` already.
+        DiskError: If the disk is full or refuses to write.
+    """
+    data = scores.rename(_VARIABLE).to_dataset()
+    data.attrs["format"] = FORMAT
+    save_dataset(data, Path(path))
+
+
+def load_scores(path: str | Path) -> xr.DataArray:
+    """Open saved scores; they stay on disk until they are read.
+
+    Raises:
+        AuditError: If there are no scores at ``path``, or some of another format.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        raise AuditError(f"No scores at {place}: there is no such folder. Give the path that they were saved to.")
+    try:
+        data = xr.open_zarr(place, chunks=None, consolidated=False)
+    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+        raise AuditError(f"{place} holds no scores: {error}. Give the path that they were saved to.") from error
+    if _VARIABLE not in data or data.attrs.get("format") != FORMAT:
+        raise AuditError(f"{place} holds no scores of format {FORMAT}. Give the path that save_scores wrote.")
+    return with_plain_strings(data)[_VARIABLE]

@@ -1,0 +1,97 @@
+"""A trained model and the data it was trained on: what attributors look at."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from whence._errors import ArgumentError
+from whence.datasets import Examples, as_examples
+from whence.runs import Run, TrainingLoss, training_loss
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model and its data; made by `as_trained`.
+
+    Attributes:
+        model: The model at the end of its training: a private copy, in evaluation mode.
+        examples: The training data.
+        loss: The loss of the training.
+        run: The recorded run, or None if there is none.
+    """
+
+    model: nn.Module
+    examples: Examples
+    loss: TrainingLoss
+    run: Run | None = None
+
+    def recorded(self, method: str) -> Run:
+        """Return the run, for a method that needs one.
+
+        Args:
+            method: What the method is called, for the message.
+
+        Raises:
+            ArgumentError: If there is no run, or one without a step.
+        """
+        if self.run is None:
+            raise ArgumentError(
+                f"{method} needs a recorded run; a trained model was given. Record the training (whence.record), open "
+                "the run (whence.open_run) and give that."
+            )
+        if self.run.steps == 0:
+            raise ArgumentError(f"{method} needs a run with steps; the one at {self.run.path} has none.")
+        return self.run
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def as_trained(source: Run | Trained | nn.Module, train_data: Any = None, *, loss: Any = None) -> Trained:
+    """Read what a caller gives as the trained model.
+
+    Args:
+        source: A recorded run, taken at its end; or a trained model, with its data and loss.
+        train_data: With a model: its training data, anything `as_examples` takes.
+        loss: With a model: its loss, as `whence.record` takes it.
+
+    Raises:
+        ArgumentError: If data or loss is missing beside a model, or given beside a run.
+        DataError: If the data is of a kind that cannot be read.
+        RecordingError: If the model cannot be called with it.
+        UnsupportedLossError: If the loss is not a mean or sum of one loss per example.
+
+    Example:
+        >>> trained = as_trained(nn.Linear(2, 1), (torch.eye(2), torch.ones(2, 1)), loss=nn.MSELoss())
+        >>> len(trained.examples)
+        2
+    """
+    if isinstance(source, Run | Trained):
+        if train_data is not None or loss is not None:
+            raise ArgumentError("A run knows its data and its loss. Leave `train_data` and `loss` out.")
+        return source if isinstance(source, Trained) else _end_of(source)
+    if not isinstance(source, nn.Module):
+        raise ArgumentError(f"Give a recorded run or a trained model (nn.Module); got {type(source).__name__}.")
+    if train_data is None or loss is None:
+        raise ArgumentError("A trained model needs its data and its loss: as_trained(model, train_data, loss=...).")
+    model = copy.deepcopy(source).eval()
+    examples = as_examples(train_data)
+    return Trained(model, examples, training_loss(loss, model, examples))
+
+
+def _end_of(run: Run) -> Trained:
+    model = copy.deepcopy(run.model).eval()
+    end = run.state_at(run.steps)
+    live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, value in (*end.parameters.items(), *end.buffers.items()):
+            live[name].copy_(value)
+    return Trained(model, run.examples, run.loss, run)
