@@ -93,9 +93,7 @@ def attribute(
         >>> attribute(GradDot(), model, data, train_data=data, loss=nn.MSELoss()).values.tolist()
         [[4.0, 0.0], [0.0, 16.0]]
     """
-    if not isinstance(attributor, Attributor) or isinstance(attributor, type):
-        given = attributor.__name__ if isinstance(attributor, type) else type(attributor).__name__
-        raise ArgumentError(f"`attributor` is a method with its settings, such as GradDot(); got {given}.")
+    check_method(attributor)
     if not is_whole(memory_budget) or memory_budget < 1:
         raise ArgumentError(f"`memory_budget` is a whole number of bytes, at least 1; got {memory_budget!r}.")
     if path is not None:
@@ -107,3 +105,14 @@ def attribute(
     if path is not None:
         save_scores(found, path)
     return found
+
+
+def check_method(given: object) -> None:
+    """Refuse what is not an attributor.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if isinstance(given, type) or not isinstance(given, Attributor):
+        name = given.__name__ if isinstance(given, type) else type(given).__name__
+        raise ArgumentError(f"`attributor` is a method with its settings, such as GradDot(); got {name}.")

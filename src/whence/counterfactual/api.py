@@ -63,8 +63,8 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     Args:
         run: The recorded run.
         targets: A map-style dataset of (input, label), or a pair of tensors; may be the training data itself.
-        quantity: What to explain of each: ``"loss"``, ``"logit"``, ``"margin"``, ``"probability"`` (of its own label), or
-            a callable ``(outputs, labels)`` that gives one number per example.
+        quantity: What to explain of each target: ``"loss"``, ``"logit"``, ``"margin"``, ``"probability"`` (of its own
+            label), or a callable ``(outputs, labels)`` that gives one number per example.
         over: What to take the mean over, at the cost of one target each: None explains every target by itself,
             ``"all"`` their mean, ``"label"`` the mean of each class; or one name per target, for the mean of each name.
         precision: ``"float32"`` or ``"float64"``; None takes the run's own.

@@ -1,0 +1,67 @@
+"""Per-example gradients of any examples at any state of a model, in blocks that fit a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+
+from whence._numbers import even_parts
+from whence.attribution.moments import Moment
+from whence.attribution.products import Gradients, compact
+from whence.attribution.trained import Trained
+from whence.audit.chunks import outputs_on_one
+from whence.audit.quantities import Numbers, Quantity, as_quantity
+from whence.audit.targets import TargetPass
+from whence.datasets import Examples
+from whence.runs import size, to_device
+
+_ROWS = 512  # examples that go through the model at once, at most
+_ACTIVATIONS = 4  # what a pass holds, as a multiple of its gradients' factors
+
+
+@final
+class Features:
+    """Gradients of one number per example, for examples of one dataset.
+
+    Args:
+        trained: The model.
+        examples: Where the examples come from.
+        ids: Which of them.
+        quantity: What to differentiate, as in `whence.audit`.
+        names: The parameters.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        examples: Examples,
+        ids: Sequence[int],
+        quantity: str | Numbers,
+        names: tuple[str, ...],
+    ) -> None:
+        self._examples, self.ids, self._device = examples, list(ids), trained.device
+        rows = torch.tensor(self.ids)
+        self.quantity: Quantity = as_quantity(
+            quantity, trained.loss, None, outputs_on_one(trained.model, examples, rows)
+        )
+        first = next(one for one in trained.model.parameters() if one.is_floating_point())
+        inputs, labels = to_device(examples.batch(rows[:1]), self._device)
+        self.dtype = first.dtype
+        self._pass = TargetPass(trained.model, inputs, labels, self.quantity, names, self.dtype)
+
+    def measure(self, moment: Moment) -> tuple[int, int]:
+        """Return how many bytes one example takes: on its way through the model, and when it is kept."""
+        raw = self._gradients(moment, range(1))
+        return _ACTIVATIONS * size(raw), size({name: compact(one) for name, one in raw.items()})
+
+    def blocks(self, moment: Moment, within: range, rows: int) -> Iterator[tuple[range, Gradients]]:
+        """Yield the gradients of the examples at some positions of ``ids``, in blocks of at most so many rows."""
+        for part in even_parts(within, min(_ROWS, rows)):
+            yield part, {name: compact(one) for name, one in self._gradients(moment, part).items()}
+
+    def _gradients(self, moment: Moment, part: range) -> Gradients:
+        ids = torch.tensor(self.ids[part.start : part.stop])
+        self._pass = self._pass.over(*to_device(self._examples.batch(ids), self._device))
+        return self._pass.gradients(moment.parameters, moment.buffers).gradients

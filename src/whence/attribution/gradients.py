@@ -1,0 +1,146 @@
+"""Scores that compare gradients of targets with gradients of training examples: one engine for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from whence._numbers import even_parts
+from whence._progress import Advance, progress
+from whence.attribution.features import Features
+from whence.attribution.moments import Moment
+from whence.attribution.products import Gradients, inner_products, squared_norms
+from whence.attribution.scores import label
+from whence.attribution.trained import Trained
+from whence.audit.products import fast_products
+from whence.audit.quantities import Numbers
+from whence.datasets import Examples
+
+_LEAST = 2**20  # bytes that a slab of written-out gradients may always take
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        attributor: What the scores are called.
+        names: The parameters.
+        quantity: Of the targets.
+        cosine: Whether products are divided by both gradients' norms.
+        unit: What a score of 1 means where nothing is divided; ``{quantity}`` stands for the quantity's unit.
+    """
+
+    attributor: str
+    names: tuple[str, ...]
+    quantity: str | Numbers
+    cosine: bool
+    unit: str
+
+
+@final
+class FittedGradients:
+    """Training gradients at one or several states, kept where they fit the budget.
+
+    The score of example m for target n is Σ_i ⟨g_m, A_i h_n⟩ over states i, with A_i the weights of the state and
+    h_n the gradient of a loss, or minus that of a logit or margin: positive = a gradient step on m helps n.
+    """
+
+    def __init__(self, trained: Trained, comparison: Comparison, moments: Sequence[Moment], memory_budget: int) -> None:
+        self._trained, self._what, self._moments, self._budget = trained, comparison, tuple(moments), memory_budget
+        self._train = Features(
+            trained, trained.examples, range(len(trained.examples)), trained.loss.per_example, comparison.names
+        )
+        self._dtype = self._train.dtype
+        self._slab = max(_LEAST, memory_budget // 8)
+        passing, kept = self._train.measure(self._moments[0])
+        self._rows = max(1, memory_budget // 8 // passing)
+        self._norms: Tensor | None = None
+        self._kept: list[list[tuple[range, Gradients]]] | None = None
+        work = len(trained.examples) * len(self._moments)
+        if kept * work <= memory_budget // 2:
+            with progress("gradients of training examples", work) as advance:
+                self._kept = [list(self._computed(moment, advance)) for moment in self._moments]
+
+    def scores(self, targets: Examples, ids: Sequence[int]) -> xr.DataArray:
+        """Score every training example for some targets, dims ``("target", "train")``; see `Fitted.scores`.
+
+        Args:
+            targets: The data that the targets are in.
+            ids: Which of it.
+
+        Raises:
+            ArgumentError: If the quantity does not fit the model's outputs.
+        """
+        features = Features(self._trained, targets, ids, self._what.quantity, self._what.names)
+        _, kept = features.measure(self._moments[0])
+        most = max(1, self._budget // 4 // kept)
+        parts = even_parts(range(len(ids)), most)
+        with progress("scoring", len(parts) * len(self._trained.examples) * len(self._moments)) as advance:
+            found = torch.cat([self._part(features, part, advance) for part in parts])
+        if features.quantity.helps > 0:
+            found.neg_()
+        quantity = features.quantity
+        unit = "cosine" if self._what.cosine else self._what.unit.format(quantity=quantity.unit)
+        return label(
+            found,
+            list(ids),
+            range(len(self._trained.examples)),
+            attributor=self._what.attributor,
+            unit=unit,
+            helps=1,
+            extra={"quantity": quantity.name},
+        )
+
+    def self_scores(self) -> Float[Tensor, " train"]:
+        """Return each training example's score on its own loss, Σ_i ⟨g_m, A_i g_m⟩, before any division by norms."""
+        if self._norms is None:
+            self._norms = torch.zeros(len(self._trained.examples), dtype=self._dtype, device=self._trained.device)
+            with progress("scoring", len(self._norms) * len(self._moments)) as advance:
+                for number, moment in enumerate(self._moments):
+                    for there, gradients in self._blocks(number, advance):
+                        self._norms[there.start : there.stop] += squared_norms(gradients, moment.scales, self._slab)
+        return self._norms
+
+    def _part(self, features: Features, part: range, advance: Advance) -> Float[Tensor, "targets train"]:
+        """Score one chunk of targets."""
+        total = torch.zeros(len(part), len(self._trained.examples), dtype=self._dtype, device=self._trained.device)
+        norms = total.new_zeros(len(part))
+        for number, moment in enumerate(self._moments):
+            own = list(features.blocks(moment, part, self._rows))
+            if self._what.cosine:
+                norms += torch.cat([squared_norms(left, moment.scales, self._slab) for _, left in own])
+            for there, right in self._blocks(number, advance):
+                with fast_products():
+                    products = [inner_products(left, right, moment.scales, self._slab) for _, left in own]
+                total[:, there.start : there.stop] += torch.cat(products)
+        return _cosine(total, norms, self.self_scores()) if self._what.cosine else total
+
+    def _blocks(self, number: int, advance: Advance) -> Iterator[tuple[range, Gradients]]:
+        """Yield the training gradients at one state: those that were kept, or computed again."""
+        if self._kept is None:
+            yield from self._computed(self._moments[number], advance)
+            return
+        for there, gradients in self._kept[number]:
+            yield there, gradients
+            advance(len(there))
+
+    def _computed(self, moment: Moment, advance: Advance) -> Iterator[tuple[range, Gradients]]:
+        for there, gradients in self._train.blocks(moment, range(len(self._trained.examples)), self._rows):
+            yield there, gradients
+            advance(len(there))
+
+
+def _cosine(
+    total: Float[Tensor, "targets train"], left: Float[Tensor, " targets"], right: Float[Tensor, " train"]
+) -> Float[Tensor, "targets train"]:
+    """Divide by both norms; a gradient of 0 has no direction, its scores are 0."""
+    both = left.sqrt()[:, None] * right.sqrt()
+    return torch.where(both > 0, total / both, 0.0)
