@@ -70,7 +70,6 @@ def one_by_one(model: nn.Module, examples: Data, quantity: str = "loss", names: 
         else:
             probability = torch.softmax(logits, 1)[0, y]
             value = torch.log(probability / (1 - probability))
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        found.append(torch.cat([one.flatten() for one in filled]))
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([one.flatten() for one in gradients]))
     return torch.stack(found)

@@ -16,8 +16,20 @@ from tests.attribution.networks import KINDS, data, network, one_by_one
 from tests.audit.training import blobs, tanh_net, trained
 from whence import WhenceError
 from whence._errors import ArgumentError, LabelError
-from whence.attribution import GradCos, GradDot, PathSimilarity, TracIn, as_trained, attribute, features, load_scores
+from whence.attribution import (
+    GradCos,
+    GradDot,
+    PathSimilarity,
+    TracIn,
+    as_trained,
+    attribute,
+    features,
+    load_scores,
+    products,
+)
+from whence.attribution.projection import projected
 from whence.attribution.protocol import check_method
+from whence.gradients import capture
 from whence.runs import Run
 
 TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}  # float64, sums of a few hundred products
@@ -103,9 +115,45 @@ def test_an_example_with_gradient_zero_has_cosine_zero() -> None:
     assert found.values.tolist() == [[0.0, 0.0], [0.0, 1.0]]
 
 
+@pytest.mark.parametrize("kind", ["perceptron", "convolution", "positions", "embedding"])
+def test_products_of_projected_gradients_are_right_on_average_over_seeds(kind: str) -> None:
+    model = network(kind)
+    names = [name for name, _ in model.named_parameters()]
+    sides = []
+    for count, seed in ((7, 1), (11, 0)):
+        with capture(model, names) as seen:
+            x, y = data(kind, count, seed)
+            F.cross_entropy(model(x), y, reduction="sum").backward()
+        sides.append(seen.gradients())
+    exact = products.inner_products(sides[0], sides[1], {}, 2**20)
+    found = torch.stack(
+        [
+            products.inner_products(projected(sides[0], 8, seed), projected(sides[1], 8, seed), {}, 2**20)
+            for seed in range(200)
+        ]
+    )
+    deviation = found.std(0) / 200**0.5
+    assert deviation.max() > 1e-3  # it is an approximation
+    assert ((found.mean(0) - exact) / deviation.clamp_min(1e-9)).abs().max() < 5  # normal: once in 20,000 runs
+
+
+@pytest.mark.parametrize("attributor", [GradDot, GradCos])
+def test_the_error_of_a_projection_is_stated(attributor: Any) -> None:
+    options: dict[str, Any] = {"train_data": data("positions", 11), "loss": F.cross_entropy}
+    found = attribute(attributor("logit", projection=32), network("positions"), data("positions", 7, 1), **options)
+    exact = attribute(attributor("logit"), network("positions"), data("positions", 7, 1), **options)
+    error = float(((found - exact) ** 2).sum() ** 0.5 / (exact**2).sum() ** 0.5)
+    assert found.attrs["projection_error"] == pytest.approx(error, rel=1e-9)
+    assert 0 < error < 1
+
+
+def test_a_projection_to_as_many_numbers_as_there_are_is_none() -> None:
+    torch.testing.assert_close(scores(GradDot(projection=1000), "positions"), scores(GradDot(), "positions"), **TIGHT)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    model = tanh_net()
+    model: Any = tanh_net()
     optimizer = torch.optim.Adam(
         [{"params": model[:2].parameters(), "lr": 0.01}, {"params": model[2:].parameters(), "lr": 0.02}]
     )
@@ -128,6 +176,10 @@ def test_tracin_adds_gradient_products_times_the_learning_rates_of_the_steps_to_
     found = attribute(TracIn([9, 3]), run, targets)
     torch.testing.assert_close(torch.from_numpy(found.values), expected, **TIGHT)
     assert found.attrs["unit"] == "nats of target loss"
+
+
+def test_tracin_can_project_too(run: Run) -> None:
+    assert 0 < attribute(TracIn(2, projection=3), run, blobs(5, seed=1)).attrs["projection_error"] < 2
 
 
 def test_path_similarity_is_the_preconditioned_kernel_as_a_cosine(run: Run) -> None:

@@ -9,6 +9,7 @@ from typing import final
 from whence.attribution.gradients import Comparison, FittedGradients
 from whence.attribution.moments import end_of, with_learning_rates, with_preconditioners
 from whence.attribution.parameters import Layers, parameters_of
+from whence.attribution.projection import as_projection
 from whence.attribution.trained import Trained
 from whence.audit.quantities import Numbers
 
@@ -24,20 +25,20 @@ class GradDot:
         quantity: Of the target: ``"loss"``, ``"logit"``, ``"margin"``, ``"probability"`` or a callable, as in
             `whence.audit`. Of the training example it is always the loss.
         layers: Which parameters count: ``"all"``, ``"last"``, or names of layers.
+        projection: About how many numbers to keep of each parameter's gradient, by random projection: less memory and
+            time where layers are large. None is exact. ``attrs["projection_error"]`` says what it costs: the error
+            relative to exact scores, measured on up to 64 × 64 pairs.
     """
 
     quantity: str | Numbers = "loss"
     layers: Layers = "all"
+    projection: int | None = None
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedGradients:
         """Compute the training examples' gradients; see `Attributor.fit`."""
-        what = Comparison(
-            "grad-dot",
-            parameters_of(trained, self.layers),
-            self.quantity,
-            False,
-            "{quantity} per unit of learning rate",
-        )
+        unit = "{quantity} per unit of learning rate"
+        names = parameters_of(trained, self.layers)
+        what = Comparison("grad-dot", names, self.quantity, False, unit, as_projection(self.projection))
         return FittedGradients(trained, what, [end_of(trained)], memory_budget)
 
 
@@ -49,14 +50,18 @@ class GradCos:
     Args:
         quantity: Of the target, as in `GradDot`.
         layers: Which parameters count, as in `GradDot`.
+        projection: Numbers to keep of each parameter's gradient, as in `GradDot`.
     """
 
     quantity: str | Numbers = "loss"
     layers: Layers = "all"
+    projection: int | None = None
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedGradients:
         """Compute the training examples' gradients; see `Attributor.fit`."""
-        what = Comparison("grad-cos", parameters_of(trained, self.layers), self.quantity, True, "")
+        what = Comparison(
+            "grad-cos", parameters_of(trained, self.layers), self.quantity, True, "", as_projection(self.projection)
+        )
         return FittedGradients(trained, what, [end_of(trained)], memory_budget)
 
 
@@ -72,16 +77,25 @@ class TracIn:
         checkpoints: How many states of the run, evenly spaced and the end among them; or after which steps.
         quantity: Of the target, as in `GradDot`.
         layers: Which parameters count, as in `GradDot`.
+        projection: Numbers to keep of each parameter's gradient, as in `GradDot`.
     """
 
     checkpoints: int | Sequence[int] = 10
     quantity: str | Numbers = "loss"
     layers: Layers = "all"
+    projection: int | None = None
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedGradients:
         """Walk the run to the checkpoints and compute gradients there; see `Attributor.fit`."""
         run = trained.recorded("TracIn")
-        what = Comparison("TracIn", parameters_of(trained, self.layers), self.quantity, False, "{quantity}")
+        what = Comparison(
+            "TracIn",
+            parameters_of(trained, self.layers),
+            self.quantity,
+            False,
+            "{quantity}",
+            as_projection(self.projection),
+        )
         return FittedGradients(trained, what, with_learning_rates(run, self.checkpoints), memory_budget)
 
 

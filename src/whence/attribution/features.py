@@ -10,6 +10,7 @@ import torch
 from whence._numbers import even_parts
 from whence.attribution.moments import Moment
 from whence.attribution.products import Gradients, compact
+from whence.attribution.projection import projected
 from whence.attribution.trained import Trained
 from whence.audit.chunks import outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity
@@ -18,6 +19,7 @@ from whence.datasets import Examples
 from whence.runs import size, to_device
 
 _ROWS = 512  # examples that go through the model at once, at most
+_SEED = 0  # of projections
 _ACTIVATIONS = 4  # what a pass holds, as a multiple of its gradients' factors
 
 
@@ -31,6 +33,7 @@ class Features:
         ids: Which of them.
         quantity: What to differentiate, as in `whence.audit`.
         names: The parameters.
+        projection: Numbers to project each parameter's gradient to, or None to leave it as it is.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class Features:
         ids: Sequence[int],
         quantity: str | Numbers,
         names: tuple[str, ...],
+        projection: int | None = None,
     ) -> None:
         self._examples, self.ids, self._device = examples, list(ids), trained.device
+        self._projection = projection
         rows = torch.tensor(self.ids)
         self.quantity: Quantity = as_quantity(
             quantity, trained.loss, None, outputs_on_one(trained.model, examples, rows)
@@ -54,12 +59,22 @@ class Features:
     def measure(self, moment: Moment) -> tuple[int, int]:
         """Return how many bytes one example takes: on its way through the model, and when it is kept."""
         raw = self._gradients(moment, range(1))
-        return _ACTIVATIONS * size(raw), size({name: compact(one) for name, one in raw.items()})
+        return _ACTIVATIONS * size(raw), size(self._kept(raw))
 
     def blocks(self, moment: Moment, within: range, rows: int) -> Iterator[tuple[range, Gradients]]:
         """Yield the gradients of the examples at some positions of ``ids``, in blocks of at most so many rows."""
         for part in even_parts(within, min(_ROWS, rows)):
-            yield part, {name: compact(one) for name, one in self._gradients(moment, part).items()}
+            yield part, self._kept(self._gradients(moment, part))
+
+    def exact(self, moment: Moment, rows: int) -> Gradients:
+        """Return the gradients of the first examples, not projected."""
+        return self._gradients(moment, range(min(rows, len(self.ids))))
+
+    def _kept(self, gradients: Gradients) -> Gradients:
+        """Return gradients in the form in which they are kept."""
+        if self._projection is not None:
+            gradients = projected(gradients, self._projection, _SEED)
+        return {name: compact(one) for name, one in gradients.items()}
 
     def _gradients(self, moment: Moment, part: range) -> Gradients:
         ids = torch.tensor(self.ids[part.start : part.stop])

@@ -22,6 +22,7 @@ from whence.audit.products import fast_products
 from whence.audit.quantities import Numbers
 from whence.datasets import Examples
 
+_MEASURED = 64  # targets and training examples of which projected scores are compared with exact ones
 _LEAST = 2**20  # bytes that a slab of written-out gradients may always take
 
 
@@ -36,6 +37,7 @@ class Comparison:
         quantity: Of the targets.
         cosine: Whether products are divided by both gradients' norms.
         unit: What a score of 1 means where nothing is divided; ``{quantity}`` stands for the quantity's unit.
+        projection: Numbers to project each parameter's gradient to, or None.
     """
 
     attributor: str
@@ -43,6 +45,7 @@ class Comparison:
     quantity: str | Numbers
     cosine: bool
     unit: str
+    projection: int | None = None
 
 
 @final
@@ -56,7 +59,12 @@ class FittedGradients:
     def __init__(self, trained: Trained, comparison: Comparison, moments: Sequence[Moment], memory_budget: int) -> None:
         self._trained, self._what, self._moments, self._budget = trained, comparison, tuple(moments), memory_budget
         self._train = Features(
-            trained, trained.examples, range(len(trained.examples)), trained.loss.per_example, comparison.names
+            trained,
+            trained.examples,
+            range(len(trained.examples)),
+            trained.loss.per_example,
+            comparison.names,
+            comparison.projection,
         )
         self._dtype = self._train.dtype
         self._slab = max(_LEAST, memory_budget // 8)
@@ -79,7 +87,8 @@ class FittedGradients:
         Raises:
             ArgumentError: If the quantity does not fit the model's outputs.
         """
-        features = Features(self._trained, targets, ids, self._what.quantity, self._what.names)
+        what = self._what
+        features = Features(self._trained, targets, ids, what.quantity, what.names, what.projection)
         _, kept = features.measure(self._moments[0])
         most = max(1, self._budget // 4 // kept)
         parts = even_parts(range(len(ids)), most)
@@ -87,17 +96,12 @@ class FittedGradients:
             found = torch.cat([self._part(features, part, advance) for part in parts])
         if features.quantity.helps > 0:
             found.neg_()
-        quantity = features.quantity
-        unit = "cosine" if self._what.cosine else self._what.unit.format(quantity=quantity.unit)
-        return label(
-            found,
-            list(ids),
-            range(len(self._trained.examples)),
-            attributor=self._what.attributor,
-            unit=unit,
-            helps=1,
-            extra={"quantity": quantity.name},
-        )
+        unit = "cosine" if what.cosine else what.unit.format(quantity=features.quantity.unit)
+        extra: dict[str, str | float] = {"quantity": features.quantity.name}
+        if what.projection is not None:
+            extra |= {"projection": what.projection, "projection_error": self._projection_error(features, found)}
+        train = range(len(self._trained.examples))
+        return label(found, list(ids), train, attributor=what.attributor, unit=unit, helps=1, extra=extra)
 
     def self_scores(self) -> Float[Tensor, " train"]:
         """Return each training example's score on its own loss, Σ_i ⟨g_m, A_i g_m⟩, before any division by norms."""
@@ -122,6 +126,20 @@ class FittedGradients:
                     products = [inner_products(left, right, moment.scales, self._slab) for _, left in own]
                 total[:, there.start : there.stop] += torch.cat(products)
         return _cosine(total, norms, self.self_scores()) if self._what.cosine else total
+
+    def _projection_error(self, features: Features, found: Tensor) -> float:
+        """Return the error of projected scores relative to exact ones, root mean squares over a few pairs."""
+        exact = torch.zeros_like(found[:_MEASURED, :_MEASURED])
+        left, right = found.new_zeros(exact.shape[0]), found.new_zeros(exact.shape[1])
+        for moment in self._moments:
+            both = [one.exact(moment, _MEASURED) for one in (features, self._train)]
+            exact += inner_products(both[0], both[1], moment.scales, self._slab)
+            left += squared_norms(both[0], moment.scales, self._slab)
+            right += squared_norms(both[1], moment.scales, self._slab)
+        if self._what.cosine:
+            exact = _cosine(exact, left, right)
+        ours = found[:_MEASURED, :_MEASURED] * (-1 if features.quantity.helps > 0 else 1)
+        return float((ours - exact).norm() / exact.norm())
 
     def _blocks(self, number: int, advance: Advance) -> Iterator[tuple[range, Gradients]]:
         """Yield the training gradients at one state: those that were kept, or computed again."""
