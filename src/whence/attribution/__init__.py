@@ -3,7 +3,7 @@
 from whence.attribution.comparing import GradCos, GradDot, PathSimilarity, TracIn
 from whence.attribution.parameters import Layers, check_layer, parameters_of
 from whence.attribution.protocol import Attributor, Fitted, attribute
-from whence.attribution.scores import label, load_scores, save_scores
+from whence.attribution.scores import harmful, helpful, label, load_scores, save_scores
 from whence.attribution.trained import Trained, as_trained
 
 __all__ = (
@@ -18,6 +18,8 @@ __all__ = (
     "as_trained",
     "attribute",
     "check_layer",
+    "harmful",
+    "helpful",
     "label",
     "load_scores",
     "parameters_of",

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence._errors import AuditError, ShapeError
+from whence._errors import ArgumentError, AuditError, ShapeError
+from whence.audit.result import position, strongest
 from whence.audit.storage import save_dataset, with_plain_strings
 
 FORMAT = 1
@@ -88,3 +89,49 @@ def load_scores(path: str | Path) -> xr.DataArray:
     if _VARIABLE not in data or data.attrs.get("format") != FORMAT:
         raise AuditError(f"{place} holds no scores of format {FORMAT}. Give the path that save_scores wrote.")
     return with_plain_strings(data)[_VARIABLE]
+
+
+def helpful(scores: xr.DataArray, target: Any, k: int = 25) -> xr.DataArray:
+    """Return the scores of the ``k`` training examples that helped a target most, best first, dims ``("train",)``.
+
+    Args:
+        scores: As `whence.attribution.attribute` gives them.
+        target: Id of the target.
+        k: How many to list; all of them if there are fewer.
+
+    Raises:
+        LabelError: If there is no such target.
+        ArgumentError: If ``k`` is not positive, or the scores do not say which sign helps.
+
+    Example:
+        >>> scores = label(np.array([[3.0, -1.0, 2.0]]), [7], [0, 1, 2], attributor="mine", unit="points", helps=1)
+        >>> helpful(scores, 7, k=2).train.values.tolist()
+        [0, 2]
+    """
+    return _ranked(scores, target, k, 1)
+
+
+def harmful(scores: xr.DataArray, target: Any, k: int = 25) -> xr.DataArray:
+    """Return the scores of the ``k`` training examples that harmed a target most, worst first, dims ``("train",)``.
+
+    Args:
+        scores: As `whence.attribution.attribute` gives them.
+        target: Id of the target.
+        k: How many to list; all of them if there are fewer.
+
+    Raises:
+        LabelError: If there is no such target.
+        ArgumentError: If ``k`` is not positive, or the scores do not say which sign helps.
+    """
+    return _ranked(scores, target, k, -1)
+
+
+def _ranked(scores: xr.DataArray, target: Any, k: int, sign: int) -> xr.DataArray:
+    if scores.attrs.get("helps") not in {1, -1} or scores.dims != ("target", "train"):
+        raise ArgumentError(
+            "These are no scores of an attributor: they need the dims ('target', 'train') and attrs['helps'], the sign "
+            f"of a help, 1 or -1; got dims {scores.dims} and {scores.attrs.get('helps')!r}. Label them with "
+            "whence.attribution.label, and keep attributes in arithmetic (xarray.set_options(keep_attrs=True))."
+        )
+    row = scores.isel(target=position(scores, target, "scored", "scores")).load()
+    return strongest(row, k, sign * int(scores.attrs["helps"]))

@@ -169,26 +169,48 @@ class Audit:
         save_dataset(self.data, Path(path))
 
     def _top(self, target: Any, k: int, sign: int) -> xr.DataArray:
-        if k < 1:
-            raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
-        row = self.total(target)
-        values: Float[NDArray[Any], "train"] = row.values * sign
-        k = min(k, values.size)
-        found = np.argpartition(-values, k - 1)[:k]
-        return row.isel(train=found[np.argsort(-values[found], kind="stable")])
+        return strongest(self.total(target), k, sign)
 
     def _position(self, target: Any) -> int:
-        known = self.influence.coords["target"].values
-        found = np.flatnonzero(known == target)
-        if found.size == 0:  # an id as text, such as "17", also names target 17
-            found = np.flatnonzero(known.astype(str) == str(target))
-        if found.size == 0:
-            near = " or ".join(difflib.get_close_matches(str(target), [str(one) for one in known])) or "none is close"
-            raise LabelError(
-                f"No target id {target!r} among the {known.size} audited (similar: {near}). "
-                "See audit.influence.coords['target']."
-            )
-        return int(found[0])
+        return position(self.influence, target, "audited", "audit.influence")
+
+
+def strongest(row: xr.DataArray, k: int, sign: int) -> xr.DataArray:
+    """Return the ``k`` entries of ``row``, dims ``("train",)``, that are largest after multiplication with ``sign``.
+
+    Raises:
+        ArgumentError: If ``k`` is not positive.
+    """
+    if k < 1:
+        raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
+    values: Float[NDArray[Any], "train"] = row.values * sign
+    k = min(k, values.size)
+    found = np.argpartition(-values, k - 1)[:k]
+    return row.isel(train=found[np.argsort(-values[found], kind="stable")])
+
+
+def position(scores: xr.DataArray, target: Any, done: str, name: str) -> int:
+    """Return where a target stands along the dimension ``"target"``.
+
+    Args:
+        scores: What has that dimension.
+        target: The target's id.
+        done: What was done with the targets, and
+        name: what the array is called, for the message.
+
+    Raises:
+        LabelError: If there is no such target.
+    """
+    known = scores.coords["target"].values
+    found = np.flatnonzero(known == target)
+    if found.size == 0:  # an id as text, such as "17", also names target 17
+        found = np.flatnonzero(known.astype(str) == str(target))
+    if found.size == 0:
+        near = " or ".join(difflib.get_close_matches(str(target), [str(one) for one in known])) or "none is close"
+        raise LabelError(
+            f"No target id {target!r} among the {known.size} {done} (similar: {near}). See {name}.coords['target']."
+        )
+    return int(found[0])
 
 
 def _sum_all_but_target(influence: xr.DataArray, profile: xr.DataArray) -> xr.DataArray:
