@@ -16,11 +16,12 @@ from typer.testing import CliRunner, Result
 
 import whence
 from whence import cli
+from whence.attribution import load_scores
 from whence.cli import commands
 from whence.counterfactual import load_effects
 from whence.report import demo as demo_module
 
-COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report")
+COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report", "attribute")
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
 
@@ -344,3 +345,39 @@ def test_keeping_memory_is_skipped_where_there_is_no_glibc(monkeypatch: pytest.M
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
     assert commands.keep_memory() is None  # type: ignore[func-returns-value]
+
+
+def test_attribute_lists_the_ends_of_every_targets_scores_and_keeps_all(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    words = ("attribute", made / "run", *DIGITS, "--targets", "digits", "--limit", 2, "--method", "grad-cos", "--k", 3)
+    found = json.loads(call(*words, "--out", out, "--json").stdout)
+    scores = load_scores(out)
+    assert scores.sizes == {"target": 2, "train": 1442}
+    for place, row in enumerate(found["targets"]):
+        values = scores.values[place]
+        assert [value for _, value in row["helpful"]] == sorted(values.tolist(), reverse=True)[:3]
+        assert [value for _, value in row["harmful"]] == sorted(values.tolist())[:3]
+        assert all(values[one] == value for one, value in row["helpful"] + row["harmful"])
+    assert found["sign"] == "positive = the example helped the target"
+    plain = call(*words).stdout
+    assert f"target 1 helpful  #{found['targets'][1]['helpful'][0][0]} (+" in plain
+    again = call(*words, "--out", out)
+    assert again.exit_code == 1
+    assert "Something stands at" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
+        (("--checkpoints", 3), "The method grad-dot has no --checkpoints. Leave it out."),
+        (("--method", "tracin", "--checkpoints", 10**6), "`checkpoints` asks for 1000000 states of the run"),
+        (("--layers", "conv3"), "No layer 'conv3' in the model SmallNet; names near it: conv2, conv1"),
+        (("--quantity", "entropy"), "No quantity 'entropy'."),
+        (("--limit", 0), "--limit must be at least 1, got 0."),
+    ],
+)
+def test_attribute_names_what_it_cannot_do(words: tuple[object, ...], message: str, made: Path) -> None:
+    result = call("attribute", made / "run", *DIGITS, "--targets", "digits", *words)
+    assert result.exit_code == 1
+    assert message in result.stderr

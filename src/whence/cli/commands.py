@@ -31,7 +31,8 @@ EXAMPLES = {
 }
 
 
-def _example(command: str) -> str:
+def example(command: str) -> str:
+    """Return the example of a command as its help shows it."""
     return "\n".join(("\b", "Example:", *(f"  {line}" for line in EXAMPLES[command])))
 
 
@@ -78,7 +79,7 @@ def main(
     keep_memory()
 
 
-@app.command(epilog=_example("demo"))
+@app.command(epilog=example("demo"))
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run, the audit and the page.")] = Path("demo"),
     data: Annotated[str, typer.Option(help="digits or mnist.")] = "digits",
@@ -97,7 +98,7 @@ def demo(
         show({**facts, **_completeness(made.audit)}, as_json)
 
 
-@app.command(epilog=_example("info"))
+@app.command(epilog=example("info"))
 def info(run: RunFolder, as_json: Json = False) -> None:
     """Say what a run is, without its model or data."""
     from whence.runs import run_facts
@@ -106,7 +107,7 @@ def info(run: RunFolder, as_json: Json = False) -> None:
         show(run_facts(run), as_json)
 
 
-@app.command(epilog=_example("verify"))
+@app.command(epilog=example("verify"))
 def verify(
     run: RunFolder,
     model: Model,
@@ -117,11 +118,11 @@ def verify(
 ) -> None:
     """Walk a run again from start to end, and compare with every snapshot."""
     with expected("nothing was changed"):
-        found = _open(run, model, data, loss).verify(repair=repair)
+        found = open_named(run, model, data, loss).verify(repair=repair)
         show(dict(vars(found)), as_json)
 
 
-@app.command(epilog=_example("audit"))
+@app.command(epilog=example("audit"))
 def audit(
     run: RunFolder,
     model: Model,
@@ -146,7 +147,7 @@ def audit(
 
         refuse_finished(run, out)
         refuse_limit(limit)
-        opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
+        opened, examples = open_named(run, model, data, loss), named_data(targets, "test", "--targets")
         made = make_audit(
             opened,
             examples,
@@ -164,7 +165,7 @@ def audit(
         show({"audit": out, "seconds": seconds, **_completeness(made)}, as_json)
 
 
-@app.command(epilog=_example("counterfactual"))
+@app.command(epilog=example("counterfactual"))
 def counterfactual(
     run: RunFolder,
     model: Model,
@@ -188,7 +189,7 @@ def counterfactual(
         from whence.report.sources import named_data, named_quantity
 
         refuse_limit(limit)
-        opened, examples = _open(run, model, data, loss), named_data(targets, "test", "--targets")
+        opened, examples = open_named(run, model, data, loss), named_data(targets, "test", "--targets")
         if not 1 <= remove <= len(opened.examples):
             raise ArgumentError(f"--remove must be from 1 to {len(opened.examples)}, got {remove}.")
         ids = None if limit is None else range(min(limit, len(examples)))
@@ -211,7 +212,7 @@ def counterfactual(
         show({**facts, "verdict": effects.attrs["verdict"], **found.facts(as_json)}, as_json)
 
 
-@app.command(epilog=_example("report"))
+@app.command(epilog=example("report"))
 def report(
     run: RunFolder,
     audit_path: Annotated[Path, typer.Option("--audit", help="A saved audit of the run.")],
@@ -236,7 +237,7 @@ def report(
 
         found = load_audit(audit_path)
         examples = named_data(targets, "test", "--targets")
-        opened = _open(run, model, data, loss)
+        opened = open_named(run, model, data, loss)
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, remove=remove, retrain=retrain)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 
@@ -249,7 +250,8 @@ def keep_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def _open(run: Path, model: str, data: str, loss: str) -> Any:
+def open_named(run: Path, model: str, data: str, loss: str) -> Any:
+    """Open the run that a command line names."""
     from whence.report.sources import named_data, named_loss, named_model
     from whence.runs import open_run
 
