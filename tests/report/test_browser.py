@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.report.making import picture_case
+from whence.attribution import GradDot
 from whence.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -29,7 +30,7 @@ pytestmark = [
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     case = picture_case(folder, ("top", "<b>middle</b>", "bottom"))
-    return write_report(case.run, case.audit, case.targets, folder / "page.html", k=6)
+    return write_report(case.run, case.audit, case.targets, folder / "page.html", k=6, methods=(GradDot(),))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_click_shows_the_target_with_its_pictures_and_plots(browser: Any, page
         panel = page.locator("article.panel:visible")
         assert panel.locator(".main-svg").count() >= 3
         loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
-        assert panel.locator("img").evaluate_all(loaded)
+        assert panel.locator("img:visible").evaluate_all(loaded)
         assert panel.locator("img").count() > 10
 
 
@@ -99,6 +100,22 @@ def test_the_keyboard_alone_reaches_and_changes_the_target(browser: Any, page_fi
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         assert heading(page) == after
+
+
+def test_a_switch_changes_the_method_whose_lists_are_shown(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        panel = page.locator("article.panel:not([hidden])")
+        audit, other = panel.locator("button[data-method]").all()
+        lists = [panel.locator(f"#{one.get_attribute('data-method')}") for one in (audit, other)]
+        assert [one.is_visible() for one in lists] == [True, False]
+        other.click()
+        assert [one.is_visible() for one in lists] == [False, True]
+        assert [one.get_attribute("aria-pressed") for one in (audit, other)] == ["false", "true"]
+        pictures = lists[1].locator("img").all()
+        assert pictures
+        assert all(one.get_attribute("src").startswith("data:image/png") for one in pictures)
+        audit.press("Enter")
+        assert [one.is_visible() for one in lists] == [True, False]
 
 
 def panel_number(page: Any, position: int) -> str:

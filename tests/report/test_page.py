@@ -17,6 +17,7 @@ from torch.nn import functional
 import whence
 from tests.report.making import Case, Reader, columns_case, picture_case, pictures, read, table_case, trained
 from whence._errors import ArgumentError, AuditError, LabelError
+from whence.attribution import Attributor, GradDot, TracIn, attribute, harmful, helpful
 from whence.report import curves, write_report
 from whence.report.page import make_page
 from whence.report.words import number
@@ -259,6 +260,26 @@ def test_a_wrong_answer_says_what_to_remove_and_what_training_again_gives(tmp_pa
     assert all("Examples to remove" not in [each.title for each in one.rankings] for one in right)
     path = write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=2, remove=3)
     assert path.read_text().count(">Examples to remove<") == len(wrong)
+
+
+def test_other_methods_have_their_lists_beside_the_audits(case: Case, tmp_path: Path) -> None:
+    methods: tuple[Attributor, ...] = (GradDot(), TracIn(2))
+    page = make_page(case.run, case.audit, case.targets, k=4, methods=methods)
+    for method, place in zip(methods, range(2), strict=True):
+        scores = attribute(method, case.run, case.targets)
+        for one in page.explanations:
+            shown = one.others[place]
+            assert shown.name == scores.attrs["attributor"]
+            assert scores.attrs["unit"] in shown.note
+            for ranking, ranked in zip(shown.rankings, (helpful, harmful), strict=True):
+                expected = ranked(scores, one.index, 4)
+                assert [each.index for each in ranking.listed] == expected.train.values.tolist()
+            common = {each.index for each in one.rankings[0].listed} & {each.index for each in shown.rankings[0].listed}
+            assert shown.rankings[0].note == f"{len(common)} of 4 are on the audit's list."
+    reader = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=4, methods=methods))
+    buttons = [one for one in reader.of("button") if "data-method" in one.attributes]
+    assert len(buttons) == 3 * len(page.explanations)
+    assert [one.attributes["aria-pressed"] for one in buttons[:3]] == ["true", "false", "false"]
 
 
 def test_the_audit_of_another_run_is_refused_by_the_names_of_both(case: Case, tmp_path: Path) -> None:

@@ -227,18 +227,22 @@ def report(
     k: Annotated[int, typer.Option(help="Training examples to list each time.")] = 25,
     remove: Annotated[int, typer.Option(help="Examples to propose for removal, for each wrong answer.")] = 0,
     retrain: Annotated[int, typer.Option(help="For how many of these to train again without them.")] = 0,
+    method: Annotated[list[str] | None, typer.Option(help="Another method to show; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
     with expected("an earlier page is as it was"):
         from whence.audit import load_audit
         from whence.report import write_report
+        from whence.report.methods import named_method
         from whence.report.sources import named_data
 
+        methods = [named_method(one) for one in method or ()]
         found = load_audit(audit_path)
         examples = named_data(targets, "test", "--targets")
         opened = open_named(run, model, data, loss)
-        page = write_report(opened, found, examples, out, chosen=target or None, k=k, remove=remove, retrain=retrain)
+        asked = {"remove": remove, "retrain": retrain}
+        page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from whence._errors import ArgumentError
 from whence._progress import progress
+from whence.attribution import GradCos, PathSimilarity
 from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
 from whence.report.page import make_folder, write_report
@@ -125,7 +126,15 @@ def demonstrate(
         train(plan, folder / "run")
         run = open_run(folder / "run", plan.model, plan.train, loss=functional.cross_entropy)
         found = _audited(run, plan, folder / "audit.zarr")
-        page = write_report(run, found, plan.targets, folder / "report.html", remove=plan.remove, retrain=plan.retrain)
+        page = write_report(
+            run,
+            found,
+            plan.targets,
+            folder / "report.html",
+            remove=plan.remove,
+            retrain=plan.retrain,
+            methods=(GradCos(), PathSimilarity()),
+        )
     run.close()
     return Demonstration(page, folder / "run", folder / "audit.zarr", found, time.monotonic() - started)
 

@@ -17,7 +17,8 @@ from whence.counterfactual import Repair
 from whence.report.answers import Answers
 from whence.report.figures import Figure
 from whence.report.influences import class_figure, profile_figure, sorted_figure
-from whence.report.listed import Listed, Ranking
+from whence.report.listed import Listed, Ranking, entries
+from whence.report.others import Ranked
 from whence.report.repair import repair_ranking, repair_story
 from whence.report.words import count, label_name, listing, number, percent, short_unit, signed
 
@@ -40,6 +41,7 @@ class Explanation:
         story: Sentences that say how it came about.
         rankings: Lists of training examples; empty if the audit summed them by label.
         figures: The plots.
+        others: The lists of other methods, if any were asked.
     """
 
     key: str
@@ -52,6 +54,12 @@ class Explanation:
     story: tuple[str, ...]
     rankings: tuple[Ranking, ...]
     figures: tuple[Figure, ...]
+    others: tuple[Ranked, ...] = ()
+
+    @property
+    def all_rankings(self) -> tuple[Ranking, ...]:
+        """Every list of training examples, of the audit and of other methods."""
+        return (*self.rankings, *(ranking for one in self.others for ranking in one.rankings))
 
 
 @final
@@ -159,18 +167,8 @@ class Explainer:
         largest: float,
     ) -> tuple[Listed, ...]:
         strong = members[np.argsort(-sign * values[members], kind="stable")][: self._k]
-        ids = total.coords["train"].values
-        return tuple(
-            Listed(
-                int(ids[at]),
-                label_name(labels[at], self._names) if labels is not None else "",
-                signed(float(total.values[at])),
-                signed(float(total.values[at]), 2),
-                max(2, round(100 * abs(float(values[at])) / largest)),
-                bool(values[at] > 0),
-            )
-            for at in strong
-        )
+        chosen = None if labels is None else labels[strong]
+        return entries(total.isel(train=strong), self._audit.helps, largest, chosen, self._names)
 
     def _story(
         self, position: int, total: xr.DataArray | None, rankings: tuple[Ranking, ...], true: str, instead: str | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -11,13 +11,16 @@ import numpy as np
 
 from whence._errors import ArgumentError, AuditError, LabelError
 from whence._files import disk_errors, write_atomically
+from whence.attribution import Attributor, as_trained, attribute
 from whence.audit import Audit
+from whence.audit.chunks import labels_of
 from whence.counterfactual import repairs
 from whence.datasets import Examples, as_examples
 from whence.report.answers import Answerer, Answers
 from whence.report.confusion import Confusion, confusion
 from whence.report.explain import Explainer, Explanation
 from whence.report.figures import Figure
+from whence.report.others import Others
 from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
 from whence.report.summary import layer_names, run_facts, summary
@@ -70,7 +73,7 @@ class Page:
         return (*self.proof.figures, *self.training, *(plot for one in self.explanations for plot in one.figures))
 
 
-def write_report(
+def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     run: Run,
     audit: Audit,
     targets: Any,
@@ -80,6 +83,7 @@ def write_report(
     k: int = 25,
     remove: int = 0,
     retrain: int = 0,
+    methods: Sequence[Attributor] = (),
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -99,6 +103,7 @@ def write_report(
             right; 0 for none. See `whence.counterfactual.repairs`.
         retrain: For how many of these answers to train again without the proposed ones, and without the smallest set
             predicted to turn the answer.
+        methods: Other attributors, whose lists the page shows beside the audit's, with a switch between them.
 
     Returns:
         ``path``.
@@ -116,7 +121,8 @@ def write_report(
     make_folder(place.parent)
     if place.is_dir():
         raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
-    page = make_page(run, audit, as_examples(targets), chosen=chosen, k=k, remove=remove, retrain=retrain)
+    examples = as_examples(targets)
+    page = make_page(run, audit, examples, chosen=chosen, k=k, remove=remove, retrain=retrain, methods=methods)
     write_atomically(place, render(page).encode("utf-8"))
     return place
 
@@ -144,6 +150,7 @@ def make_page(
     k: int = 25,
     remove: int = 0,
     retrain: int = 0,
+    methods: Sequence[Attributor] = (),
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
@@ -167,7 +174,9 @@ def make_page(
     explanations = tuple(
         explainer.explain(position, indices[position], mended.get(indices[position])) for position in positions
     )
-    listed = {one.index for each in explanations for ranking in each.rankings for one in ranking.listed}
+    if methods:
+        explanations = _with_others(run, targets, explanations, methods, names, k)
+    listed = {one.index for each in explanations for ranking in each.all_rankings for one in ranking.listed}
     return Page(
         f"Why {type(run.model).__name__} answers as it does",
         summary(run, audit, answers),
@@ -183,6 +192,22 @@ def make_page(
         _rule(audit),
         _choice(explanations, answers),
     )
+
+
+def _with_others(
+    run: Run,
+    targets: Examples,
+    explanations: tuple[Explanation, ...],
+    methods: Sequence[Attributor],
+    names: Sequence[str] | None,
+    k: int,
+) -> tuple[Explanation, ...]:
+    """Return the explanations with the lists of other methods."""
+    trained, ids = as_trained(run), sorted({one.index for one in explanations})
+    labels = labels_of(run.examples)
+    scores = [attribute(method, trained, targets, ids=ids) for method in methods]
+    others = Others(scores, None if labels is None else labels.numpy(), names, k)
+    return tuple(replace(one, others=others.of(one.key, one.index, one.rankings)) for one in explanations)
 
 
 def _refuse_another_run(run: Run, audit: Audit) -> None:

@@ -65,6 +65,17 @@
     });
   });
 
+  for (const button of document.querySelectorAll("button[data-method]")) {
+    button.addEventListener("click", () => {
+      for (const other of button.parentElement.querySelectorAll("button")) {
+        const lists = document.getElementById(other.dataset.method);
+        lists.hidden = other !== button;
+        other.setAttribute("aria-pressed", String(other === button));
+      }
+      fill(document.getElementById(button.dataset.method));
+    });
+  }
+
   const asked = () => {
     const name = location.hash.startsWith("#target-") ? decodeURIComponent(location.hash.slice(8)) : null;
     return buttons.find((button) => document.getElementById("panel-" + button.dataset.panel).dataset.name === name);
