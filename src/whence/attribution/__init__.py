@@ -1,18 +1,35 @@
 """Attributors: score training examples for targets by any method, through one protocol."""
 
+from whence.attribution.baselines import Random, SameClass
 from whence.attribution.comparing import GradCos, GradDot, PathSimilarity, TracIn
+from whence.attribution.influence import Influence
 from whence.attribution.parameters import Layers, check_layer, parameters_of
-from whence.attribution.protocol import Attributor, Fitted, attribute
+from whence.attribution.protocol import Attributor, Fitted, SelfScoring, attribute
+from whence.attribution.recorded import Counterfactual, PathAudit
 from whence.attribution.scores import harmful, helpful, label, load_scores, save_scores
+from whence.attribution.similarity import NearestNeighbours, RepresentationCos, RepresentationDot
 from whence.attribution.trained import Trained, as_trained
+from whence.attribution.wrappers import ClassBalanced, Ensemble, Relative, self_influence
 
 __all__ = (
     "Attributor",
+    "ClassBalanced",
+    "Counterfactual",
+    "Ensemble",
     "Fitted",
     "GradCos",
     "GradDot",
+    "Influence",
     "Layers",
+    "NearestNeighbours",
+    "PathAudit",
     "PathSimilarity",
+    "Random",
+    "Relative",
+    "RepresentationCos",
+    "RepresentationDot",
+    "SameClass",
+    "SelfScoring",
     "TracIn",
     "Trained",
     "as_trained",
@@ -24,4 +41,5 @@ __all__ = (
     "load_scores",
     "parameters_of",
     "save_scores",
+    "self_influence",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -38,6 +38,7 @@ class Comparison:
         cosine: Whether products are divided by both gradients' norms.
         unit: What a score of 1 means where nothing is divided; ``{quantity}`` stands for the quantity's unit.
         projection: Numbers to project each parameter's gradient to, or None.
+        transform: What is done to the targets' gradients before they are compared, or None.
     """
 
     attributor: str
@@ -46,6 +47,7 @@ class Comparison:
     cosine: bool
     unit: str
     projection: int | None = None
+    transform: Callable[[Gradients], Gradients] | None = None
 
 
 @final
@@ -104,28 +106,41 @@ class FittedGradients:
         return label(found, list(ids), train, attributor=what.attributor, unit=unit, helps=1, extra=extra)
 
     def self_scores(self) -> Float[Tensor, " train"]:
-        """Return each training example's score on its own loss, Σ_i ⟨g_m, A_i g_m⟩, before any division by norms."""
+        """Return each training example's score on its own loss; with a cosine, 1 where there is a gradient."""
+        products = self._self_products()
+        return (products > 0).to(products.dtype) if self._what.cosine else products
+
+    def _self_products(self) -> Float[Tensor, " train"]:
+        """Return Σ_i ⟨g_m, A_i g_m⟩ of every training example, before any division."""
         if self._norms is None:
             self._norms = torch.zeros(len(self._trained.examples), dtype=self._dtype, device=self._trained.device)
             with progress("scoring", len(self._norms) * len(self._moments)) as advance:
                 for number, moment in enumerate(self._moments):
                     for there, gradients in self._blocks(number, advance):
-                        self._norms[there.start : there.stop] += squared_norms(gradients, moment.scales, self._slab)
+                        self._norms[there.start : there.stop] += self._own(gradients, moment)
         return self._norms
+
+    def _own(self, gradients: Gradients, moment: Moment) -> Float[Tensor, " examples"]:
+        if self._what.transform is None:
+            return squared_norms(gradients, moment.scales, self._slab)
+        return inner_products(self._what.transform(gradients), gradients, moment.scales, self._slab).diagonal()
 
     def _part(self, features: Features, part: range, advance: Advance) -> Float[Tensor, "targets train"]:
         """Score one chunk of targets."""
         total = torch.zeros(len(part), len(self._trained.examples), dtype=self._dtype, device=self._trained.device)
         norms = total.new_zeros(len(part))
         for number, moment in enumerate(self._moments):
-            own = list(features.blocks(moment, part, self._rows))
+            own = [(here, self._transformed(one)) for here, one in features.blocks(moment, part, self._rows)]
             if self._what.cosine:
                 norms += torch.cat([squared_norms(left, moment.scales, self._slab) for _, left in own])
             for there, right in self._blocks(number, advance):
                 with fast_products():
                     products = [inner_products(left, right, moment.scales, self._slab) for _, left in own]
                 total[:, there.start : there.stop] += torch.cat(products)
-        return _cosine(total, norms, self.self_scores()) if self._what.cosine else total
+        return _cosine(total, norms, self._self_products()) if self._what.cosine else total
+
+    def _transformed(self, gradients: Gradients) -> Gradients:
+        return gradients if self._what.transform is None else self._what.transform(gradients)
 
     def _projection_error(self, features: Features, found: Tensor) -> float:
         """Return the error of projected scores relative to exact ones, root mean squares over a few pairs."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import xarray as xr
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
@@ -33,6 +34,19 @@ class Fitted(Protocol):
             Scores with dims ``("target", "train")``, made by `label`: ``attrs`` say ``unit``, ``helps`` (1 if
             positive scores are those of examples that helped, -1 if negative ones) and ``attributor``.
         """
+        ...
+
+
+@runtime_checkable
+class SelfScoring(Protocol):
+    """A fitted attributor that knows every training example's score on itself without scoring all pairs."""
+
+    def scores(self, targets: Examples, ids: list[int]) -> xr.DataArray:
+        """Score every training example for some targets, as `Fitted` does."""
+        ...
+
+    def self_scores(self) -> Float[Tensor, " train"]:
+        """Return each training example's score on its own loss: the diagonal, before any division by norms."""
         ...
 
 

@@ -74,5 +74,5 @@ class Others:
             note = f"{both} of {len(listed)} are on the audit's list." if listed else "There are none."
             found.append(Ranking(f"{key}-{kind}", f"Most {kind} examples", note, listed))
         name = str(scores.attrs["attributor"])
-        note = f"Scores in {scores.attrs['unit']}; {scores.attrs['sign']}."
+        note = f"Scores: {scores.attrs['unit']}; {scores.attrs['sign']}."
         return Ranked(key, name, note, tuple(found))

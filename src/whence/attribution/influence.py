@@ -1,0 +1,183 @@
+"""Influence functions with the exact Hessian, for models of up to some thousands of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call, grad, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from whence._errors import ArgumentError, GradientError
+from whence._numbers import even_parts
+from whence._progress import progress
+from whence.attribution.gradients import Comparison, FittedGradients
+from whence.attribution.moments import end_of
+from whence.attribution.parameters import Layers, parameters_of
+from whence.attribution.products import Gradients
+from whence.attribution.trained import Trained
+from whence.audit.quantities import Numbers
+from whence.datasets import call_model
+from whence.gradients import Dense
+from whence.runs import cast_floating, to_device
+
+LARGEST = 10_000  # parameters; their Hessian takes 800 MB in float64
+_ROWS = 256  # training examples whose curvature is computed at once
+_COLUMNS = 64  # directions at once
+
+
+@final
+@dataclass(frozen=True)
+class Influence:
+    """Influence functions: ⟨h_n, (H + λ I)⁻¹ g_m⟩ with the exact Hessian H of the mean training loss.
+
+    Koh & Liang (2017), section 2: M times the first-order rise of the target's loss when the example is taken out of M
+    and training ends at the new optimum. Positive = helped, whatever the quantity. H is formed and factored in
+    float64.
+
+    Args:
+        damping: λ; as weight decay of that strength would add. It must make H + λ I positive definite.
+        quantity: Of the target: ``"loss"``, ``"logit"``, ``"margin"``, ``"probability"`` or a callable.
+        layers: Which parameters count: ``"all"``, ``"last"``, or names of layers; at most `LARGEST` parameters.
+    """
+
+    damping: float
+    quantity: str | Numbers = "loss"
+    layers: Layers = "all"
+
+    def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedGradients:
+        """Form and factor the Hessian, and compute the training examples' gradients; see `Attributor.fit`.
+
+        Raises:
+            ArgumentError: If the damping is negative or too small, or there are too many parameters.
+            GradientError: If an operation of the model has no second derivative.
+        """
+        if not self.damping >= 0:
+            raise ArgumentError(f"`damping` is at least 0; got {self.damping}.")
+        names = parameters_of(trained, self.layers)
+        curvature = hessian(trained, names)
+        factor = _factored(curvature, self.damping)
+
+        def solve(gradients: Gradients) -> Gradients:
+            return _solved(factor, gradients, names, trained)
+
+        unit = "{quantity} if removed and trained to the optimum, times the number of training examples"
+        what = Comparison("influence function", names, self.quantity, False, unit, transform=solve)
+        return FittedGradients(trained, what, [end_of(trained)], memory_budget)
+
+
+def hessian(trained: Trained, names: tuple[str, ...]) -> Float[Tensor, "parameters parameters"]:
+    """Return the Hessian of the mean training loss in some parameters, flattened in order, in float64.
+
+    Raises:
+        ArgumentError: If there are more than `LARGEST` parameters.
+        GradientError: If an operation of the model has no second derivative.
+    """
+    state = {name: one.detach().double() for name, one in trained.model.named_parameters()}
+    size = sum(state[name].numel() for name in names)
+    if size > LARGEST:
+        raise ArgumentError(
+            f"The exact Hessian of {size:,} parameters is too large (at most {LARGEST:,}). Name fewer `layers` "
+            "(such as 'last'), or take another method: whence.attribution.Counterfactual of a recorded run."
+        )
+    buffers = {name: one.double() if one.is_floating_point() else one for name, one in trained.model.named_buffers()}
+    total = torch.zeros(size, size, dtype=torch.float64, device=trained.device)
+    parts = even_parts(range(len(trained.examples)), _ROWS)
+    with progress("Hessian", len(parts) * size) as advance, sdpa_kernel(SDPBackend.MATH):
+        for part in parts:
+            batch = cast_floating(to_device(trained.examples.batch(part), trained.device), torch.float64)
+            for columns in even_parts(range(size), _COLUMNS):
+                rows = total[columns.start : columns.stop]
+                rows += _rows(trained, names, {**state, **buffers}, batch, columns)
+                advance(len(columns))
+    return (total + total.T) / (2 * len(trained.examples))
+
+
+def _rows(
+    trained: Trained, names: tuple[str, ...], state: Mapping[str, Tensor], batch: Any, columns: range
+) -> Float[Tensor, "columns parameters"]:
+    """Return some rows of the Hessian of the summed loss of a batch: derivatives of the gradient along axes."""
+    inputs, labels = batch
+    chosen = {name: state[name] for name in names}
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        model = _Called(trained, {**state, **parameters})
+        return trained.loss.per_example(call_model(model, inputs), labels).sum()
+
+    size = sum(one.numel() for one in chosen.values())
+    axes = torch.zeros(len(columns), size, dtype=torch.float64, device=trained.device)
+    axes[torch.arange(len(columns)), torch.arange(columns.start, columns.stop)] = 1.0
+    directions = unflattened(axes, chosen)
+    try:
+        _, back = vjp(grad(loss), chosen)
+        (found,) = vmap(back)(directions)
+    except (NotImplementedError, RuntimeError) as error:
+        raise GradientError(
+            f"The Hessian of {type(trained.model).__name__} cannot be formed: {error}. Name `layers` after the "
+            "operation that has no second derivative, or take a method of first order."
+        ) from error
+    return torch.cat([found[name].flatten(1) for name in names], 1)
+
+
+class _Called:
+    """A model called with other parameters."""
+
+    def __init__(self, trained: Trained, state: Mapping[str, Tensor]) -> None:
+        self._model, self._state = trained.model, dict(state)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return functional_call(self._model, self._state, args, kwargs)
+
+
+def unflattened(
+    vectors: Float[Tensor, "*rows parameters"], like: Mapping[str, Tensor]
+) -> dict[str, Float[Tensor, "*rows ..."]]:
+    """Return the pieces of flat vectors in the shapes of some tensors, in order."""
+    pieces = vectors.split([one.numel() for one in like.values()], -1)
+    return {
+        name: piece.reshape(*vectors.shape[:-1], *one.shape)
+        for (name, one), piece in zip(like.items(), pieces, strict=True)
+    }
+
+
+def _factored(
+    curvature: Float[Tensor, "parameters parameters"], damping: float
+) -> Float[Tensor, "parameters parameters"]:
+    """Return the Cholesky factor of H + λ I.
+
+    Raises:
+        ArgumentError: If it is not positive definite.
+    """
+    damped = curvature + damping * torch.eye(len(curvature), dtype=curvature.dtype, device=curvature.device)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if failed:
+        least = float(torch.linalg.eigvalsh(curvature)[0])
+        raise ArgumentError(
+            f"The Hessian has the eigenvalue {least:.3g}, so with damping {damping:g} it is not positive definite and "
+            f"has no optimum to speak of. Give a damping well above {max(0.0, -least):.3g}."
+        )
+    found: Tensor = factor
+    return found
+
+
+def _solved(factor: Tensor, gradients: Gradients, names: tuple[str, ...], trained: Trained) -> Gradients:
+    """Return (H + λ I)⁻¹ h of every target."""
+    live = dict(trained.model.named_parameters())
+    examples = next(iter(gradients.values())).examples
+    flat = [
+        gradients[name].part(0, gradients[name].shape[0])
+        if name in gradients
+        else live[name].new_zeros(examples, live[name].numel())
+        for name in names
+    ]
+    right = torch.cat(flat, 1)
+    solved = torch.cholesky_solve(right.double().T, factor).T.to(right.dtype)
+    pieces = solved.split([live[name].numel() for name in names], 1)
+    return {
+        name: Dense(piece.reshape(examples, *(live[name].shape or (1,))))
+        for name, piece in zip(names, pieces, strict=True)
+    }

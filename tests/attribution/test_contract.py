@@ -1,0 +1,181 @@
+"""What holds of every attributor."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import xarray as xr
+
+import whence
+from tests.audit.training import blobs, tanh_net, trained
+from whence import attribution
+from whence._errors import ArgumentError, LabelError
+from whence.attribution import (
+    Attributor,
+    ClassBalanced,
+    Counterfactual,
+    Ensemble,
+    GradCos,
+    GradDot,
+    Influence,
+    NearestNeighbours,
+    PathAudit,
+    PathSimilarity,
+    Random,
+    Relative,
+    RepresentationCos,
+    RepresentationDot,
+    SameClass,
+    TracIn,
+    as_trained,
+    attribute,
+    load_scores,
+    self_influence,
+)
+from whence.runs import Run
+
+MEMBERS: dict[str, Attributor] = {
+    "grad-dot": GradDot(),
+    "grad-dot of margins, last layer": GradDot("margin", "last"),
+    "grad-cos": GradCos(),
+    "TracIn": TracIn(3),
+    "path similarity": PathSimilarity(3),
+    "audit": PathAudit(),
+    "counterfactual": Counterfactual(),
+    "influence": Influence(1.0),
+    "representation cosine": RepresentationCos(),
+    "representation dot": RepresentationDot("1"),
+    "neighbours of inputs": NearestNeighbours(),
+    "neighbours at a layer": NearestNeighbours("1"),
+    "random": Random(),
+    "same class": SameClass(),
+    "relative": Relative(GradDot()),
+    "class-balanced": ClassBalanced(TracIn(2)),
+}
+RECORDED = {
+    name for name, one in MEMBERS.items() if isinstance(one, TracIn | PathSimilarity | PathAudit | Counterfactual)
+}
+RECORDED |= {"class-balanced"}
+WITH_CHANCE = {"random"}
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}
+TRAIN = tuple(torch.cat([one, one[:1]]) for one in blobs())  # the last example is the first once more
+TARGETS = blobs(5, seed=1)
+
+pytestmark = pytest.mark.parametrize("name", MEMBERS)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    model = tanh_net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.5)
+    return trained(tmp_path_factory.mktemp("run") / "run", model, optimizer, TRAIN, batch_size=13)
+
+
+@pytest.fixture(scope="module")
+def found(run: Run) -> dict[str, xr.DataArray]:
+    return {name: attribute(one, run, TARGETS) for name, one in MEMBERS.items()}
+
+
+def test_scores_are_labelled_and_say_unit_and_sign(name: str, found: dict[str, xr.DataArray]) -> None:
+    scores = found[name]
+    assert scores.dims == ("target", "train")
+    assert scores.target.values.tolist() == list(range(5))
+    assert scores.train.values.tolist() == list(range(13))
+    assert np.isfinite(scores.values).all()
+    assert scores.attrs["helps"] in {1, -1}
+    assert scores.attrs["sign"].startswith("positive" if scores.attrs["helps"] > 0 else "negative")
+    assert isinstance(scores.attrs["unit"], str)
+    assert scores.attrs["attributor"] in {name, scores.attrs["attributor"]}
+    assert "unit" in repr(scores)
+
+
+def test_a_target_has_the_same_scores_alone_and_in_any_order(
+    name: str, run: Run, found: dict[str, xr.DataArray]
+) -> None:
+    some = attribute(MEMBERS[name], run, TARGETS, ids=[3, 0])
+    assert some.target.values.tolist() == [3, 0]
+    np.testing.assert_allclose(some.values, found[name].values[[3, 0]], **EXACT)
+
+
+def test_a_small_budget_gives_the_same_scores(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
+    small = attribute(MEMBERS[name], run, TARGETS, memory_budget=4096)
+    np.testing.assert_allclose(small.values, found[name].values, **EXACT)
+
+
+def test_one_fit_serves_several_targets(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
+    fitted = MEMBERS[name].fit(as_trained(run))
+    for one in (4, 1):
+        row = fitted.scores(whence.as_examples(TARGETS), [one])
+        np.testing.assert_allclose(row.values[0], found[name].values[one], **EXACT)
+
+
+def test_a_duplicated_example_has_the_same_scores(name: str, found: dict[str, xr.DataArray]) -> None:
+    scores = found[name].values
+    same = np.allclose(scores[:, 0], scores[:, 12], rtol=1e-9, atol=1e-12)
+    assert same == (name not in WITH_CHANCE)
+
+
+def test_a_target_that_is_a_training_example_can_be_scored(name: str, run: Run) -> None:
+    assert np.isfinite(attribute(MEMBERS[name], run, TRAIN, ids=[2]).values).all()
+
+
+def test_scores_are_kept_and_come_back(name: str, run: Run, found: dict[str, xr.DataArray], tmp_path: Path) -> None:
+    attribute(MEMBERS[name], run, TARGETS, path=tmp_path / "scores")
+    again = load_scores(tmp_path / "scores")
+    np.testing.assert_allclose(again.values, found[name].values, **EXACT)
+    for key in ("unit", "helps", "sign", "attributor"):
+        assert again.attrs[key] == found[name].attrs[key]
+
+
+def test_without_a_run_it_works_or_says_that_it_needs_one(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
+    model = as_trained(run).model
+    options: dict[str, Any] = {"train_data": TRAIN, "loss": F.cross_entropy}
+    if name in RECORDED:
+        with pytest.raises(ArgumentError, match="needs a recorded run; a trained model was given"):
+            attribute(MEMBERS[name], model, TARGETS, **options)
+    else:
+        np.testing.assert_allclose(
+            attribute(MEMBERS[name], model, TARGETS, **options).values, found[name].values, **EXACT
+        )
+
+
+def test_a_layer_that_is_not_there_is_named(name: str, run: Run) -> None:
+    fields = {one.name for one in dataclasses.fields(MEMBERS[name])}  # type: ignore[arg-type]
+    wrong = {"layers": ["9"]} if "layers" in fields else {"layer": "9"} if "layer" in fields else None
+    if wrong is None:
+        assert not {"layer", "layers"} & fields
+        return
+    with pytest.raises(LabelError, match=r"No layer '9' in the model Sequential; names near it: 0, 1, 2"):
+        attribute(dataclasses.replace(MEMBERS[name], **wrong), run, TARGETS)  # type: ignore[type-var]
+
+
+def test_self_influence_is_the_diagonal(name: str, run: Run) -> None:
+    own = self_influence(MEMBERS[name], run)
+    if "margins" in name or name == "relative":  # of gradients: on the own loss, before what wraps it
+        expected = (
+            np.diagonal(attribute(GradDot("loss", "last"), run, TRAIN).values) if "margins" in name else own.values
+        )
+    else:
+        expected = np.diagonal(attribute(MEMBERS[name], run, TRAIN).values)
+    np.testing.assert_allclose(own.values, expected, **EXACT)
+    assert own.dims == ("train",)
+    assert own.attrs["attributor"].startswith("self-influence by ")
+
+
+def test_an_ensemble_of_one_model_twice_is_that_model(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
+    twice = attribute(Ensemble(MEMBERS[name], [run]), run, TARGETS)
+    np.testing.assert_allclose(twice.values, found[name].values, **EXACT)
+    assert twice.attrs["attributor"] == f"{found[name].attrs['attributor']}, mean of 2"
+
+
+def test_every_public_method_is_in_the_table(name: str) -> None:
+    kinds = {type(one).__name__ for one in MEMBERS.values()} | {"Ensemble"}
+    public = {one for one in attribution.__all__ if dataclasses.is_dataclass(getattr(attribution, one))} - {"Trained"}
+    assert public == kinds
+    assert name in MEMBERS
