@@ -232,7 +232,7 @@ def test_influence_equals_captums_exact_one() -> None:
     model, train, targets = network("linear"), data("linear", 11), data("linear", 7, 1)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train), batch_size=11)
     theirs = captum.NaiveInfluenceFunction(
-        model, loader, "", lambda *_: 1.0, loss_fn=nn.CrossEntropyLoss(reduction="sum"), hessian_reg=0.5
+        model, loader, "", lambda *_: 1.0, loss_fn=nn.CrossEntropyLoss(reduction="none"), hessian_reg=0.5
     ).influence(targets)
     mine = scores(Influence(0.5 / 11), "linear") / 11  # captum's Hessian is that of the sum
     np.testing.assert_allclose(mine, theirs.detach().numpy(), rtol=1e-4)

@@ -9,8 +9,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, grad, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import functional_call, vmap
 
 from whence._errors import ArgumentError, GradientError
 from whence._numbers import even_parts
@@ -22,7 +21,7 @@ from whence.attribution.products import Gradients
 from whence.attribution.trained import Trained
 from whence.audit.quantities import Numbers
 from whence.datasets import call_model
-from whence.gradients import Dense
+from whence.gradients import Dense, differentiable_once_only, twice_differentiable
 from whence.runs import cast_floating, to_device
 
 LARGEST = 10_000  # parameters; their Hessian takes 800 MB in float64
@@ -87,50 +86,50 @@ def hessian(trained: Trained, names: tuple[str, ...]) -> Float[Tensor, "paramete
     buffers = {name: one.double() if one.is_floating_point() else one for name, one in trained.model.named_buffers()}
     total = torch.zeros(size, size, dtype=torch.float64, device=trained.device)
     parts = even_parts(range(len(trained.examples)), _ROWS)
-    with progress("Hessian", len(parts) * size) as advance, sdpa_kernel(SDPBackend.MATH):
+    with progress("Hessian", len(parts)) as advance, twice_differentiable(trained.model):
         for part in parts:
             batch = cast_floating(to_device(trained.examples.batch(part), trained.device), torch.float64)
-            for columns in even_parts(range(size), _COLUMNS):
-                rows = total[columns.start : columns.stop]
-                rows += _rows(trained, names, {**state, **buffers}, batch, columns)
-                advance(len(columns))
+            _add_curvature(total, trained, names, {**state, **buffers}, batch)
+            advance(1)
     return (total + total.T) / (2 * len(trained.examples))
 
 
-def _rows(
-    trained: Trained, names: tuple[str, ...], state: Mapping[str, Tensor], batch: Any, columns: range
-) -> Float[Tensor, "columns parameters"]:
-    """Return some rows of the Hessian of the summed loss of a batch: derivatives of the gradient along axes."""
+def _add_curvature(
+    total: Float[Tensor, "parameters parameters"],
+    trained: Trained,
+    names: tuple[str, ...],
+    state: Mapping[str, Tensor],
+    batch: Any,
+) -> None:
+    """Add the Hessian of the summed loss of a batch: the second backward pass along every axis."""
     inputs, labels = batch
-    chosen = {name: state[name] for name in names}
+    chosen = {name: state[name].clone().requires_grad_() for name in names}
 
-    def loss(parameters: dict[str, Tensor]) -> Tensor:
-        model = _Called(trained, {**state, **parameters})
-        return trained.loss.per_example(call_model(model, inputs), labels).sum()
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return functional_call(trained.model, {**state, **chosen}, args, kwargs)
 
-    size = sum(one.numel() for one in chosen.values())
-    axes = torch.zeros(len(columns), size, dtype=torch.float64, device=trained.device)
-    axes[torch.arange(len(columns)), torch.arange(columns.start, columns.stop)] = 1.0
-    directions = unflattened(axes, chosen)
     try:
-        _, back = vjp(grad(loss), chosen)
-        (found,) = vmap(back)(directions)
+        loss = trained.loss.per_example(call_model(called, inputs), labels).sum()
+        options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+        gradients = torch.autograd.grad(loss, list(chosen.values()), create_graph=True, **options)
+        flat = torch.cat([one.flatten() for one in gradients])
+        wrong = differentiable_once_only([one for one in gradients if one.grad_fn is not None] or gradients[:1])
+        if wrong is not None:
+            raise RuntimeError(wrong)
+
+        def back(along: Tensor) -> Tensor:
+            found = torch.autograd.grad(flat, list(chosen.values()), along, retain_graph=True, **options)
+            return torch.cat([one.flatten() for one in found])
+
+        for columns in even_parts(range(len(flat)), _COLUMNS):
+            axes = torch.zeros(len(columns), len(flat), dtype=flat.dtype, device=flat.device)
+            axes[torch.arange(len(columns)), torch.arange(columns.start, columns.stop)] = 1.0
+            total[columns.start : columns.stop] += vmap(back)(axes)
     except (NotImplementedError, RuntimeError) as error:
         raise GradientError(
-            f"The Hessian of {type(trained.model).__name__} cannot be formed: {error}. Name `layers` after the "
-            "operation that has no second derivative, or take a method of first order."
+            f"The Hessian of {type(trained.model).__name__} cannot be formed: {str(error).splitlines()[0]} Name "
+            "`layers` after the operation that has no second derivative, or take a method of first order."
         ) from error
-    return torch.cat([found[name].flatten(1) for name in names], 1)
-
-
-class _Called:
-    """A model called with other parameters."""
-
-    def __init__(self, trained: Trained, state: Mapping[str, Tensor]) -> None:
-        self._model, self._state = trained.model, dict(state)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return functional_call(self._model, self._state, args, kwargs)
 
 
 def unflattened(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, final
+from contextlib import contextmanager
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence._errors import GradientError, ReplayError
 from whence._numbers import even_parts
@@ -18,7 +17,7 @@ from whence.counterfactual.averages import Averages
 from whence.counterfactual.held_out import HeldOut
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
-from whence.gradients.fallback import kernels_for
+from whence.gradients import differentiable_once_only, twice_differentiable
 from whence.runs import Modes, Run, cast_floating, kept_randomness, share_of, to_device
 
 _AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -57,12 +56,11 @@ class Curvature:
         self._looked_through = False
         self._kept: int | None = None
         self._modes: Modes | None = None
-        self._recurrent = any(isinstance(one, nn.RNNBase) for one in self._model.modules())
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Enter around `pull`: sets the kernels that can be differentiated twice, keeps torch's random state."""
-        with kept_randomness(self._device), self._stable_kernels():
+        with kept_randomness(self._device), twice_differentiable(self._model):
             yield
 
     def pull(
@@ -224,29 +222,16 @@ class Curvature:
                 )
 
     def _refuse_once_only(self, gradients: Sequence[Tensor]) -> None:
-        """Look through the graph of the first gradients for an end that torch would pass over in silence.
-
-        A function marked ``once_differentiable`` leaves a node without inputs. Where unused inputs are allowed, as they
-        must be, torch never reaches it, and what lies behind would count as zero.
+        """Look through the graph of the first gradients for what torch would pass over in silence.
 
         Raises:
-            GradientError: If there is one.
+            GradientError: If there is such a thing.
         """
-        if self._looked_through:
-            return
-        self._looked_through = True
-        seen: set[Any] = set()
-        ahead = [gradient.grad_fn for gradient in gradients]
-        if any(node is None for node in ahead):
-            raise self._explained(RuntimeError("a gradient was formed outside of autograd."))
-        while ahead:
-            node = ahead.pop()
-            if node is None or node in seen:
-                continue
-            if type(node).__name__ == "Error":
-                raise self._explained(RuntimeError("a function of it is marked with @once_differentiable."))
-            seen.add(node)
-            ahead.extend(one for one, _ in node.next_functions)
+        if not self._looked_through:
+            self._looked_through = True
+            wrong = differentiable_once_only(gradients)
+            if wrong is not None:
+                raise self._explained(RuntimeError(wrong))
 
     def _explained(self, error: RuntimeError) -> GradientError:
         text = str(error).splitlines()[0]
@@ -254,13 +239,3 @@ class Curvature:
             f"Second derivatives of {type(self._model).__name__} cannot be formed: {text} A counterfactual needs them "
             "of every operation between parameters and loss; put one that has them in its place."
         )
-
-    @contextmanager
-    def _stable_kernels(self) -> Iterator[None]:
-        """Choose implementations that can be differentiated twice: fused attention and recurrent kernels cannot."""
-        with ExitStack() as stack:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(kernels_for(self._model))
-            if self._recurrent:
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield

@@ -4,5 +4,18 @@ from whence.gradients.capture import Captured, capture
 from whence.gradients.combine import interleave, weighted_sum
 from whence.gradients.factored import Outer, Scatter
 from whence.gradients.per_example import Dense, PerExample, Sum
+from whence.gradients.twice import differentiable_once_only, twice_differentiable
 
-__all__ = ["Captured", "Dense", "Outer", "PerExample", "Scatter", "Sum", "capture", "interleave", "weighted_sum"]
+__all__ = [
+    "Captured",
+    "Dense",
+    "Outer",
+    "PerExample",
+    "Scatter",
+    "Sum",
+    "capture",
+    "differentiable_once_only",
+    "interleave",
+    "twice_differentiable",
+    "weighted_sum",
+]
