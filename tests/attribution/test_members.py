@@ -212,7 +212,7 @@ def test_influence_over_the_number_of_examples_is_the_first_order_rise_of_the_lo
         np.testing.assert_allclose(found[:, index], rise.numpy(), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["perceptron", "convolution", "tied"])
+@pytest.mark.parametrize("kind", ["perceptron", "tied"])
 def test_the_hessian_is_that_of_autograd(kind: str) -> None:
     model, train = network(kind), data(kind, 11)
     trained_model = as_trained(model, train, loss=F.cross_entropy)
