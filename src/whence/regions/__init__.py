@@ -1,0 +1,34 @@
+"""Region maps: which parts of training inputs mattered for a target."""
+
+from whence.regions.activations import layer_map
+from whence.regions.baselines import grad_cam, integrated_gradients
+from whence.regions.control import own_saliency
+from whence.regions.engines import Difference, DoubleBackward, Engine, Forward
+from whence.regions.maps import region_map
+from whence.regions.pairs import Pairs, top_pairs
+from whence.regions.pictures import overlay, side_by_side
+from whence.regions.recipe import DEFAULT, PAPER, DampedInfluence, Gradient, GradientInput, Integrated, Map, Recipe
+
+__all__ = (
+    "DEFAULT",
+    "PAPER",
+    "DampedInfluence",
+    "Difference",
+    "DoubleBackward",
+    "Engine",
+    "Forward",
+    "Gradient",
+    "GradientInput",
+    "Integrated",
+    "Map",
+    "Pairs",
+    "Recipe",
+    "grad_cam",
+    "integrated_gradients",
+    "layer_map",
+    "overlay",
+    "own_saliency",
+    "region_map",
+    "side_by_side",
+    "top_pairs",
+)

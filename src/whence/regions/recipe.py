@@ -1,0 +1,213 @@
+"""What a region map is made of: a score, a way from its gradient to a map, and smoothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, final, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from whence._errors import ArgumentError
+from whence._numbers import is_whole
+from whence.attribution import GradCos, GradDot, Layers
+from whence.audit.quantities import Numbers
+
+Stops = tuple[tuple[float, float], ...]
+"""Points on the way from the baseline (0) to the training input (1), each with its weight."""
+
+
+@final
+@dataclass(frozen=True)
+class DampedInfluence:
+    """Influence of one more copy of an example: ⟨g_m, (H + damping)⁻¹ h_n⟩ / examples (Koh and Liang, 2017, section 2).
+
+    H is the Hessian of the mean training loss in the chosen parameters, written out: for small models and last layers.
+    With damping far above its eigenvalues this is `GradDot` over (damping × examples), and divided by the norms of
+    both gradients the cosine (TFA, appendix B).
+
+    Args:
+        damping: Added to the diagonal of H; above 0.
+        quantity: Of the target, as in `GradDot`.
+        layers: Which parameters count, as in `GradDot`.
+
+    Raises:
+        ArgumentError: If the damping is not above 0.
+    """
+
+    damping: float
+    quantity: str | Numbers = "loss"
+    layers: Layers = "all"
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise ArgumentError(f"`damping` must be above 0, so that H + damping is invertible; got {self.damping!r}.")
+
+
+Score = GradDot | GradCos | DampedInfluence
+
+
+@runtime_checkable
+class Map(Protocol):
+    """A way from gradients of a score with respect to the input, on the way there from a baseline, to a map."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether the entries of a signed map are shares of score(input) - score(baseline)."""
+        ...
+
+    @property
+    def stops(self) -> Stops:
+        """Where gradients are taken, and how much each counts."""
+        ...
+
+    def scaled(self, gradient: Tensor, inputs: Tensor, baseline: Tensor) -> Tensor:
+        """Return the map of the weighted gradient."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient itself: the change of the score per unit of the input (TFA, equation 2)."""
+
+    @property
+    def shares(self) -> bool:
+        """No: its unit is the score's per unit of the input."""
+        return False
+
+    @property
+    def stops(self) -> Stops:
+        """The input alone."""
+        return ((1.0, 1.0),)
+
+    def scaled(self, gradient: Tensor, inputs: Tensor, baseline: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the gradient."""
+        return gradient
+
+
+@final
+@dataclass(frozen=True)
+class GradientInput:
+    """Gradient times (input - baseline): to first order, each entry's share of score(input) - score(baseline)."""
+
+    @property
+    def shares(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def stops(self) -> Stops:
+        """The input alone."""
+        return ((1.0, 1.0),)
+
+    def scaled(self, gradient: Tensor, inputs: Tensor, baseline: Tensor) -> Tensor:
+        """Return the gradient times the difference."""
+        return gradient * (inputs - baseline)
+
+
+@final
+@dataclass(frozen=True)
+class Integrated:
+    """Integrated gradients (Sundararajan et al., 2017, section 3): shares of score(input) - score(baseline).
+
+    Args:
+        steps: Points of Gauss-Legendre's rule between the baseline and the input.
+
+    Raises:
+        ArgumentError: If there is not at least one.
+    """
+
+    steps: int = 12
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.steps) or self.steps < 1:
+            raise ArgumentError(f"`steps` is a whole number of points on the path, at least 1; got {self.steps!r}.")
+
+    @property
+    def shares(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def stops(self) -> Stops:
+        """The rule on [0, 1]."""
+        points, weights = np.polynomial.legendre.leggauss(self.steps)
+        return tuple(zip(((points + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+
+    def scaled(self, gradient: Tensor, inputs: Tensor, baseline: Tensor) -> Tensor:
+        """Return the mean gradient times the difference."""
+        return gradient * (inputs - baseline)
+
+
+@final
+@dataclass(frozen=True)
+class Recipe:
+    """How a region map is made.
+
+    Args:
+        score: What the map splits up over the training input; a score of `whence.attribution`, or `DampedInfluence`.
+        map: `Integrated`, `GradientInput` or `Gradient`.
+        held: Whether the slope of the training loss in the model's outputs stays that of the whole training input. The
+            map then says which regions make the features that the target shares, not which ones make the example fit
+            and so lower its gradient.
+        signed: Whether the map keeps its sign; otherwise it is the absolute value, taken before channels are summed.
+        smooth: How many noisy copies of the input to average over (SmoothGrad; Smilkov et al., 2017); 0 for the input.
+        noise: Standard deviation of the noise, as a share of the range of the training inputs.
+        baseline: Where `Integrated` and `GradientInput` start: ``"mean"``, the mean training input, or a number for
+            every entry of the input.
+        seed: Of the noise. It is the same for all pairs, so that maps of one recipe differ for their images' sake.
+
+    Raises:
+        ArgumentError: If a part is not of its kind.
+    """
+
+    score: Score
+    map: Map = Integrated()
+    held: bool = False
+    signed: bool = True
+    smooth: int = 0
+    noise: float = 0.1
+    baseline: Literal["mean"] | float = "mean"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_parts(self.score, self.map, self.baseline)
+        if getattr(self.score, "projection", None) is not None:
+            raise ArgumentError("A region map needs exact gradients: leave `projection` of its score out.")
+        if not is_whole(self.smooth) or self.smooth < 0:
+            raise ArgumentError(f"`smooth` is how many noisy copies to average, at least 0; got {self.smooth!r}.")
+        if not 0 < self.noise < float("inf"):
+            raise ArgumentError(f"`noise` is a share of the inputs' range, above 0; got {self.noise!r}.")
+
+
+def check_parts(score: object, way: object, baseline: object) -> None:
+    """Refuse parts of a recipe that are of another kind.
+
+    Args:
+        score, way, baseline: The recipe's score, map and baseline.
+
+    Raises:
+        ArgumentError: If one is.
+    """
+    if not isinstance(score, Score):
+        raise ArgumentError(f"`score` is GradDot(...), GradCos(...) or DampedInfluence(...); got {_shown(score)}.")
+    if isinstance(way, type) or not isinstance(way, Map):
+        raise ArgumentError(f"`map` is Integrated(), GradientInput() or Gradient(); got {_shown(way)}.")
+    if baseline != "mean" and not _is_number(baseline):
+        raise ArgumentError(f"`baseline` is 'mean' or a number; got {baseline!r}.")
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and bool(np.isfinite(given))
+
+
+def _shown(given: object) -> str:
+    return given.__name__ if isinstance(given, type) else repr(given)
+
+
+PAPER = Recipe(GradCos("loss"), Gradient(), signed=False, smooth=20, noise=0.1)
+"""As in Training Feature Attribution for Vision Models, sections 3.2 and appendix C."""
+
+DEFAULT = Recipe(GradDot("logit", layers="last"), Integrated(), held=True)
+"""What did well on all of insertion, shortcut and specificity; the how-to has the figures."""
