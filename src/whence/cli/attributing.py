@@ -1,4 +1,4 @@
-"""The commands that score training examples by any method."""
+"""The commands that score training examples by any method; with these, the command line is whole."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from whence.cli.commands import (
 )
 from whence.cli.ending import expected, show
 from whence.cli.refusals import refuse_limit
+
+__all__ = ["app"]
 
 EXAMPLES["attribute"] = (
     "whence attribute demo/run --model whence.report.demo:small_network --data digits \\",
