@@ -366,6 +366,15 @@ def test_attribute_lists_the_ends_of_every_targets_scores_and_keeps_all(made: Pa
     assert "Something stands at" in again.stderr
 
 
+def test_a_page_shows_other_methods_and_regions_when_asked(made: Path, tmp_path: Path) -> None:
+    words = ("report", made / "run", "--audit", made / "audit.zarr", *DIGITS, "--targets", "digits", "--k", 3)
+    options = ("--target", 0, "--method", "grad-dot", "--method", "tracin", "--regions", 1)
+    assert call(*words, *options, "--out", tmp_path / "p.html").exit_code == 0
+    page = (tmp_path / "p.html").read_text()
+    assert page.count('data-method="') == 3
+    assert "Which parts of them mattered" in page
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

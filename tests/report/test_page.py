@@ -18,8 +18,10 @@ import whence
 from tests.report.making import Case, Reader, columns_case, picture_case, pictures, read, table_case, trained
 from whence._errors import ArgumentError, AuditError, LabelError
 from whence.attribution import Attributor, GradDot, TracIn, attribute, harmful, helpful
+from whence.regions import overlay, region_map
 from whence.report import curves, write_report
 from whence.report.page import make_page
+from whence.report.pictures import png
 from whence.report.words import number
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -280,6 +282,34 @@ def test_other_methods_have_their_lists_beside_the_audits(case: Case, tmp_path: 
     buttons = [one for one in reader.of("button") if "data-method" in one.attributes]
     assert len(buttons) == 3 * len(page.explanations)
     assert [one.attributes["aria-pressed"] for one in buttons[:3]] == ["true", "false", "false"]
+
+
+def test_images_at_both_ends_are_shown_with_the_parts_that_mattered_and_the_control(case: Case, tmp_path: Path) -> None:
+    page = make_page(case.run, case.audit, case.targets, k=4, regions=2)
+    for one in page.explanations:
+        ends = [listed for ranking in one.rankings[:2] for listed in ranking.listed[:2]]
+        assert [each.index for each in one.mapped] == [listed.index for listed in ends]
+        assert [each.helped for each in one.mapped] == [listed.helped for listed in ends]
+    one = page.explanations[0]
+    maps = region_map(case.run, case.targets, [(one.index, each.index) for each in one.mapped])
+    picture = case.run.examples.picture(one.mapped[0].index)
+    assert picture is not None
+    assert one.mapped[0].picture == png(np.asarray(overlay(picture, -maps[0], size=6)))
+    assert len({each.picture for each in one.mapped}) > 1
+    reader = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=4, regions=2))
+    shown = [each.attributes["data-picture"] for each in reader.of("img")]
+    assert f"{one.key}-map-{one.mapped[0].index}" in shown
+    assert f"own-{one.mapped[0].index}" in shown
+
+
+def test_region_maps_of_what_is_no_image_are_refused(tmp_path: Path, case: Case) -> None:
+    inputs = torch.randn(30, 3)
+    run = trained(tmp_path / "run", nn.Linear(3, 2), (inputs, (inputs[:, 0] > 0).long()), functional.cross_entropy)
+    targets = (inputs[:4], (inputs[:4, 0] > 0).long())
+    with pytest.raises(ArgumentError, match=r"these training examples are none\. Leave `regions` out"):
+        make_page(run, whence.audit(run, targets), whence.as_examples(targets), regions=1)
+    with pytest.raises(ArgumentError, match=r"`regions` is how many images to map at each end, at least 0; got -1"):
+        make_page(case.run, case.audit, case.targets, regions=-1)
 
 
 def test_the_audit_of_another_run_is_refused_by_the_names_of_both(case: Case, tmp_path: Path) -> None:

@@ -228,6 +228,7 @@ def report(
     remove: Annotated[int, typer.Option(help="Examples to propose for removal, for each wrong answer.")] = 0,
     retrain: Annotated[int, typer.Option(help="For how many of these to train again without them.")] = 0,
     method: Annotated[list[str] | None, typer.Option(help="Another method to show; may be repeated.")] = None,
+    regions: Annotated[int, typer.Option(help="Images at each end to show with the parts that mattered.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
@@ -241,7 +242,7 @@ def report(
         found = load_audit(audit_path)
         examples = named_data(targets, "test", "--targets")
         opened = open_named(run, model, data, loss)
-        asked = {"remove": remove, "retrain": retrain}
+        asked = {"remove": remove, "retrain": retrain, "regions": regions}
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 

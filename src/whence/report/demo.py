@@ -134,6 +134,7 @@ def demonstrate(
             remove=plan.remove,
             retrain=plan.retrain,
             methods=(GradCos(), PathSimilarity()),
+            regions=5,
         )
     run.close()
     return Demonstration(page, folder / "run", folder / "audit.zarr", found, time.monotonic() - started)

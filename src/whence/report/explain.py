@@ -18,6 +18,7 @@ from whence.report.answers import Answers
 from whence.report.figures import Figure
 from whence.report.influences import class_figure, profile_figure, sorted_figure
 from whence.report.listed import Listed, Ranking, entries
+from whence.report.maps import Mapped
 from whence.report.others import Ranked
 from whence.report.repair import repair_ranking, repair_story
 from whence.report.words import count, label_name, listing, number, percent, short_unit, signed
@@ -42,6 +43,7 @@ class Explanation:
         rankings: Lists of training examples; empty if the audit summed them by label.
         figures: The plots.
         others: The lists of other methods, if any were asked.
+        mapped: Training images with the regions that mattered, if they were asked.
     """
 
     key: str
@@ -55,6 +57,7 @@ class Explanation:
     rankings: tuple[Ranking, ...]
     figures: tuple[Figure, ...]
     others: tuple[Ranked, ...] = ()
+    mapped: tuple[Mapped, ...] = ()
 
     @property
     def all_rankings(self) -> tuple[Ranking, ...]:

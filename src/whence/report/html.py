@@ -46,7 +46,11 @@ def _pictures(page: Page) -> dict[str, str]:
     """Return every picture once, by the key that its <img> elements name."""
     targets = {f"target-{index}": shown.picture for index, shown in page.target_looks.items()}
     train = {f"train-{index}": shown.picture for index, shown in page.train_looks.items()}
-    return {key: picture for key, picture in {**targets, **train}.items() if picture is not None}
+    mapped: dict[str, str | None] = {}
+    for one in page.explanations:
+        for each in one.mapped:
+            mapped |= {f"{one.key}-map-{each.index}": each.picture, f"own-{each.index}": each.control}
+    return {key: picture for key, picture in {**targets, **train, **mapped}.items() if picture is not None}
 
 
 def _asset(name: str) -> str:

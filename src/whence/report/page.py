@@ -7,29 +7,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-
-from whence._errors import ArgumentError, AuditError, LabelError
+from whence._errors import ArgumentError
 from whence._files import disk_errors, write_atomically
 from whence.attribution import Attributor, as_trained, attribute
 from whence.audit import Audit
 from whence.audit.chunks import labels_of
 from whence.counterfactual import repairs
 from whence.datasets import Examples, as_examples
-from whence.report.answers import Answerer, Answers
+from whence.report.answers import Answerer
+from whence.report.choice import (
+    choice_said,
+    example_indices,
+    positions_of,
+    refuse_another_run,
+    worth_explaining,
+    wrong_of,
+)
 from whence.report.confusion import Confusion, confusion
 from whence.report.explain import Explainer, Explanation
 from whence.report.figures import Figure
+from whence.report.mapped import with_regions
 from whence.report.others import Others
 from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
 from whence.report.summary import layer_names, run_facts, summary
 from whence.report.training import curves, training_figures
-from whence.report.words import count, short_unit
+from whence.report.words import short_unit
 from whence.runs import Run
-
-_MOST = 24  # targets explained, unless the caller chooses
-_RIGHT = 6  # right answers among them, where there is room
 
 
 @final
@@ -84,6 +88,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     remove: int = 0,
     retrain: int = 0,
     methods: Sequence[Attributor] = (),
+    regions: int = 0,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -104,6 +109,8 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         retrain: For how many of these answers to train again without the proposed ones, and without the smallest set
             predicted to turn the answer.
         methods: Other attributors, whose lists the page shows beside the audit's, with a switch between them.
+        regions: On how many of the most helpful and of the most harmful images to show which parts mattered, by
+            `whence.regions.region_map`, with the control that never saw the target.
 
     Returns:
         ``path``.
@@ -122,7 +129,9 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     if place.is_dir():
         raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
     examples = as_examples(targets)
-    page = make_page(run, audit, examples, chosen=chosen, k=k, remove=remove, retrain=retrain, methods=methods)
+    page = make_page(
+        run, audit, examples, chosen=chosen, k=k, remove=remove, retrain=retrain, methods=methods, regions=regions
+    )
     write_atomically(place, render(page).encode("utf-8"))
     return place
 
@@ -141,7 +150,7 @@ def make_folder(path: Path) -> None:
         raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
-def make_page(
+def make_page(  # noqa: PLR0913 - as `write_report`
     run: Run,
     audit: Audit,
     targets: Examples,
@@ -151,6 +160,7 @@ def make_page(
     remove: int = 0,
     retrain: int = 0,
     methods: Sequence[Attributor] = (),
+    regions: int = 0,
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
@@ -160,15 +170,15 @@ def make_page(
     """
     if k < 1:
         raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
-    _refuse_another_run(run, audit)
+    refuse_another_run(run, audit)
     indices = example_indices(audit, targets)
     asked = sorted(set(indices))
     answerer = Answerer(run)
     answers = answerer.at(run.steps, targets, asked)
     names = targets.class_names or run.examples.class_names
-    positions = _positions(audit, chosen) if chosen is not None else _worth_explaining(answers, asked, indices)
+    positions = positions_of(audit, chosen) if chosen is not None else worth_explaining(answers, asked, indices)
     explainer = Explainer(audit, answers, asked, targets.labels, names, k, layer_names(run))
-    wrong = _wrong(answers, asked)
+    wrong = wrong_of(answers, asked)
     mistaken = [index for index in dict.fromkeys(indices[position] for position in positions) if index in wrong]
     mended = repairs(run, targets, mistaken, k=remove, retrained=retrain) if remove and mistaken else {}
     explanations = tuple(
@@ -176,6 +186,8 @@ def make_page(
     )
     if methods:
         explanations = _with_others(run, targets, explanations, methods, names, k)
+    if regions:
+        explanations = with_regions(as_trained(run), targets, explanations, regions)
     listed = {one.index for each in explanations for ranking in each.all_rankings for one in ranking.listed}
     return Page(
         f"Why {type(run.model).__name__} answers as it does",
@@ -190,7 +202,7 @@ def make_page(
         audit.unit,
         short_unit(audit.unit),
         _rule(audit),
-        _choice(explanations, answers),
+        choice_said(explanations, answers),
     )
 
 
@@ -210,86 +222,8 @@ def _with_others(
     return tuple(replace(one, others=others.of(one.key, one.index, one.rankings)) for one in explanations)
 
 
-def _refuse_another_run(run: Run, audit: Audit) -> None:
-    audited = audit.data.attrs.get("run_identity")
-    if audited != run.identity:
-        raise AuditError(
-            f"The audit is of another run: {audit.data.attrs.get('run')} ({audited}), not {run.path} ({run.identity}). "
-            "Give the run that was audited, or audit this one."
-        )
-    if audit.data.attrs["steps"] != run.steps:
-        raise AuditError(
-            f"The audit covers the first {audit.data.attrs['steps']} steps of {run.path}, which has gone on to "
-            f"{run.steps} since. Audit it again: the page compares the audit with the end of the run."
-        )
-
-
 def _rule(audit: Audit) -> str:
     quantity = audit.data.attrs.get("quantity", "quantity")
     if audit.helps < 0:
         return f"A negative influence helped: the example drove the target's {quantity} down."
     return f"A positive influence helped: the example drove the target's {quantity} up."
-
-
-def _choice(explanations: Sequence[Explanation], answers: Answers) -> str:
-    wrong = sum(one.wrong for one in explanations)
-    others = len(explanations) - wrong
-    if answers.accuracy is None or answers.labels is None:
-        return f"{count(len(explanations), 'target')}, of {len(answers.losses):,}."
-    mistakes = round((1 - answers.accuracy) * len(answers.losses))
-    shown = f"{wrong:,} of {count(mistakes, 'wrong prediction')}"
-    return f"{shown} and {others:,} right {'one' if others == 1 else 'ones'}." if others else f"{shown}."
-
-
-def example_indices(audit: Audit, targets: Examples) -> list[int]:
-    """Return which of the targets' examples each row of the audit is about.
-
-    Raises:
-        ArgumentError: If there are rows about examples that the targets do not have, or the targets are others.
-    """
-    coordinate = audit.influence.coords["target"]
-    known = audit.data.coords.get("example", coordinate).values
-    found = [int(one) for one in known] if np.issubdtype(known.dtype, np.integer) else list(range(known.size))
-    if found and not 0 <= min(found) <= max(found) < len(targets):
-        raise ArgumentError(
-            f"The audit is about targets {min(found)} to {max(found)}, but {len(targets)} targets were given. "
-            "Give the examples that were audited, in the same order."
-        )
-    audited = audit.data.attrs.get("targets_fingerprint")
-    if audited != targets.fingerprint:
-        raise ArgumentError(
-            f"The targets given are not the audited ones (fingerprint {targets.fingerprint}, audited {audited}). "
-            "Give the examples that were audited: same values, types and order."
-        )
-    return found
-
-
-def _wrong(answers: Answers, asked: Sequence[int]) -> set[int]:
-    """Return which of the examples asked were answered wrongly; none when the task is not classification."""
-    if answers.labels is None or answers.predicted is None:
-        return set()
-    return {
-        index for index, right in zip(asked, (answers.labels == answers.predicted).tolist(), strict=True) if not right
-    }
-
-
-def _positions(audit: Audit, chosen: Sequence[Any]) -> list[int]:
-    known = {str(one): position for position, one in enumerate(audit.influence.coords["target"].values)}
-    missing = [one for one in chosen if str(one) not in known]
-    if missing:
-        raise LabelError(
-            f"No target id {missing[0]!r} among the {len(known)} audited. See audit.influence.coords['target']."
-        )
-    return [known[str(one)] for one in chosen]
-
-
-def _worth_explaining(answers: Answers, asked: list[int], indices: list[int]) -> list[int]:
-    """Choose wrong answers, largest loss first, then the least certain right ones."""
-    losses = dict(zip(asked, answers.losses.tolist(), strict=True))
-    order = sorted(range(len(indices)), key=lambda position: -losses[indices[position]])
-    if answers.labels is None or answers.predicted is None:
-        return order[:_MOST]
-    wrong = _wrong(answers, asked)
-    mistakes = [position for position in order if indices[position] in wrong][:_MOST]
-    others = [position for position in order if indices[position] not in wrong]
-    return [*mistakes, *others[: max(_RIGHT if not mistakes else 0, min(_RIGHT, _MOST - len(mistakes)))]]

@@ -39,13 +39,14 @@ def look(examples: Examples, index: int) -> Look:
     """Return how an example is shown."""
     pixels = examples.picture(index)
     if pixels is not None:
-        return Look(_png(pixels))
+        return Look(png(pixels))
     inputs, _ = examples.batch([index])
     named = _values(inputs)
     return Look(None, tuple(named[:_FEATURES]), max(0, _size(inputs) - _FEATURES))
 
 
-def _png(pixels: np.ndarray) -> str:
+def png(pixels: np.ndarray) -> str:
+    """Return a picture as a data URI, scaled down to the largest side that the page shows."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if max(image.size) > _LARGEST:
         image.thumbnail((_LARGEST, _LARGEST))
