@@ -207,7 +207,7 @@ def _shown(given: object) -> str:
 
 
 PAPER = Recipe(GradCos("loss"), Gradient(), signed=False, smooth=20, noise=0.1)
-"""As in Training Feature Attribution for Vision Models, sections 3.2 and appendix C."""
+"""As in Training Feature Attribution for Vision Models, section 3.2 and appendix C; the number of copies is ours."""
 
 DEFAULT = Recipe(GradDot("logit", layers="last"), Integrated(), held=True)
 """What did well on all of insertion, shortcut and specificity; the how-to has the figures."""
