@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from tests.audit.training import blobs, tanh_net, trained
 from whence import attribution
 from whence._errors import ArgumentError, LabelError
 from whence.attribution import (
+    EKFAC,
+    TRAK,
     Attributor,
     ClassBalanced,
     Counterfactual,
@@ -57,17 +62,40 @@ MEMBERS: dict[str, Attributor] = {
     "same class": SameClass(),
     "relative": Relative(GradDot()),
     "class-balanced": ClassBalanced(TracIn(2)),
+    "EK-FAC": EKFAC(0.1),
+    "TRAK": TRAK(8, regularization=0.1),
 }
+LIBRARIES = {"EK-FAC": "kronfluence", "TRAK": "trak"}  # that compute in float32
+MISSING = {name for name, library in LIBRARIES.items() if find_spec(library) is None}
 RECORDED = {
     name for name, one in MEMBERS.items() if isinstance(one, TracIn | PathSimilarity | PathAudit | Counterfactual)
 }
 RECORDED |= {"class-balanced"}
 WITH_CHANCE = {"random"}
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}
+SINGLE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 TRAIN = tuple(torch.cat([one, one[:1]]) for one in blobs())  # the last example is the first once more
 TARGETS = blobs(5, seed=1)
 
-pytestmark = pytest.mark.parametrize("name", MEMBERS)
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(name in MISSING, reason="needs whence[baselines]"))
+        for name in MEMBERS
+    ],
+)
+
+
+def tolerance(name: str) -> dict[str, Any]:
+    return SINGLE if name in LIBRARIES else EXACT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Kronfluence collects garbage often, which takes long beside the objects of a whole test session."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +107,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def found(run: Run) -> dict[str, xr.DataArray]:
-    return {name: attribute(one, run, TARGETS) for name, one in MEMBERS.items()}
+    return {name: attribute(one, run, TARGETS) for name, one in MEMBERS.items() if name not in MISSING}
 
 
 def test_scores_are_labelled_and_say_unit_and_sign(name: str, found: dict[str, xr.DataArray]) -> None:
@@ -100,24 +128,24 @@ def test_a_target_has_the_same_scores_alone_and_in_any_order(
 ) -> None:
     some = attribute(MEMBERS[name], run, TARGETS, ids=[3, 0])
     assert some.target.values.tolist() == [3, 0]
-    np.testing.assert_allclose(some.values, found[name].values[[3, 0]], **EXACT)
+    np.testing.assert_allclose(some.values, found[name].values[[3, 0]], **tolerance(name))
 
 
 def test_a_small_budget_gives_the_same_scores(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
     small = attribute(MEMBERS[name], run, TARGETS, memory_budget=4096)
-    np.testing.assert_allclose(small.values, found[name].values, **EXACT)
+    np.testing.assert_allclose(small.values, found[name].values, **tolerance(name))
 
 
 def test_one_fit_serves_several_targets(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
     fitted = MEMBERS[name].fit(as_trained(run))
     for one in (4, 1):
         row = fitted.scores(whence.as_examples(TARGETS), [one])
-        np.testing.assert_allclose(row.values[0], found[name].values[one], **EXACT)
+        np.testing.assert_allclose(row.values[0], found[name].values[one], **tolerance(name))
 
 
 def test_a_duplicated_example_has_the_same_scores(name: str, found: dict[str, xr.DataArray]) -> None:
     scores = found[name].values
-    same = np.allclose(scores[:, 0], scores[:, 12], rtol=1e-9, atol=1e-12)
+    same = np.allclose(scores[:, 0], scores[:, 12], **tolerance(name))
     assert same == (name not in WITH_CHANCE)
 
 
@@ -128,7 +156,7 @@ def test_a_target_that_is_a_training_example_can_be_scored(name: str, run: Run) 
 def test_scores_are_kept_and_come_back(name: str, run: Run, found: dict[str, xr.DataArray], tmp_path: Path) -> None:
     attribute(MEMBERS[name], run, TARGETS, path=tmp_path / "scores")
     again = load_scores(tmp_path / "scores")
-    np.testing.assert_allclose(again.values, found[name].values, **EXACT)
+    np.testing.assert_allclose(again.values, found[name].values, **tolerance(name))
     for key in ("unit", "helps", "sign", "attributor"):
         assert again.attrs[key] == found[name].attrs[key]
 
@@ -141,7 +169,7 @@ def test_without_a_run_it_works_or_says_that_it_needs_one(name: str, run: Run, f
             attribute(MEMBERS[name], model, TARGETS, **options)
     else:
         np.testing.assert_allclose(
-            attribute(MEMBERS[name], model, TARGETS, **options).values, found[name].values, **EXACT
+            attribute(MEMBERS[name], model, TARGETS, **options).values, found[name].values, **tolerance(name)
         )
 
 
@@ -163,14 +191,14 @@ def test_self_influence_is_the_diagonal(name: str, run: Run) -> None:
         )
     else:
         expected = np.diagonal(attribute(MEMBERS[name], run, TRAIN).values)
-    np.testing.assert_allclose(own.values, expected, **EXACT)
+    np.testing.assert_allclose(own.values, expected, **tolerance(name))
     assert own.dims == ("train",)
     assert own.attrs["attributor"].startswith("self-influence by ")
 
 
 def test_an_ensemble_of_one_model_twice_is_that_model(name: str, run: Run, found: dict[str, xr.DataArray]) -> None:
     twice = attribute(Ensemble(MEMBERS[name], [run]), run, TARGETS)
-    np.testing.assert_allclose(twice.values, found[name].values, **EXACT)
+    np.testing.assert_allclose(twice.values, found[name].values, **tolerance(name))
     assert twice.attrs["attributor"] == f"{found[name].attrs['attributor']}, mean of 2"
 
 

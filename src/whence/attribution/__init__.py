@@ -2,6 +2,7 @@
 
 from whence.attribution.baselines import Random, SameClass
 from whence.attribution.comparing import GradCos, GradDot, PathSimilarity, TracIn
+from whence.attribution.ekfac import EKFAC
 from whence.attribution.influence import Influence
 from whence.attribution.parameters import Layers, check_layer, parameters_of
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, attribute
@@ -9,9 +10,12 @@ from whence.attribution.recorded import Counterfactual, PathAudit
 from whence.attribution.scores import harmful, helpful, label, load_scores, save_scores
 from whence.attribution.similarity import NearestNeighbours, RepresentationCos, RepresentationDot
 from whence.attribution.trained import Trained, as_trained
+from whence.attribution.trak import TRAK
 from whence.attribution.wrappers import ClassBalanced, Ensemble, Relative, self_influence
 
 __all__ = (
+    "EKFAC",
+    "TRAK",
     "Attributor",
     "ClassBalanced",
     "Counterfactual",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -85,6 +86,23 @@ def as_trained(source: Run | Trained | nn.Module, train_data: Any = None, *, los
     model = copy.deepcopy(source).eval()
     examples = as_examples(train_data)
     return Trained(model, examples, training_loss(loss, model, examples))
+
+
+def on_same_data(trained: Trained, others: Sequence[Run | Trained]) -> list[Trained]:
+    """Return a trained model and others like it, for a mean over them.
+
+    Raises:
+        ArgumentError: If one was trained on other data.
+    """
+    models = [trained, *(as_trained(one) for one in others)]
+    for number, one in enumerate(models[1:]):
+        if one.examples.fingerprint != trained.examples.fingerprint:
+            raise ArgumentError(
+                f"Model {number} of the ensemble's others was trained on other data "
+                f"({one.examples.fingerprint}, not {trained.examples.fingerprint}): scores of different examples "
+                "have no mean. Give models trained on the same data."
+            )
+    return models
 
 
 def _end_of(run: Run) -> Trained:

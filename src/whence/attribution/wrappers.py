@@ -14,7 +14,7 @@ from whence._errors import ArgumentError
 from whence._progress import progress
 from whence.attribution.baselines import class_numbers
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, check_method
-from whence.attribution.trained import Trained, as_trained
+from whence.attribution.trained import Trained, as_trained, on_same_data
 from whence.datasets import Examples
 from whence.runs import Run
 
@@ -125,14 +125,7 @@ class Ensemble:
         Raises:
             ArgumentError: If a model was trained on other data.
         """
-        models = [trained, *(as_trained(one) for one in self.others)]
-        for number, one in enumerate(models[1:]):
-            if one.examples.fingerprint != trained.examples.fingerprint:
-                raise ArgumentError(
-                    f"Model {number} of the ensemble's others was trained on other data "
-                    f"({one.examples.fingerprint}, not {trained.examples.fingerprint}): scores of different examples "
-                    "have no mean. Give models trained on the same data."
-                )
+        models = on_same_data(trained, self.others)
         share = max(1, memory_budget // len(models))
         return FittedEnsemble(tuple(self.inner.fit(one, memory_budget=share) for one in models))
 
