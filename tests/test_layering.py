@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "whence"
-GROUND = ("_errors", "_extras", "_files", "_numbers", "_progress")  # below every folder, in this order
+GROUND = (
+    "_errors",
+    "_extras",
+    "_files",
+    "_numbers",
+    "_progress",
+    "_processes",
+    "_statistics",
+)  # below every folder, in this order
 FLOW = (
     *("datasets", "runs", "gradients", "optimizers", "audit", "counterfactual", "kernel", "adversarial", "attribution"),
     *("regions", "provenance", "invariants", "membership", "quality", "evaluation", "report", "cli"),

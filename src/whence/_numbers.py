@@ -1,6 +1,8 @@
-"""Whole numbers: what counts as one where a caller gives it, and how to cut a range of them."""
+"""Whole numbers: what counts as one where a caller gives it, how to cut a range of them, and how to draw some."""
 
 from numbers import Integral
+
+import numpy as np
 
 
 def is_whole(value: object) -> bool:
@@ -14,3 +16,9 @@ def even_parts(whole: range, most: int) -> list[range]:
     parts = max(1, -(-len(whole) // most))
     length = max(1, -(-len(whole) // parts))
     return [whole[start : start + length] for start in range(0, len(whole), length)]
+
+
+def random_ids(count: int, size: int, seed: int, place: int = 0) -> tuple[int, ...]:
+    """Draw ids out of 0 to ``count - 1``, none twice; a seed gives another set at each place."""
+    drawn = np.random.default_rng([seed, size, place]).choice(count, size, replace=False)
+    return tuple(int(one) for one in drawn)

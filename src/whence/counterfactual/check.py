@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any, SupportsIndex, final
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import NDArray
 
 from whence._errors import ArgumentError
 from whence._files import checksum, disk_errors, write_atomically
-from whence._numbers import is_whole
+from whence._numbers import is_whole, random_ids
 from whence._progress import progress
+from whence._statistics import bootstrap, rank_correlations
 from whence.audit.identity import identity_of
 from whence.counterfactual.question import Question, in_order, recall
 from whence.runs import ModelState, Run, as_weights, in_processes, retrain
 
-_RESAMPLES = 2000
 _ENOUGH = 3  # sets from which on a rank correlation says anything
 
 
@@ -65,10 +64,7 @@ class Check:
         predicted, retrained = self._values()
         if len(predicted) < _ENOUGH:
             return float("nan"), float("nan")
-        draws = np.random.default_rng(0).integers(len(predicted), size=(_RESAMPLES, len(predicted)))
-        found = [measures[of](predicted[rows], retrained[rows]) for rows in draws]
-        low, high = np.nanpercentile(found, (2.5, 97.5)) if not np.isnan(found).all() else (np.nan, np.nan)
-        return float(low), float(high)
+        return bootstrap(len(predicted), lambda rows: measures[of](predicted[rows], retrained[rows]))
 
     def __str__(self) -> str:
         """Say in words how the prediction did."""
@@ -182,11 +178,7 @@ def _sets(
     if isinstance(seeds, int) and seeds < 0:
         raise ArgumentError(f"`seeds` is how many random sets to draw beside each, or their seeds; got {seeds}.")
     drawn = range(seeds) if isinstance(seeds, int) else seeds
-    random = [
-        tuple(int(one) for one in np.random.default_rng([seed, size, place]).choice(count, size, replace=False))
-        for place, size in enumerate(sizes)
-        for seed in drawn
-    ]
+    random = [random_ids(count, size, seed, place) for place, size in enumerate(sizes) for seed in drawn]
     if not chosen and not random:
         raise ArgumentError("There is nothing to check: `removals` is a size and `seeds` draws no set of it.")
     return [*chosen, *random], ["chosen"] * len(chosen) + ["random"] * len(random)
@@ -238,12 +230,7 @@ def _retrained(
 
 
 def _correlation(predicted: NDArray[np.float64], retrained: NDArray[np.float64]) -> float:
-    if len(predicted) < _ENOUGH:
-        return float("nan")
-    ranks = [pd.DataFrame(values).rank().to_numpy(np.float64) for values in (predicted, retrained)]  # ties share one
-    apart = [one - one.mean(0) for one in ranks]
-    sizes = np.sqrt((apart[0] ** 2).sum(0) * (apart[1] ** 2).sum(0))
-    found = (apart[0] * apart[1]).sum(0) / np.where(sizes > 0, sizes, np.nan)
+    found = rank_correlations(predicted, retrained)
     return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
 
 

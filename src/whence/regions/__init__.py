@@ -5,7 +5,7 @@ from whence.regions.baselines import grad_cam, integrated_gradients
 from whence.regions.control import own_saliency
 from whence.regions.engines import Difference, DoubleBackward, Engine, Forward
 from whence.regions.maps import region_map
-from whence.regions.pairs import Pairs, top_pairs
+from whence.regions.pairs import Pairs, as_pairs, top_pairs
 from whence.regions.pictures import overlay, side_by_side
 from whence.regions.recipe import DEFAULT, PAPER, DampedInfluence, Gradient, GradientInput, Integrated, Map, Recipe
 
@@ -23,6 +23,7 @@ __all__ = (
     "Map",
     "Pairs",
     "Recipe",
+    "as_pairs",
     "grad_cam",
     "integrated_gradients",
     "layer_map",

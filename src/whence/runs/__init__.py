@@ -12,7 +12,7 @@ from whence.runs.pieces import pieces_of, size
 from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
-from whence.runs.retraining import as_weights, in_processes, retrain
+from whence.runs.retraining import as_weights, in_processes, prepare, retrain
 from whence.runs.run import Run, Segment
 from whence.runs.settings import GroupSettings, unsupported
 from whence.runs.share import share_of
@@ -53,6 +53,7 @@ __all__ = (
     "lightning_recorder",
     "open_run",
     "pieces_of",
+    "prepare",
     "record",
     "retrain",
     "run_facts",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whence import _processes
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence._progress import progress
@@ -109,35 +109,18 @@ def in_processes(run: Run, make: Callable[[int], Found], count: int, processes: 
         ArgumentError: If several processes are asked for on another device than the CPU, or where processes cannot be
             forked.
     """
-    if not is_whole(processes) or processes < 1:
-        raise ArgumentError(f"`processes` is a number of trainings at once, at least 1; got {processes!r}.")
-    if processes == 1 or count <= 1:
-        yield from ((place, make(place)) for place in range(count))
-        return
-    if next(run.model.parameters()).device.type != "cpu" or "fork" not in multiprocessing.get_all_start_methods():
-        raise ArgumentError("Several trainings at once need the CPU and a system that forks. Leave `processes` at 1.")
-    run.clipping()  # once, before the processes part
-    context = multiprocessing.get_context("fork")
-    task = (run, make)
-    _TASKS[id(task)] = task
-    try:
-        with context.Pool(min(processes, count), _begin_process) as pool:
-            yield from pool.imap_unordered(_make_one, [(id(task), place) for place in range(count)])
-    finally:
-        del _TASKS[id(task)]
+    yield from _processes.in_processes(make, count, processes, begin=run.reopen, ready=partial(prepare, run))
 
 
-_TASKS: dict[int, tuple[Run, Callable[[int], Any]]] = {}  # what forked processes inherit
+def prepare(run: Run) -> None:
+    """Make a run ready to be trained again in several processes, before they part.
 
-
-def _begin_process() -> None:
-    torch.set_num_threads(1)  # torch's pool of threads does not survive a fork
-
-
-def _make_one(which: tuple[int, int]) -> tuple[int, Any]:
-    run, make = _TASKS[which[0]]
-    run.reopen()
-    return which[1], make(which[1])
+    Raises:
+        ArgumentError: If its model is not on the CPU.
+    """
+    if next(run.model.parameters()).device.type != "cpu":
+        raise ArgumentError("Several trainings at once need the CPU. Move the model there, or leave `processes` at 1.")
+    run.clipping()  # once
 
 
 def _watched(watch: Watch, number: int, place: int, loss: Reduction, outputs: Any, labels: Any) -> Tensor:

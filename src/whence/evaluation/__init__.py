@@ -1,0 +1,67 @@
+"""Evaluation: which explanation to trust, measured; every function gives a table with intervals and a plot."""
+
+from whence.evaluation.datamodeling import linear_datamodeling_score
+from whence.evaluation.diffroar import Blocks, block_digits, diffroar
+from whence.evaluation.insertion import Intervention, deletion, insertion
+from whence.evaluation.noise import NoisyLabels, add_label_noise, label_noise
+from whence.evaluation.orders import (
+    at_random,
+    balanced_at_random,
+    class_balanced,
+    least_absolute,
+    least_summed,
+    most_harmful,
+    most_helpful,
+    most_redundant,
+    upweighted,
+    whole_clusters,
+)
+from whence.evaluation.pruning import pruning
+from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
+from whence.evaluation.shortcut import Patch, ShortcutSizes, shortcut, square_patch
+from whence.evaluation.specificity import TwoDigits, specificity, two_digits
+from whence.evaluation.table import Table, Tables
+from whence.evaluation.truth import Truth, load_truth, random_parts, removal_losses, subset_losses, truth_of
+
+__all__ = (
+    "Blocks",
+    "Intervention",
+    "NoisyLabels",
+    "Patch",
+    "ShortcutSizes",
+    "Table",
+    "Tables",
+    "Truth",
+    "TwoDigits",
+    "add_label_noise",
+    "at_random",
+    "balanced_at_random",
+    "block_digits",
+    "class_balanced",
+    "deletion",
+    "diffroar",
+    "duplicates",
+    "identical_class",
+    "insertion",
+    "label_noise",
+    "least_absolute",
+    "least_summed",
+    "linear_datamodeling_score",
+    "load_truth",
+    "model_randomisation",
+    "most_harmful",
+    "most_helpful",
+    "most_redundant",
+    "pruning",
+    "random_parts",
+    "reinitialised",
+    "removal_losses",
+    "shortcut",
+    "specificity",
+    "square_patch",
+    "subset_losses",
+    "truth_of",
+    "two_digits",
+    "upweighted",
+    "whole_clusters",
+)

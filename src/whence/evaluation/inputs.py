@@ -1,0 +1,154 @@
+"""What evaluations are given, read and checked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import even_parts, is_whole
+from whence.datasets import Examples, call_model
+
+_ROWS = 512  # examples that go through a model at once, at most
+_REMOVED = " if the example is removed"  # ends the unit of what whence.counterfactual gives
+
+
+def as_help(scores: xr.DataArray) -> Float[NDArray[np.floating], "targets train"]:
+    """Return scores so that positive = the example helped the target.
+
+    Args:
+        scores: Of an attributor, or what `whence.counterfactual` gives.
+
+    Raises:
+        ArgumentError: If these are no scores.
+    """
+    if set(scores.dims) != {"target", "train"} or scores.attrs.get("helps") not in {1, -1}:
+        raise ArgumentError(
+            f"Scores need the dims ('target', 'train') and attrs['helps'], the sign of a help, 1 or -1; got dims "
+            f"{scores.dims} and {scores.attrs.get('helps')!r}. Take them from whence.attribution.attribute, or label "
+            "them with whence.attribution.label."
+        )
+    removal = "attributor" not in scores.attrs and str(scores.attrs.get("unit", "")).endswith(_REMOVED)
+    sign = int(scores.attrs["helps"]) * (-1 if removal else 1)
+    values: NDArray[np.floating] = scores.transpose("target", "train").values
+    return values * sign
+
+
+def named(given: Any, default: str) -> dict[str, Any]:
+    """Return a mapping from names as it is, and one thing under its own name.
+
+    Raises:
+        ArgumentError: If the mapping is empty.
+    """
+    if isinstance(given, Mapping):
+        if not given:
+            raise ArgumentError("There is nothing to evaluate: the mapping is empty. Give at least one entry.")
+        return {str(name): one for name, one in given.items()}
+    own = given.attrs.get("attributor", default) if isinstance(given, xr.DataArray) else default
+    return {str(own): given}
+
+
+def as_maps(maps: Any, count: int | None = None, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
+    """Return region maps as an array (pairs, height, width).
+
+    Args:
+        maps: An array, a tensor, or a labelled array as `whence.regions` gives it.
+        count: How many there must be.
+        shape: Height and width that they must have.
+
+    Raises:
+        ShapeError: If the shape is another.
+        ArgumentError: If a value is no finite number.
+    """
+    values = np.asarray(maps.detach().cpu() if isinstance(maps, Tensor) else maps, dtype=np.float64)
+    expected = ("pairs" if count is None else count, *(("height", "width") if shape is None else shape))
+    if values.ndim != 3 or (count is not None and len(values) != count) or shape not in (None, values.shape[1:]):
+        raise ShapeError(
+            f"Maps need shape ({', '.join(map(str, expected))}), one a pair with its channels summed; "
+            f"got {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise ArgumentError("Maps must be finite numbers; some are nan or infinite. Make them again.")
+    return values
+
+
+def as_images(examples: Examples, ids: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Return examples as one tensor of images (examples, channels, height, width), and their labels.
+
+    Args:
+        examples: The data.
+        ids: Which of it; all by default.
+
+    Raises:
+        ShapeError: If its inputs are no images.
+    """
+    inputs, labels = examples.batch(range(len(examples)) if ids is None else ids)
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+        given = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ShapeError(f"Images of shape (examples, channels, height, width) are needed; these are {given}.")
+    return inputs, labels
+
+
+def as_count(value: Any, name: str, least: int = 1) -> int:
+    """Return a whole number.
+
+    Args:
+        value: What was given.
+        name: What the argument is called.
+        least: The smallest that is accepted.
+
+    Raises:
+        ArgumentError: If it is none, or too small.
+    """
+    if not is_whole(value) or value < least:
+        raise ArgumentError(f"`{name}` must be a whole number, at least {least}; got {value!r}.")
+    return int(value)
+
+
+def as_share(value: Any, name: str) -> float:
+    """Return a share between 0 and 1, both excluded.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ArgumentError(f"`{name}` must be a share between 0 and 1; got {value!r}.")
+    return float(value)
+
+
+def correct(model: nn.Module, inputs: Any, labels: Tensor) -> NDArray[np.bool_]:
+    """Return of which examples a model's largest output is that of the label; in evaluation mode.
+
+    Raises:
+        ShapeError: If the outputs are not (examples, classes).
+    """
+    was = model.training
+    model.eval()
+    found = []
+    with torch.no_grad():
+        for part in even_parts(range(len(labels)), _ROWS):
+            rows = slice(part.start, part.stop)
+            outputs = call_model(model, inputs[rows])
+            logits = getattr(outputs, "logits", outputs)
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+                given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise ShapeError(f"An accuracy needs outputs of shape (examples, classes); the model gives {given}.")
+            found.append((logits.argmax(1).cpu() == labels[rows].cpu()).numpy())
+    model.train(was)
+    return np.concatenate(found)
+
+
+def accuracy(model: nn.Module, inputs: Any, labels: Tensor) -> Float[NDArray[np.float64], "1"]:
+    """Return the share of examples that a model gets right.
+
+    Raises:
+        ShapeError: If the outputs are not (examples, classes).
+    """
+    return np.array([correct(model, inputs, labels).mean(dtype=np.float64)])

@@ -1,0 +1,174 @@
+"""What every evaluation gives: numbers with their intervals, as a table and as a plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import xarray as xr
+
+from whence._statistics import Interval
+
+_COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280")
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """Numbers with 95 % intervals, one a row and column; printed, it is a table in Markdown.
+
+    Attributes:
+        data: Variables ``estimate``, ``low`` and ``high``, each of two dims, rows and columns. ``attrs``: ``title``,
+            ``measure`` (what the numbers are, with their unit) and ``interval`` (what was drawn for it).
+        references: Numbers to compare with that are no measurements, such as an ideal; lines in the plot.
+    """
+
+    data: xr.Dataset
+    references: tuple[tuple[str, float], ...] = ()
+
+    def value(self, row: Any, column: Any) -> Interval:
+        """Return one number with its interval.
+
+        Args:
+            row, column: As in the coordinates.
+
+        Raises:
+            KeyError: If there is no such row or column.
+        """
+        down, across = self.data["estimate"].dims
+        entry = self.data.sel({down: row, across: column})
+        return Interval(*(float(entry[part]) for part in ("estimate", "low", "high")))
+
+    def __str__(self) -> str:
+        """Return the table in Markdown, with its title, measure and kind of interval."""
+        down, across = self.data["estimate"].dims
+        columns = [_word(one) for one in self.data.coords[across].values]
+        lines = [
+            f"{self.data.attrs['title']}: {self.data.attrs['measure']} (95 % interval {self.data.attrs['interval']})",
+            "",
+            f"| {down} | {' | '.join(columns)} |",
+            "|" + "---|" * (len(columns) + 1),
+        ]
+        entries = [self.data[part].values for part in ("estimate", "low", "high")]
+        for place, row in enumerate(self.data.coords[down].values):
+            cells = [_cell(*(float(part[place, at]) for part in entries)) for at in range(len(columns))]
+            lines.append(f"| {_word(row)} | {' | '.join(cells)} |")
+        if self.references:
+            lines += [
+                "",
+                "For comparison: " + ", ".join(f"{name} {value:.3g}" for name, value in self.references) + ".",
+            ]
+        return "\n".join(lines)
+
+    def figure(self) -> Any:
+        """Return a plotly figure: lines over numeric rows, bars over named ones, one colour a column."""
+        import plotly.graph_objects as go
+
+        down, across = self.data["estimate"].dims
+        rows = self.data.coords[down].values
+        numeric = rows.dtype.kind in "iuf"
+        figure = go.Figure()
+        for place, column in enumerate(self.data.coords[across].values):
+            part = self.data.isel({across: place})
+            middle = part["estimate"].values
+            error = {
+                "type": "data",
+                "array": np.nan_to_num(part["high"].values - middle),
+                "arrayminus": np.nan_to_num(middle - part["low"].values),
+            }
+            shared = {"name": _word(column), "marker": {"color": _COLOURS[place % len(_COLOURS)]}, "error_y": error}
+            if numeric:
+                figure.add_scatter(x=rows, y=middle, mode="lines+markers", **shared)
+            else:
+                figure.add_bar(x=[_word(one) for one in rows], y=middle, **shared)
+        for name, value in self.references:
+            figure.add_hline(y=value, line={"dash": "dot", "color": "#1f2933"}, annotation_text=name)
+        return figure.update_layout(
+            title=self.data.attrs["title"],
+            xaxis_title=str(down),
+            yaxis_title=self.data.attrs["measure"],
+            template="simple_white",
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Tables:
+    """Several tables of one evaluation.
+
+    Attributes:
+        parts: The tables by name; also ``tables["name"]``.
+    """
+
+    parts: Mapping[str, Table]
+
+    def __getitem__(self, name: str) -> Table:
+        """Return a table by its name."""
+        return self.parts[name]
+
+    def __str__(self) -> str:
+        """Return all of them in Markdown."""
+        return "\n\n".join(str(one) for one in self.parts.values())
+
+    def figure(self) -> Any:
+        """Return a plotly figure with the plots of all side by side."""
+        from plotly.subplots import make_subplots
+
+        titles = [str(one.data.attrs["title"]) for one in self.parts.values()]
+        whole = make_subplots(rows=1, cols=len(titles), subplot_titles=titles)
+        for place, table in enumerate(self.parts.values(), start=1):
+            part = table.figure()
+            for trace in part.data:
+                whole.add_trace(trace, row=1, col=place)
+            for name, value in table.references:
+                whole.add_hline(y=value, line={"dash": "dot"}, annotation_text=name, row=1, col=place)
+            whole.update_xaxes(title=part.layout.xaxis.title.text, row=1, col=place)
+            whole.update_yaxes(title=part.layout.yaxis.title.text, row=1, col=place)
+        return whole.update_layout(template="simple_white")
+
+
+def table_of(
+    found: Sequence[Sequence[Interval]],
+    rows: tuple[str, Sequence[Any]],
+    columns: tuple[str, Sequence[Any]],
+    *,
+    title: str,
+    measure: str,
+    interval: str,
+    references: Mapping[str, float] | None = None,
+) -> Table:
+    """Make a table.
+
+    Args:
+        found: The numbers, a sequence a row.
+        rows, columns: The name and the coordinates of each dim.
+        title, measure, interval: As in `Table`.
+        references: As in `Table`.
+    """
+    values = np.array([[tuple(one) for one in row] for row in found], dtype=np.float64)
+    values = values.reshape(len(rows[1]), len(columns[1]), 3)
+    dims = (rows[0], columns[0])
+    data = xr.Dataset(
+        {part: (dims, values[..., place]) for place, part in enumerate(("estimate", "low", "high"))},
+        {name: _coordinates(names) for name, names in (rows, columns)},
+        {"title": title, "measure": measure, "interval": interval},
+    )
+    return Table(data, tuple((references or {}).items()))
+
+
+def _coordinates(names: Sequence[Any]) -> np.ndarray:
+    return np.array(names, dtype=object) if any(isinstance(one, str) for one in names) else np.asarray(names)
+
+
+def _word(value: Any) -> str:
+    number = value.item() if hasattr(value, "item") else value
+    return f"{number:g}" if isinstance(number, float) else str(number)
+
+
+def _cell(estimate: float, low: float, high: float) -> str:
+    if math.isnan(estimate):
+        return "undefined"
+    return f"{estimate:.3f}" if math.isnan(low) else f"{estimate:.3f} ({low:.3f} to {high:.3f})"
