@@ -57,7 +57,7 @@ MEMBERS: dict[str, Attributor] = {
     "representation cosine": RepresentationCos(),
     "representation dot": RepresentationDot("1"),
     "neighbours of inputs": NearestNeighbours(),
-    "neighbours at a layer": NearestNeighbours("1"),
+    "neighbours at a layer": NearestNeighbours("1", "cosine"),
     "random": Random(),
     "same class": SameClass(),
     "relative": Relative(GradDot()),

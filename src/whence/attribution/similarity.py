@@ -10,12 +10,12 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
-from whence._numbers import even_parts
-from whence._progress import progress
+from whence._numbers import even_parts, is_whole
+from whence._progress import Advance, progress
 from whence.attribution.parameters import check_layer
 from whence.attribution.scores import label
 from whence.attribution.trained import Trained
@@ -23,6 +23,7 @@ from whence.datasets import Examples, call_model
 from whence.runs import to_device
 
 _ROWS = 256  # examples that go through the model at once, at most
+_CLOSE = 1e-4  # of both squared norms: a smaller squared distance has lost too many digits in their difference
 Compare = Callable[[Float[Tensor, "targets width"], Float[Tensor, "train width"]], Float[Tensor, "targets train"]]
 
 
@@ -65,21 +66,31 @@ class RepresentationDot:
 @final
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """Minus the Euclidean distance, of inputs or of a layer's activations; exact.
+    """Minus the distance, of inputs or of a layer's activations; exact.
 
-    It sees no labels, as `RepresentationCos`.
+    It sees no labels, as `RepresentationCos`. Where only the nearest are asked for, `FittedVectors.nearest` never forms
+    the matrix of all distances.
 
     Args:
         layer: Name of the layer whose output is compared, flattened; None compares the inputs.
+        metric: ``"euclidean"``, or ``"cosine"`` for 1 - cosine.
     """
 
     layer: str | None = None
+    metric: str = "euclidean"
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedVectors:
-        """Read the training examples; see `Attributor.fit`."""
+        """Read the training examples; see `Attributor.fit`.
+
+        Raises:
+            ArgumentError: If there is no such metric.
+        """
+        if self.metric not in _METRICS:
+            raise ArgumentError(f"`metric` is {' or '.join(map(repr, _METRICS))}; got {self.metric!r}.")
         read = _inputs if self.layer is None else _activations(trained.model, self.layer)
         where = "of inputs" if self.layer is None else f"at {self.layer}"
-        return FittedVectors(trained, read, _distance, f"nearest neighbours {where}", "minus distance", memory_budget)
+        compare, unit = _METRICS[self.metric]
+        return FittedVectors(trained, read, compare, f"nearest neighbours {where}", unit, memory_budget)
 
 
 @final
@@ -106,20 +117,46 @@ class FittedVectors:
 
     def scores(self, targets: Examples, ids: Sequence[int]) -> xr.DataArray:
         """Compare every training example with some targets; see `Fitted.scores`."""
-        found = []
+        found = torch.cat([torch.cat([one for _, one in row], 1) for row in self._compared(targets, ids)])
+        name, unit = self._attributor, self._unit
+        return label(found, list(ids), self._everything, attributor=name, unit=unit, helps=1)
+
+    def nearest(self, targets: Examples, ids: Sequence[int], k: int) -> xr.Dataset:
+        """Return the training examples with the highest scores, without holding the others' scores.
+
+        Args:
+            targets: The data that the targets are in.
+            ids: Which of it.
+            k: How many to return for each; all of them if there are fewer.
+
+        Returns:
+            ``train``, their ids, and ``score``, dims ``("target", "rank")``, best first; of equals the first.
+
+        Raises:
+            ArgumentError: If ``k`` is not a whole number, at least 1.
+        """
+        if not is_whole(k) or k < 1:
+            raise ArgumentError(f"`k` is a whole number of examples, at least 1; got {k!r}.")
+        found = [_best(row, k) for row in self._compared(targets, ids)]
+        data = {
+            name: (("target", "rank"), torch.cat(parts).cpu().numpy())
+            for name, parts in zip(("score", "train"), zip(*found, strict=True), strict=True)
+        }
+        attrs = {"attributor": self._attributor, "unit": self._unit, "helps": 1}
+        return xr.Dataset(data, {"target": list(ids)}, attrs)
+
+    def _compared(self, targets: Examples, ids: Sequence[int]) -> Iterator[Iterator[tuple[range, Tensor]]]:
+        """Yield, for each chunk of targets, its scores with each block of training examples."""
         parts = even_parts(range(len(ids)), self._budget // 4 // self._row)
         with progress("scoring", len(parts) * len(self._everything)) as advance:
             for part in parts:
-                own = torch.cat(
-                    [self._vectors(targets, ids[some.start : some.stop]) for some in even_parts(part, self._rows)]
-                )
-                row = []
-                for there, vectors in self._blocks():
-                    row.append(self._compare(own, vectors))
-                    advance(len(there))
-                found.append(torch.cat(row, 1))
-        values, name = torch.cat(found), self._attributor
-        return label(values, list(ids), self._everything, attributor=name, unit=self._unit, helps=1)
+                own = [self._vectors(targets, ids[some.start : some.stop]) for some in even_parts(part, self._rows)]
+                yield self._row_of(torch.cat(own), advance)
+
+    def _row_of(self, own: Tensor, advance: Advance) -> Iterator[tuple[range, Tensor]]:
+        for there, vectors in self._blocks():
+            yield there, self._compare(own, vectors)
+            advance(len(there))
 
     @property
     def _rows(self) -> int:
@@ -198,5 +235,36 @@ def _cosine(left: Tensor, right: Tensor) -> Tensor:
     return F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
 
 
+def _one_minus_cosine(left: Tensor, right: Tensor) -> Tensor:
+    return _cosine(left, right) - 1
+
+
 def _distance(left: Tensor, right: Tensor) -> Tensor:
-    return -torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
+    """Return minus Euclidean distances: by one matrix product in float64, and pairs too close for that one by one."""
+    x, y = left.double(), right.double()
+    centre = y.mean(0)
+    x, y = x - centre, y - centre
+    size = x.square().sum(1)[:, None] + y.square().sum(1)
+    squared = torch.addmm(size, x, y.T, alpha=-2)
+    close = (squared < _CLOSE * size).nonzero()
+    for part in even_parts(range(len(close)), max(1, squared.numel() // x.shape[1])):
+        i, j = close[part.start : part.stop].T
+        squared[i, j] = (left[i] - right[j]).double().square().sum(1)
+    return -squared.clamp_min_(0).sqrt_().to(left.dtype)
+
+
+def _best(row: Iterator[tuple[range, Tensor]], k: int) -> tuple[Float[Tensor, "targets k"], Int[Tensor, "targets k"]]:
+    """Return the highest scores of a chunk of targets and whose they are."""
+    kept: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for there, found in row:
+        numbers = torch.arange(there.start, there.stop, device=found.device).expand_as(found)
+        scores, ids = torch.cat([*kept[0], found], 1), torch.cat([*kept[1], numbers], 1)
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        kept = ([scores.gather(1, order)], [ids.gather(1, order)])
+    return kept[0][0], kept[1][0]
+
+
+_METRICS: dict[str, tuple[Compare, str]] = {
+    "euclidean": (_distance, "minus distance"),
+    "cosine": (_one_minus_cosine, "minus distance, 1 - cosine"),
+}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -236,7 +235,7 @@ def _silence() -> Iterator[None]:
     """Keep traker's bars from the terminal, and its handler from the root logger."""
     before = list(logging.root.handlers)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.nullcontext():
             yield
     finally:
         for handler in set(logging.root.handlers) - set(before):
