@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks._networks import Data, Setting, train_plain
+from whence._numbers import random_ids
 
 _SEEDS_OF_HALVES = 10_000  # so that no half is trained with the seed of a network that is explained
 Ids = tuple[int, ...]
@@ -33,8 +34,7 @@ class Truth:
 def removal_sets(count: int, share: float, seeds: Iterable[int]) -> tuple[Ids, ...]:
     """Return random sets of a share of the examples: those that `whence.check` draws with these seeds."""
     size = int(share * count)
-    drawn = (np.random.default_rng([seed, size, 0]).choice(count, size, replace=False) for seed in seeds)
-    return tuple(tuple(int(one) for one in ids) for ids in drawn)
+    return tuple(random_ids(count, size, seed) for seed in seeds)
 
 
 def without_sets(

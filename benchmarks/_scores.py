@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks._networks import Data
+from whence._statistics import mean_interval, rank_correlations
 from whence.gradients import capture
 
 _BATCH_OF_GRADIENTS = 250
@@ -44,8 +45,5 @@ def summed(values: NDArray[Any], removals: Sequence[tuple[int, ...]]) -> NDArray
 
 def score(predicted: NDArray[Any], retrained: NDArray[Any]) -> dict[str, float]:
     """Return the mean over targets of the rank correlation over sets, and a 95 % bootstrap interval over targets."""
-    ranks = [np.argsort(np.argsort(one, axis=0), axis=0).astype(float) for one in (predicted, retrained)]
-    each = np.array([np.corrcoef(ranks[0][:, n], ranks[1][:, n])[0, 1] for n in range(predicted.shape[1])])
-    draws = each[np.random.default_rng(0).integers(len(each), size=(2000, len(each)))].mean(1)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return {"score": float(each.mean()), "low": float(low), "high": float(high)}
+    found = mean_interval(rank_correlations(predicted, retrained))
+    return {"score": found.estimate, "low": found.low, "high": found.high}

@@ -235,7 +235,7 @@ def _silence() -> Iterator[None]:
     """Keep traker's bars from the terminal, and its handler from the root logger."""
     before = list(logging.root.handlers)
     try:
-        with contextlib.nullcontext():
+        with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         for handler in set(logging.root.handlers) - set(before):

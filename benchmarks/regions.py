@@ -1,0 +1,176 @@
+"""Region maps against what is known: insertion, shortcut, specificity, random weights, beside controls.
+
+    python -m benchmarks.regions --cifar CIFAR10 --data-dir MNIST
+
+A light convolutional network on CIFAR-10 (classes dog, ship and automobile for the shortcut). Insertion: 40 test
+images, 4 most helpful images each by grad-cos out of a pool that was not trained on. Shortcut: 0, 50 and 100 % of the
+dogs. Specificity: images of two digits of MNIST, a network with one output a class. Controls: the training image's own
+saliency, random pixels and blobs. Results: ``benchmarks/results/regions.json`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+
+import whence
+from benchmarks._machine import machine
+from benchmarks._mnist import arguments
+from benchmarks._networks import images
+from whence import evaluation
+from whence.attribution import GradCos, GradDot, as_trained, attribute
+from whence.datasets import load_parquet
+from whence.regions import DEFAULT, PAPER, Gradient, Integrated, Recipe, own_saliency, region_map, top_pairs
+
+Data = tuple[Tensor, Tensor]
+RECIPES = {"default": DEFAULT, "paper": PAPER, "integrated, cosine": Recipe(GradCos("loss"), Integrated())}
+OWN = Recipe(GradCos("loss"), Gradient(), signed=False)
+CONTROL = "own saliency"
+MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+TRAIN, POOL, TARGETS, EACH = 10_000, 5000, 40, 4
+AUTOMOBILE, DOG, SHIP = 1, 5, 8
+FRACTIONS = (0.0, 0.5, 1.0)
+PATCH = 6
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = arguments("Region maps against what is known.")
+    folder = os.environ.get("WHENCE_DATA")
+    parser.add_argument(
+        "--cifar", type=Path, default=Path(folder) / "cifar10" if folder else None, required=folder is None
+    )
+    parser.add_argument("--epochs", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data, tests = (cifar(options.cifar / f"{part}.parquet") for part in ("train", "test"))
+    tables = {
+        **inserted(options, data, tests),
+        **{f"shortcut, {name}": one for name, one in patched(options, data, tests).parts.items()},
+        "specificity": followed(options),
+    }
+    write(tables, options.results)
+
+
+def cifar(file: Path) -> Data:
+    """Return CIFAR-10, normalised."""
+    examples = whence.as_examples(load_parquet(file, mean=MEAN, std=DEVIATION))
+    x, y = examples.batch(range(len(examples)))
+    return x, y
+
+
+def network(seed: int, channels: int = 3, outputs: int = 10, flat: int = 1024) -> nn.Module:
+    """Return the light network, newly initialised."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(flat, outputs),
+    )  # fmt: skip
+
+
+def fit(model: nn.Module, data: Data, epochs: int, seed: int, loss: Any = F.cross_entropy) -> nn.Module:
+    """Train by Adam; the order follows the seed."""
+    optimizer = Adam(model.parameters(), 1e-3)
+    for epoch in range(epochs):
+        order = torch.randperm(len(data[1]), generator=torch.Generator().manual_seed(100 * seed + epoch))
+        for rows in order.split(64):
+            optimizer.zero_grad()
+            loss(model(data[0][rows]), data[1][rows]).backward()
+            optimizer.step()
+    return model
+
+
+def inserted(options: argparse.Namespace, data: Data, tests: Data) -> dict[str, Any]:
+    """Return the tables of insertion and deletion, and of networks with random weights."""
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.permutation(len(data[1]))[: TRAIN + POOL])
+    held = (data[0][rows[TRAIN:]], data[1][rows[TRAIN:]])
+    chosen = torch.from_numpy(rng.choice(len(tests[1]), TARGETS, replace=False))
+    targets = (tests[0][chosen], tests[1][chosen])
+    model = fit(network(0), (data[0][rows[:TRAIN]], data[1][rows[:TRAIN]]), options.epochs, 0)
+    pool = as_trained(model, held, loss=F.cross_entropy)
+    random = as_trained(evaluation.reinitialised(model, seed=1), held, loss=F.cross_entropy)
+    pairs = top_pairs(attribute(GradCos(), pool, targets), EACH)
+    maps = {name: region_map(pool, targets, pairs, recipe=one) for name, one in RECIPES.items()}
+    others = {name: region_map(random, targets, pairs, recipe=one) for name, one in RECIPES.items()}
+    maps[CONTROL], others[CONTROL] = (own_saliency(one, [m for _, m in pairs], recipe=OWN) for one in (pool, random))
+    found = {f"insertion, {name}": one for name, one in evaluation.insertion(pool, targets, pairs, maps).parts.items()}
+    found["deletion, cosine"] = evaluation.deletion(pool, targets, pairs, maps)["cosine"]
+    found["random weights"] = evaluation.model_randomisation(maps, others)
+    return found
+
+
+def patched(options: argparse.Namespace, data: Data, tests: Data) -> evaluation.Tables:
+    """Return the tables of the shortcut test on three classes."""
+    classes = (AUTOMOBILE, DOG, SHIP)
+
+    def three(of: Data) -> Data:
+        rows = torch.isin(of[1], torch.tensor(classes)).nonzero().flatten()
+        return of[0][rows], torch.bucketize(of[1][rows], torch.tensor(classes))
+
+    red = [(one - mean) / deviation for one, mean, deviation in zip((1.0, 0.0, 0.0), MEAN, DEVIATION, strict=True)]
+    patch = evaluation.square_patch(32, 32, PATCH, red, on=classes.index(DOG), probe=classes.index(SHIP))
+    return evaluation.shortcut(
+        lambda x, y, seed: fit(network(seed, outputs=len(classes)), (x, y), options.epochs, seed),
+        three(data),
+        three(tests),
+        patch,
+        RECIPES,
+        loss=F.cross_entropy,
+        sizes=evaluation.ShortcutSizes(fractions=FRACTIONS),
+    )
+
+
+def each_digit(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over examples of the losses of all classes, each there or not, summed."""
+    return F.binary_cross_entropy_with_logits(outputs, labels, reduction="none").sum(1).mean()
+
+
+def shown_logit(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the logit of the one digit that a target shows."""
+    return (outputs * labels).sum(1)
+
+
+def followed(options: argparse.Namespace) -> evaluation.Table:
+    """Return specificity on images of two digits."""
+    made = evaluation.two_digits(*images(options.data_dir, "train", 10_000), 10_000)
+    model = fit(network(0, 1, 10, flat=64 * 3 * 7), (made.inputs, made.labels), options.epochs, 0, each_digit)
+    few = slice(0, TARGETS)
+    trained = as_trained(model, (made.inputs[few], made.labels[few]), loss=each_digit)
+    pairs = [(one, one) for one in range(TARGETS)]
+    recipes: dict[str, Any] = {
+        "default": Recipe(GradDot(shown_logit, layers="last"), DEFAULT.map, held=DEFAULT.held),
+        "paper": PAPER,
+        "integrated, cosine": RECIPES["integrated, cosine"],
+    }
+    sides = ((made.left, made.left_labels), (made.right, made.right_labels))
+    left, right = (
+        {name: region_map(trained, (x[few], y[few]), pairs, recipe=one) for name, one in recipes.items()}
+        for x, y in sides
+    )
+    left[CONTROL] = right[CONTROL] = own_saliency(trained, range(TARGETS), recipe=OWN)
+    return evaluation.specificity(left, right, made.inside)
+
+
+def write(tables: dict[str, Any], results: Path) -> None:
+    """Write the figures, and a page that says them."""
+    results.mkdir(parents=True, exist_ok=True)
+    found = {name: table.data.to_dict() for name, table in tables.items()}
+    (results / "regions.json").write_text(json.dumps({"tables": found, "machine": machine()}, indent=1) + "\n")
+    head = f"Light convolutional network with SiLU, see the script.\nMachine: {json.dumps(machine(), sort_keys=True)}\n"
+    (results / "regions.md").write_text("\n\n".join([head, *map(str, tables.values())]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
