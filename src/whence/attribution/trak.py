@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
