@@ -16,10 +16,12 @@ from typer.testing import CliRunner, Result
 
 import whence
 from whence import cli
-from whence.attribution import load_scores
+from whence.attribution import Attributor, load_scores
 from whence.cli import commands
+from whence.cli.attributing import METHODS_SAID
 from whence.counterfactual import load_effects
 from whence.report import demo as demo_module
+from whence.report.methods import METHODS, named_method
 
 COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report", "attribute")
 MODEL = ("--model", "whence.report.demo:small_network")
@@ -364,6 +366,11 @@ def test_attribute_lists_the_ends_of_every_targets_scores_and_keeps_all(made: Pa
     again = call(*words, "--out", out)
     assert again.exit_code == 1
     assert "Something stands at" in again.stderr
+
+
+def test_every_method_can_be_named_and_the_help_names_every_one() -> None:
+    assert all(isinstance(named_method(name), Attributor) for name in METHODS)
+    assert ", ".join([*METHODS][:-1]) + f" or {[*METHODS][-1]}." == METHODS_SAID
 
 
 def test_a_page_shows_other_methods_and_regions_when_asked(made: Path, tmp_path: Path) -> None:

@@ -31,13 +31,19 @@ EXAMPLES["attribute"] = (
 )
 
 
+METHODS_SAID = (
+    "grad-dot, grad-cos, tracin, path-similarity, audit, counterfactual, ekfac, trak, representation-cos, "
+    "representation-dot, neighbours, same-class or random."
+)
+
+
 @app.command(epilog=example("attribute"))
 def attribute(
     run: RunFolder,
     model: Model,
     data: TrainData,
     targets: Targets,
-    method: Annotated[str, typer.Option(help="grad-dot, grad-cos, tracin or path-similarity.")] = "grad-dot",
+    method: Annotated[str, typer.Option(help=METHODS_SAID)] = "grad-dot",
     loss: Loss = CROSS_ENTROPY,
     quantity: Annotated[
         str | None, typer.Option(help="loss, logit, margin, probability, or package.module:function.")

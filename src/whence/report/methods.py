@@ -7,13 +7,37 @@ import difflib
 from typing import Any
 
 from whence._errors import ArgumentError
-from whence.attribution import Attributor, GradCos, GradDot, PathSimilarity, TracIn
+from whence.attribution import (
+    EKFAC,
+    TRAK,
+    Attributor,
+    Counterfactual,
+    GradCos,
+    GradDot,
+    NearestNeighbours,
+    PathAudit,
+    PathSimilarity,
+    Random,
+    RepresentationCos,
+    RepresentationDot,
+    SameClass,
+    TracIn,
+)
 
 METHODS: dict[str, type[Any]] = {
     "grad-dot": GradDot,
     "grad-cos": GradCos,
     "tracin": TracIn,
     "path-similarity": PathSimilarity,
+    "audit": PathAudit,
+    "counterfactual": Counterfactual,
+    "ekfac": EKFAC,
+    "trak": TRAK,
+    "representation-cos": RepresentationCos,
+    "representation-dot": RepresentationDot,
+    "neighbours": NearestNeighbours,
+    "same-class": SameClass,
+    "random": Random,
 }
 
 
