@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError
-from whence.attribution import GradDot, Trained
+from whence.attribution import GradCos, GradDot, Trained, attribute, harmful
 from whence.evaluation import Patch, ShortcutSizes, shortcut, square_patch
 from whence.regions import Gradient, Recipe, region_map
 
@@ -31,7 +31,7 @@ def train(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
@@ -127,3 +127,21 @@ def test_bad_arguments_are_named(patch: Patch, change: dict[str, object], error:
 def test_a_patch_that_does_not_fit_is_named() -> None:
     with pytest.raises(ArgumentError, match=r"A patch of 7 pixels does not fit into images of 6 × 6"):
         square_patch(6, 6, 7, [1.0], on=0, probe=1)
+
+
+def test_maps_are_of_the_most_harmful_training_images_of_patched_probes() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watched(trained: Trained, targets: tuple[Tensor, Tensor], pairs: list[tuple[int, int]]) -> np.ndarray:
+        scores = attribute(GradCos(), trained, targets)
+        for target in range(2):
+            expected = harmful(scores, target, 3)["train"].values.tolist()
+            assert [one for of, one in pairs if of == target] == expected
+        assert (targets[0][:, 0, -2:, -2:] == 6.0).all()
+        assert (targets[1] == 1).all()
+        seen.extend(pairs)
+        return on_patch(trained, targets, pairs)
+
+    how = ShortcutSizes(fractions=(0.5,), probes=2, harmful=3)
+    shortcut(train, pictures(40, 0), pictures(40, 1), PATCH, watched, loss=F.cross_entropy, sizes=how)
+    assert len(seen) == 6
