@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.regions.networks import data, network, quantity_of
 from whence.attribution import GradCos, GradDot, as_trained, attribute
+from whence.gradients import twice_differentiable
 from whence.regions import (
     DEFAULT,
     PAPER,
@@ -29,7 +30,6 @@ from whence.regions import (
     side_by_side,
     top_pairs,
 )
-from whence.regions.surface import differentiable_twice
 
 OPTIONS: Any = {"train_data": data(6), "loss": F.cross_entropy}
 PAIRS = [(2, 4), (0, 1), (2, 0)]
@@ -115,7 +115,7 @@ def test_attentions_switches_are_as_before_after_an_error() -> None:
     before = True, torch._C._get_flash_sdp_enabled()
 
     def fail() -> None:
-        with differentiable_twice():
+        with twice_differentiable(nn.Linear(1, 1)):
             assert not torch.backends.mha.get_fastpath_enabled()
             raise ValueError
 
@@ -135,7 +135,7 @@ def test_double_backward_needs_the_kernel_that_maps_choose() -> None:
 
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.raises(RuntimeError, match="not implemented"):
         twice()
-    with differentiable_twice():
+    with twice_differentiable(nn.Linear(1, 1)):
         twice()
     assert words.grad is not None
 

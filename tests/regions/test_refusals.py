@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from tests.regions.networks import data, network
 from whence import WhenceError
 from whence._errors import ArgumentError, GradientError, LabelError, MissingExtraError, ShapeError
-from whence.attribution import GradCos, GradDot
+from whence.attribution import GradCos, GradDot, Influence
 from whence.regions import (
     DEFAULT,
     PAPER,
-    DampedInfluence,
     Difference,
     Gradient,
     Integrated,
@@ -103,7 +102,6 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
         (lambda: Recipe(GradDot(), smooth=-1), r"`smooth` is how many noisy copies to average, at least 0; got -1"),
         (lambda: Recipe(GradDot(), noise=0.0), r"`noise` is a share of the inputs' range, above 0; got 0\.0"),
         (lambda: Integrated(0), r"`steps` is a whole number of points on the path, at least 1; got 0"),
-        (lambda: DampedInfluence(0.0), r"`damping` must be above 0.*got 0\.0"),
         (lambda: Difference(step=-1.0), r"`step` is a length relative to the parameters', above 0; got -1\.0"),
     ],
 )
@@ -124,7 +122,7 @@ def test_settings_out_of_range_are_named(make: Any, message: str) -> None:
             lambda: check_engine(Difference, DEFAULT),
             r"`engine` is Forward\(\), Double.*; got <class",
         ),
-        (lambda: check_parts("cosine", Integrated(), 0), r"`score` is GradDot\(.*DampedInfluence\(.*; got 'cosine'"),
+        (lambda: check_parts("cosine", Integrated(), 0), r"`score` is GradDot\(.*Influence\(.*; got 'cosine'"),
         (lambda: check_parts(GradDot(), Integrated, 0), r"`map` is Integrated\(\), GradientInput.*; got Integrated"),
         (lambda: check_parts(GradDot(), Integrated(), "zero"), r"`baseline` is 'mean' or a number; got 'zero'"),
     ],
@@ -198,11 +196,13 @@ def test_outputs_that_do_not_fit_the_quantity_are_refused() -> None:
 
 
 def test_influence_of_many_parameters_or_little_damping_is_refused() -> None:
-    big = nn.Sequential(nn.Flatten(), nn.Linear(72, 100), nn.Tanh(), nn.Linear(100, 3)).double()
-    with pytest.raises(ArgumentError, match=r"for at most 4096 parameters; 7603 count here\. Give fewer `layers`"):
-        region_map(big, data(3, 1), [(0, 0)], recipe=Recipe(DampedInfluence(1.0)), **OPTIONS)
-    with pytest.raises(ArgumentError, match=r"has the eigenvalue -.*not positive definite\. Give a damping above 0\."):
-        region_map(network("smooth"), data(3, 1), [(0, 0)], recipe=Recipe(DampedInfluence(1e-9)), **OPTIONS)
+    big = nn.Sequential(nn.Flatten(), nn.Linear(72, 150), nn.Tanh(), nn.Linear(150, 3)).double()
+    with pytest.raises(ArgumentError, match=r"exact Hessian of 11,403 parameters is too large .* Name fewer `layers`"):
+        region_map(big, data(3, 1), [(0, 0)], recipe=Recipe(Influence(1.0)), **OPTIONS)
+    with pytest.raises(
+        ArgumentError, match=r"eigenvalue -.*not positive definite .* Give a damping well above 0\."
+    ):
+        region_map(network("smooth"), data(3, 1), [(0, 0)], recipe=Recipe(Influence(1e-9)), **OPTIONS)
 
 
 @pytest.mark.parametrize(

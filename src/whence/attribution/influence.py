@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -55,18 +55,23 @@ class Influence:
             ArgumentError: If the damping is negative or too small, or there are too many parameters.
             GradientError: If an operation of the model has no second derivative.
         """
+        unit = "{quantity} if removed and trained to the optimum, times the number of training examples"
+        names, solve = parameters_of(trained, self.layers), self.solver(trained)
+        what = Comparison("influence function", names, self.quantity, False, unit, transform=solve)
+        return FittedGradients(trained, what, [end_of(trained)], memory_budget)
+
+    def solver(self, trained: Trained) -> Callable[[Gradients], Gradients]:
+        """Form and factor the damped Hessian, and return what multiplies gradients with its inverse.
+
+        Raises:
+            ArgumentError: If the damping is negative or too small, or there are too many parameters.
+            GradientError: If an operation of the model has no second derivative.
+        """
         if not self.damping >= 0:
             raise ArgumentError(f"`damping` is at least 0; got {self.damping}.")
         names = parameters_of(trained, self.layers)
-        curvature = hessian(trained, names)
-        factor = _factored(curvature, self.damping)
-
-        def solve(gradients: Gradients) -> Gradients:
-            return _solved(factor, gradients, names, trained)
-
-        unit = "{quantity} if removed and trained to the optimum, times the number of training examples"
-        what = Comparison("influence function", names, self.quantity, False, unit, transform=solve)
-        return FittedGradients(trained, what, [end_of(trained)], memory_budget)
+        factor = _factored(hessian(trained, names), self.damping)
+        return lambda gradients: _solved(factor, gradients, names, trained)
 
 
 def hessian(trained: Trained, names: tuple[str, ...]) -> Float[Tensor, "parameters parameters"]:

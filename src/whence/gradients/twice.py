@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,8 +17,14 @@ from whence.gradients.fallback import kernels_for
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Choose implementations that can be differentiated twice: fused attention and recurrent kernels cannot."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(warnings.catch_warnings())
+        # torch's own import of its forward rules, at their first use
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         stack.enter_context(kernels_for(model))
         if any(isinstance(one, nn.RNNBase) for one in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

@@ -7,12 +7,11 @@ from whence.regions.engines import Difference, DoubleBackward, Engine, Forward
 from whence.regions.maps import region_map
 from whence.regions.pairs import Pairs, as_pairs, top_pairs
 from whence.regions.pictures import overlay, side_by_side
-from whence.regions.recipe import DEFAULT, PAPER, DampedInfluence, Gradient, GradientInput, Integrated, Map, Recipe
+from whence.regions.recipe import DEFAULT, PAPER, Gradient, GradientInput, Integrated, Map, Recipe
 
 __all__ = (
     "DEFAULT",
     "PAPER",
-    "DampedInfluence",
     "Difference",
     "DoubleBackward",
     "Engine",

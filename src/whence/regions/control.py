@@ -13,11 +13,12 @@ from whence._errors import ArgumentError, LabelError
 from whence._numbers import is_whole
 from whence._progress import progress
 from whence.attribution import Trained, as_trained
+from whence.gradients import twice_differentiable
 from whence.regions.accumulate import accumulate, setting
 from whence.regions.labelled import label_maps
 from whence.regions.maps import check_settings
 from whence.regions.recipe import DEFAULT, Recipe
-from whence.regions.surface import bytes_of_a_pass, differentiable_twice, inputs_of, surface_of
+from whence.regions.surface import bytes_of_a_pass, inputs_of, surface_of
 from whence.regions.work import shared_out
 from whence.runs import Run
 
@@ -62,7 +63,7 @@ def own_saliency(
 
     def gradients(points: Tensor, some: Any, _pair: Tensor) -> tuple[Tensor, Tensor]:
         at = points.detach().clone().requires_grad_()
-        with torch.enable_grad(), differentiable_twice():
+        with torch.enable_grad(), twice_differentiable(trained.model):
             gained = -surface.together({}, at, some)
             return torch.autograd.grad(gained.sum(), at)[0], gained.detach()
 

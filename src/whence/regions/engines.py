@@ -18,7 +18,8 @@ from torch.func import grad, grad_and_value, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError, GradientError
-from whence.regions.surface import Direction, Surface, differentiable_twice
+from whence.gradients import twice_differentiable
+from whence.regions.surface import Direction, Surface
 
 Found = tuple[Tensor, Tensor]
 """Gradients (rows, \\*input) and scores (rows,)."""
@@ -75,7 +76,7 @@ class Forward:
         rate = vmap(_cosine if rows.cosine else _product, in_dims=(None, 0, 0, 0))
         directions = {name: one[rows.which] for name, one in rows.directions.items()}
         try:
-            with torch.no_grad(), differentiable_twice():
+            with torch.no_grad(), twice_differentiable(surface.model):
                 found: Found = rate(surface, rows.points, rows.labels, directions)
         except RuntimeError as error:  # NotImplementedError is one
             raise GradientError(
@@ -92,7 +93,7 @@ class DoubleBackward:
 
     def gradients(self, surface: Surface, rows: Rows) -> Found:
         """Return the gradient and the score of each row."""
-        with torch.enable_grad(), differentiable_twice():
+        with torch.enable_grad(), twice_differentiable(surface.model):
             found = [self._one(surface, rows, row) for row in range(len(rows.points))]
         return torch.stack([one for one, _ in found]), torch.stack([score for _, score in found])
 

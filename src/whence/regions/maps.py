@@ -13,16 +13,16 @@ from torch import nn
 from whence._errors import ArgumentError, GradientError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
-from whence.attribution import GradCos, Trained, as_trained, parameters_of
+from whence.attribution import GradCos, Influence, Trained, as_trained, parameters_of
 from whence.attribution.features import Features
 from whence.audit.quantities import Quantity
 from whence.datasets import as_examples
 from whence.regions.accumulate import Maps, setting
-from whence.regions.directions import damped_factors, directions
+from whence.regions.directions import directions
 from whence.regions.engines import Difference, Engine, Forward
 from whence.regions.labelled import label_maps
 from whence.regions.pairs import Pairs, as_pairs
-from whence.regions.recipe import DEFAULT, DampedInfluence, Recipe
+from whence.regions.recipe import DEFAULT, Recipe
 from whence.regions.surface import surface_of
 from whence.regions.work import Work
 from whence.runs import Run
@@ -96,13 +96,14 @@ def _all_maps(
     """Return maps, the place of each among the pairs, and the error of a difference."""
     error: dict[str, float] = {}
     maps, order = [], []
-    factors = damped_factors(work.trained, work.surface, work.recipe.score)
+    score = work.recipe.score
+    solve = score.solver(work.trained) if isinstance(score, Influence) else None
     with progress("region maps", len(train)) as advance:
         for part in even_parts(range(len(features.ids)), work.targets):
             inside = np.flatnonzero((which >= part.start) & (which < part.stop))
             inside = inside[np.argsort(which[inside], kind="stable")]
             rows = torch.from_numpy(which[inside] - part.start).to(work.trained.device)
-            found = directions(features, part, work.trained, work.surface, work.recipe.score, factors)
+            found = directions(features, part, work.trained, work.surface, score, solve)
             if isinstance(work.engine, Difference) and not error:
                 error = {"engine_error": work.difference_error(train[inside].tolist(), found, rows)}
             maps.append(work.maps(train[inside].tolist(), found, rows, advance))
@@ -181,7 +182,7 @@ def described(recipe: Recipe, quantity: Quantity) -> dict[str, Any]:
     """Return what a map says of itself."""
     unit = {
         GradCos: "cosine",
-        DampedInfluence: f"{quantity.unit} per copy of the example",
+        Influence: f"{quantity.unit} if removed, times the number of training examples",
     }.get(type(recipe.score), f"{quantity.unit} per unit of learning rate")
     sign = "raises the score; positive scores = the example helps the target" if recipe.signed else "magnitude only"
     return {

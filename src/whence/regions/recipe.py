@@ -10,41 +10,13 @@ from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
-from whence.attribution import GradCos, GradDot, Layers
-from whence.audit.quantities import Numbers
+from whence.attribution import GradCos, GradDot, Influence
 
 Stops = tuple[tuple[float, float], ...]
 """Points on the way from the baseline (0) to the training input (1), each with its weight."""
 
 
-@final
-@dataclass(frozen=True)
-class DampedInfluence:
-    """Influence of one more copy of an example: ⟨g_m, (H + damping)⁻¹ h_n⟩ / examples (Koh and Liang, 2017, section 2).
-
-    H is the Hessian of the mean training loss in the chosen parameters, written out: for small models and last layers.
-    With damping far above its eigenvalues this is `GradDot` over (damping × examples), and divided by the norms of
-    both gradients the cosine (TFA, appendix B).
-
-    Args:
-        damping: Added to the diagonal of H; above 0.
-        quantity: Of the target, as in `GradDot`.
-        layers: Which parameters count, as in `GradDot`.
-
-    Raises:
-        ArgumentError: If the damping is not above 0.
-    """
-
-    damping: float
-    quantity: str | Numbers = "loss"
-    layers: Layers = "all"
-
-    def __post_init__(self) -> None:
-        if not self.damping > 0:
-            raise ArgumentError(f"`damping` must be above 0, so that H + damping is invertible; got {self.damping!r}.")
-
-
-Score = GradDot | GradCos | DampedInfluence
+Score = GradDot | GradCos | Influence
 
 
 @runtime_checkable
@@ -146,7 +118,8 @@ class Recipe:
     """How a region map is made.
 
     Args:
-        score: What the map splits up over the training input; a score of `whence.attribution`, or `DampedInfluence`.
+        score: What the map splits up over the training input; `GradDot`, `GradCos` or `Influence`
+            of `whence.attribution`.
         map: `Integrated`, `GradientInput` or `Gradient`.
         held: Whether the slope of the training loss in the model's outputs stays that of the whole training input. The
             map then says which regions make the features that the target shares, not which ones make the example fit
@@ -191,7 +164,7 @@ def check_parts(score: object, way: object, baseline: object) -> None:
         ArgumentError: If one is.
     """
     if not isinstance(score, Score):
-        raise ArgumentError(f"`score` is GradDot(...), GradCos(...) or DampedInfluence(...); got {_shown(score)}.")
+        raise ArgumentError(f"`score` is GradDot(...), GradCos(...) or Influence(...); got {_shown(score)}.")
     if isinstance(way, type) or not isinstance(way, Map):
         raise ArgumentError(f"`map` is Integrated(), GradientInput() or Gradient(); got {_shown(way)}.")
     if baseline != "mean" and not _is_number(baseline):

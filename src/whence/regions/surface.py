@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError
@@ -103,20 +100,6 @@ def inputs_of(trained: Trained, ids: list[int]) -> tuple[Float[Tensor, "examples
         )
     kind = next(one.dtype for one in trained.model.parameters() if one.is_floating_point())
     return inputs.to(kind), cast_floating(labels, kind)
-
-
-@contextmanager
-def differentiable_twice() -> Iterator[None]:
-    """Let attention use the kernels that have second derivatives, and only these, while the block runs."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            # torch's own import of its forward rules, at their first use
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def bytes_of_a_pass(surface: Surface, points: Tensor, labels: Any) -> int:
