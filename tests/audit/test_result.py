@@ -75,7 +75,7 @@ def test_what_is_not_an_audit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"No audit at .*there is no such folder"):
         whence.load_audit(tmp_path / "nothing")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(AuditError, match=r"is not a saved audit"):
+    with pytest.raises(AuditError, match=r"holds no audit"):
         whence.load_audit(tmp_path / "folder")
     xr.Dataset({"influence": ("target", np.zeros(2))}).to_zarr(tmp_path / "other", consolidated=False, zarr_format=3)
     with pytest.raises(AuditError, match=r"holds no audit of format \d \(its format: None\)"):

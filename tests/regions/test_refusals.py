@@ -199,9 +199,7 @@ def test_influence_of_many_parameters_or_little_damping_is_refused() -> None:
     big = nn.Sequential(nn.Flatten(), nn.Linear(72, 150), nn.Tanh(), nn.Linear(150, 3)).double()
     with pytest.raises(ArgumentError, match=r"exact Hessian of 11,403 parameters is too large .* Name fewer `layers`"):
         region_map(big, data(3, 1), [(0, 0)], recipe=Recipe(Influence(1.0)), **OPTIONS)
-    with pytest.raises(
-        ArgumentError, match=r"eigenvalue -.*not positive definite .* Give a damping well above 0\."
-    ):
+    with pytest.raises(ArgumentError, match=r"eigenvalue -.*not positive definite .* Give a damping well above 0\."):
         region_map(network("smooth"), data(3, 1), [(0, 0)], recipe=Recipe(Influence(1e-9)), **OPTIONS)
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError, AuditError, ShapeError
 from whence.audit.result import position, strongest
-from whence.audit.storage import save_dataset, with_plain_strings
+from whence.audit.storage import open_group, save_dataset, with_plain_strings
 
 FORMAT = 1
 _VARIABLE = "score"
@@ -80,12 +79,7 @@ def load_scores(path: str | Path) -> xr.DataArray:
         AuditError: If there are no scores at ``path``, or some of another format.
     """
     place = Path(path)
-    if not place.is_dir():
-        raise AuditError(f"No scores at {place}: there is no such folder. Give the path that they were saved to.")
-    try:
-        data = xr.open_zarr(place, chunks=None, consolidated=False)
-    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
-        raise AuditError(f"{place} holds no scores: {error}. Give the path that they were saved to.") from error
+    data = open_group(place, "scores", "Give the path that they were saved to.")
     if _VARIABLE not in data or data.attrs.get("format") != FORMAT:
         raise AuditError(f"{place} holds no scores of format {FORMAT}. Give the path that save_scores wrote.")
     return with_plain_strings(data)[_VARIABLE]

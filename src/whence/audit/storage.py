@@ -58,12 +58,7 @@ def load_audit(path: str | Path) -> Audit:
         AuditError: If there is no audit at ``path``, or one of another format.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise AuditError(f"No audit at {path}: there is no such folder. Give the path that an audit was saved to.")
-    try:
-        data = xr.open_zarr(path, chunks=None, consolidated=False)
-    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
-        raise AuditError(f"{path} is not a saved audit: {error}. Give the path that an audit was saved to.") from error
+    data = open_group(path, "audit", "Give the path that an audit was saved to.")
     missing = sorted(VARIABLES - set(data.variables))
     if "influence" in data and data.attrs.get("format") == FORMAT and missing:
         raise AuditError(f"The audit at {path} lacks {', '.join(missing)}. Restore its folder, or audit again.")
@@ -73,6 +68,26 @@ def load_audit(path: str | Path) -> Audit:
             "Give the path that an audit was saved to, audit again, or use the version of Whence that wrote it."
         )
     return Audit(with_plain_strings(data))
+
+
+def open_group(path: Path, what: str, advice: str) -> xr.Dataset:
+    """Open a Zarr group; what is in it stays on disk until it is read.
+
+    Args:
+        path: Its folder.
+        what: What it should hold, for the message.
+        advice: What to do when it does not.
+
+    Raises:
+        AuditError: If there is no such folder, or no group in it.
+    """
+    if not path.is_dir():
+        raise AuditError(f"No {what} at {path}: there is no such folder. {advice}")
+    try:
+        found: xr.Dataset = xr.open_zarr(path, chunks=None, consolidated=False)
+    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+        raise AuditError(f"{path} holds no {what}: {error}. {advice}") from error
+    return found
 
 
 @final
