@@ -43,7 +43,7 @@ def on_patch(trained: Trained, targets: tuple[Tensor, Tensor], pairs: list[tuple
 
 
 def off_patch(trained: Trained, targets: tuple[Tensor, Tensor], pairs: list[tuple[int, int]]) -> np.ndarray:
-    return -on_patch(trained, targets, pairs)
+    return 1 - on_patch(trained, targets, pairs)
 
 
 def by_hand(trained: Trained, targets: tuple[Tensor, Tensor], pairs: list[tuple[int, int]]) -> np.ndarray:
@@ -82,6 +82,16 @@ def test_what_is_attainable_is_the_patch_over_the_top_pixels() -> None:
     found = shortcut(train, pictures(40, 0), pictures(40, 1), PATCH, on_patch, loss=F.cross_entropy, sizes=how)
     assert found["patch"].references[0][1] == pytest.approx(4 / 18)
     assert found["patch"].value(1.0, "map").estimate == pytest.approx(4 / 18)
+
+
+def test_a_map_that_says_the_patch_pulls_the_score_down_points_at_it() -> None:
+    how = ShortcutSizes(fractions=(1.0,), probes=2, harmful=2)
+
+    def pulls(trained: Trained, targets: tuple[Tensor, Tensor], pairs: list[tuple[int, int]]) -> np.ndarray:
+        return -on_patch(trained, targets, pairs)
+
+    found = shortcut(train, pictures(40, 0), pictures(40, 1), PATCH, pulls, loss=F.cross_entropy, sizes=how)
+    assert found["patch"].value(1.0, "map").estimate == 1
 
 
 def test_the_patch_is_put_on_exactly_the_fraction_of_the_class_and_larger_fractions_hold_smaller_ones() -> None:

@@ -122,8 +122,8 @@ def shortcut(
     Returns:
         Table ``accuracy`` (figure 15a), a row each fraction: on all test images, on the class that has the patch in
         training, without it, and on the probe class with it; intervals over test images. Table ``patch`` (figure 15b):
-        share of the top pixels inside the patch, for each kind of map and the control; intervals over probes; with the
-        attainable maximum.
+        share of the pixels with the largest absolute values inside the patch, for each kind of map and the control;
+        intervals over probes; with the attainable maximum.
 
     Raises:
         ArgumentError: If a class has no images, a fraction is none, or ``maps`` has the name of the control.
@@ -159,7 +159,7 @@ def shortcut(
                 rows,
                 ("map", [*kinds, CONTROL]),
                 title="Shortcut: maps",
-                measure=f"share of the top {how.percent:g} % of pixels inside the patch",
+                measure=f"share of the top {how.percent:g} % of pixels by absolute value inside the patch",
                 interval="over probes",
                 references={"attainable": min(1.0, float(patch.inside.sum()) / max(1, top))},
             ),
@@ -213,5 +213,6 @@ def _shares(
         for make in kinds.values()
     ]
     made.append(own_saliency(trained, [one for _, one in pairs], recipe=_OWN))
-    found = [as_maps(one, len(pairs), patch.inside.shape) for one in made]
+    # what harms pulls the score down: of a signed map the sizes count, as of the paper's absolute one
+    found = [np.abs(as_maps(one, len(pairs), patch.inside.shape)) for one in made]
     return [mean_interval(top_inside(one, patch.inside, how.percent), of) for one in found]

@@ -183,4 +183,4 @@ PAPER = Recipe(GradCos("loss"), Gradient(), signed=False, smooth=20, noise=0.1)
 """As in Training Feature Attribution for Vision Models, section 3.2 and appendix C; the number of copies is ours."""
 
 DEFAULT = Recipe(GradDot("logit", layers="last"), Integrated(), held=True)
-"""What did well on all of insertion, shortcut and specificity; the how-to has the figures."""
+"""Finds pixels that matter and planted patches; the how-to has the figures, also where it fails."""
