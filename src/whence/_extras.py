@@ -1,6 +1,7 @@
 """Optional dependencies: imported where they are used, and named when they are missing."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from whence._errors import MissingExtraError
@@ -26,3 +27,8 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f'This needs {package}, which is not installed. Install it with: pip install "whence[{extra}]"'
         ) from error
+
+
+def installed(module: str) -> bool:
+    """Say whether an optional dependency's top-level module can be found, without importing it."""
+    return importlib.util.find_spec(module) is not None

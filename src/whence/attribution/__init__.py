@@ -3,6 +3,7 @@
 from whence.attribution.baselines import Random, SameClass
 from whence.attribution.comparing import GradCos, GradDot, PathSimilarity, TracIn
 from whence.attribution.ekfac import EKFAC
+from whence.attribution.indexes import FlatIndex, HNSWIndex, Index
 from whence.attribution.influence import Influence
 from whence.attribution.parameters import Layers, check_layer, parameters_of
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, attribute
@@ -21,8 +22,11 @@ __all__ = (
     "Counterfactual",
     "Ensemble",
     "Fitted",
+    "FlatIndex",
     "GradCos",
     "GradDot",
+    "HNSWIndex",
+    "Index",
     "Influence",
     "Layers",
     "NearestNeighbours",
