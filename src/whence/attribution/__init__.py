@@ -10,7 +10,7 @@ from whence.attribution.protocol import Attributor, Fitted, SelfScoring, attribu
 from whence.attribution.recorded import Counterfactual, PathAudit
 from whence.attribution.scores import harmful, helpful, label, load_scores, save_scores
 from whence.attribution.similarity import NearestNeighbours, RepresentationCos, RepresentationDot
-from whence.attribution.trained import Trained, as_trained
+from whence.attribution.trained import Trained, as_trained, at_step
 from whence.attribution.trak import TRAK
 from whence.attribution.wrappers import ClassBalanced, Ensemble, Relative, self_influence
 
@@ -41,6 +41,7 @@ __all__ = (
     "TracIn",
     "Trained",
     "as_trained",
+    "at_step",
     "attribute",
     "check_layer",
     "harmful",

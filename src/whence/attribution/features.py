@@ -76,7 +76,11 @@ class Features:
             gradients = projected(gradients, self._projection, _SEED)
         return {name: compact(one) for name, one in gradients.items()}
 
-    def _gradients(self, moment: Moment, part: range) -> Gradients:
+    def targets(self, part: range) -> TargetPass:
+        """Return what evaluates the examples at some positions of ``ids`` at any state; good until the next call."""
         ids = torch.tensor(self.ids[part.start : part.stop])
         self._pass = self._pass.over(*to_device(self._examples.batch(ids), self._device))
-        return self._pass.gradients(moment.parameters, moment.buffers).gradients
+        return self._pass
+
+    def _gradients(self, moment: Moment, part: range) -> Gradients:
+        return self.targets(part).gradients(moment.parameters, moment.buffers).gradients

@@ -78,7 +78,7 @@ def as_trained(source: Run | Trained | nn.Module, train_data: Any = None, *, los
     if isinstance(source, Run | Trained):
         if train_data is not None or loss is not None:
             raise ArgumentError("A run knows its data and its loss. Leave `train_data` and `loss` out.")
-        return source if isinstance(source, Trained) else _end_of(source)
+        return source if isinstance(source, Trained) else at_step(source, source.steps)
     if not isinstance(source, nn.Module):
         raise ArgumentError(f"Give a recorded run or a trained model (nn.Module); got {type(source).__name__}.")
     if train_data is None or loss is None:
@@ -105,11 +105,17 @@ def on_same_data(trained: Trained, others: Sequence[Run | Trained]) -> list[Trai
     return models
 
 
-def _end_of(run: Run) -> Trained:
+def at_step(run: Run, step: int) -> Trained:
+    """Return the model as it stood before a step of its run, in evaluation mode.
+
+    Args:
+        run: The recorded run.
+        step: Number of the step; ``run.steps`` is the end.
+    """
     model = copy.deepcopy(run.model).eval()
-    end = run.state_at(run.steps)
+    state = run.state_at(step)
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
-        for name, value in (*end.parameters.items(), *end.buffers.items()):
+        for name, value in (*state.parameters.items(), *state.buffers.items()):
             live[name].copy_(value)
     return Trained(model, run.examples, run.loss, run)

@@ -7,11 +7,12 @@ from whence.regions.engines import Difference, DoubleBackward, Engine, Forward
 from whence.regions.maps import region_map
 from whence.regions.pairs import Pairs, as_pairs, top_pairs
 from whence.regions.pictures import overlay, side_by_side
-from whence.regions.recipe import DEFAULT, PAPER, Gradient, GradientInput, Integrated, Map, Recipe
+from whence.regions.recipe import DEFAULT, PAPER, AuditTerm, Gradient, GradientInput, Integrated, Map, Recipe
 
 __all__ = (
     "DEFAULT",
     "PAPER",
+    "AuditTerm",
     "Difference",
     "DoubleBackward",
     "Engine",

@@ -22,8 +22,9 @@ from whence.regions.directions import directions
 from whence.regions.engines import Difference, Engine, Forward
 from whence.regions.labelled import label_maps
 from whence.regions.pairs import Pairs, as_pairs
-from whence.regions.recipe import DEFAULT, Recipe
+from whence.regions.recipe import DEFAULT, AuditTerm, Recipe
 from whence.regions.surface import surface_of
+from whence.regions.terms import Term
 from whence.regions.work import Work
 from whence.runs import Run
 
@@ -48,7 +49,7 @@ def region_map(
         source: A recorded run, taken at its end; or a trained model with ``train_data`` and ``loss``.
         targets: Where the targets are: anything `as_examples` takes.
         pairs: (target id, training id) each, as `top_pairs` gives.
-        recipe: Score, map and smoothing: `DEFAULT`, `PAPER` or your own.
+        recipe: Score, map and smoothing: `DEFAULT`, `PAPER` or your own. An `AuditTerm` is taken at its step.
         engine: How to differentiate: `Forward`, `DoubleBackward` or `Difference`.
         train_data, loss: With a model, its training data and loss.
         memory_budget: Bytes to hold besides model, data and maps.
@@ -56,8 +57,9 @@ def region_map(
     Returns:
         One map a pair, dims ``("pair", "height", "width")`` for images, whose channels are summed; ``("pair",
         "feature")`` for vectors. Positive where the input raises the score, and positive scores are those of examples
-        that help the target. Coordinates: ``target``, ``train`` and ``score`` of each pair, and, where the map is one
-        of shares, ``remainder``: what its sum lacks. ``attrs`` say unit, sign and recipe.
+        that help the target (negative ones of an `AuditTerm` on a loss). Coordinates: ``target``, ``train`` and
+        ``score`` of each pair, and, where the map is one of shares, ``remainder``: what its sum lacks. ``attrs`` say
+        unit, sign and recipe.
 
     Raises:
         ArgumentError: If an argument is outside what is listed, inputs cannot be differentiated, or the engine does
@@ -82,16 +84,24 @@ def region_map(
     trained, examples = as_trained(source, train_data, loss=loss), as_examples(targets)
     chosen = as_pairs(pairs, len(examples), len(trained.examples))
     ids, which = np.unique(chosen[:, 0], return_inverse=True)
+    term = None
+    if isinstance(recipe.score, AuditTerm):
+        term = Term(trained, recipe.score, chosen[:, 1].tolist(), memory_budget // 2)
+        trained = term.trained
     names = parameters_of(trained, recipe.score.layers)
     features = Features(trained, examples, ids.tolist(), recipe.score.quantity, names)
     work = Work(trained, surface_of(trained, names), setting(recipe, trained), engine, memory_budget)
-    maps, order, error = _all_maps(work, features, chosen[:, 1], which)
+    maps, order, error = _all_maps(work, features, chosen[:, 1], which, term)
     attrs = described(recipe, features.quantity) | {"engine": repr(engine)} | error
     return _labelled(maps, np.argsort(order), chosen, attrs)
 
 
 def _all_maps(
-    work: Work, features: Features, train: Integer[np.ndarray, " pairs"], which: Integer[np.ndarray, " pairs"]
+    work: Work,
+    features: Features,
+    train: Integer[np.ndarray, " pairs"],
+    which: Integer[np.ndarray, " pairs"],
+    term: Term | None,
 ) -> tuple[list[Maps], Integer[np.ndarray, " pairs"], dict[str, float]]:
     """Return maps, the place of each among the pairs, and the error of a difference."""
     error: dict[str, float] = {}
@@ -103,10 +113,15 @@ def _all_maps(
             inside = np.flatnonzero((which >= part.start) & (which < part.stop))
             inside = inside[np.argsort(which[inside], kind="stable")]
             rows = torch.from_numpy(which[inside] - part.start).to(work.trained.device)
-            found = directions(features, part, work.trained, work.surface, score, solve)
+            ids = train[inside].tolist()
+            if term is None:
+                found = directions(features, part, work.trained, work.surface, score, solve)
+            else:
+                found = term.directions(features, part)
             if isinstance(work.engine, Difference) and not error:
-                error = {"engine_error": work.difference_error(train[inside].tolist(), found, rows)}
-            maps.append(work.maps(train[inside].tolist(), found, rows, advance))
+                error = {"engine_error": work.difference_error(ids, found, rows)}
+            made = work.maps(ids, found, rows, advance)
+            maps.append(made if term is None else term.weighed(made, ids))
             order.append(inside)
     refuse_vanished(maps, work.recipe)
     return maps, np.concatenate(order), error
@@ -181,10 +196,12 @@ def refuse_vanished(maps: list[Maps], recipe: Recipe) -> None:
 def described(recipe: Recipe, quantity: Quantity) -> dict[str, Any]:
     """Return what a map says of itself."""
     unit = {
+        AuditTerm: quantity.unit,
         GradCos: "cosine",
         Influence: f"{quantity.unit} if removed, times the number of training examples",
     }.get(type(recipe.score), f"{quantity.unit} per unit of learning rate")
-    sign = "raises the score; positive scores = the example helps the target" if recipe.signed else "magnitude only"
+    helps = "negative" if isinstance(recipe.score, AuditTerm) and quantity.helps < 0 else "positive"
+    sign = f"raises the score; {helps} scores = the example helps the target" if recipe.signed else "magnitude only"
     return {
         "unit": unit if recipe.map.shares else f"{unit}, per unit of the input",
         "sign": f"positive = the input here {sign}" if recipe.signed else sign,

@@ -10,13 +10,48 @@ from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
-from whence.attribution import GradCos, GradDot, Influence
+from whence.attribution import GradCos, GradDot, Influence, Layers
+from whence.audit.quadrature import rule
+from whence.audit.quantities import Numbers
 
 Stops = tuple[tuple[float, float], ...]
 """Points on the way from the baseline (0) to the training input (1), each with its weight."""
 
 
-Score = GradDot | GradCos | Influence
+@final
+@dataclass(frozen=True)
+class AuditTerm:
+    """What a training example did to the target at one step of a run: that entry of ``whence.audit(run, by="step")``.
+
+    The score is ⟨u, g⟩ of the example's gradient g at that step with what the rest of the run makes of it, u: learning
+    rate, preconditioner, clipping, momentum and decay, and the target's gradient along the steps. It keeps the audit's
+    own sign: negative on a loss = the example helped (math: PLGK, sections 5.1-5.3).
+
+    An optimizer with momentum or decay carries a gradient on, so the run is walked back from its end; one without
+    needs that step alone.
+
+    Args:
+        step: Number of the step, from 0; the example must be in its batch.
+        quantity: Of the target, as in `whence.audit`.
+        layers: Which parameters count, as in `GradDot`; the audit's entries of these layers, summed.
+        quadrature: As in `whence.audit`.
+
+    Raises:
+        ArgumentError: If the step is not a whole number, at least 0, or there is no such quadrature.
+    """
+
+    step: int
+    quantity: str | Numbers = "loss"
+    layers: Layers = "all"
+    quadrature: str = "trapezoid"
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.step) or self.step < 0:
+            raise ArgumentError(f"`step` is the number of a recorded step, from 0; got {self.step!r}.")
+        rule(self.quadrature)
+
+
+Score = GradDot | GradCos | Influence | AuditTerm
 
 
 @runtime_checkable
@@ -119,7 +154,7 @@ class Recipe:
 
     Args:
         score: What the map splits up over the training input; `GradDot`, `GradCos` or `Influence`
-            of `whence.attribution`.
+            of `whence.attribution`, or `AuditTerm`.
         map: `Integrated`, `GradientInput` or `Gradient`.
         held: Whether the slope of the training loss in the model's outputs stays that of the whole training input. The
             map then says which regions make the features that the target shares, not which ones make the example fit
@@ -164,7 +199,9 @@ def check_parts(score: object, way: object, baseline: object) -> None:
         ArgumentError: If one is.
     """
     if not isinstance(score, Score):
-        raise ArgumentError(f"`score` is GradDot(...), GradCos(...) or Influence(...); got {_shown(score)}.")
+        raise ArgumentError(
+            f"`score` is GradDot(...), GradCos(...), Influence(...) or AuditTerm(...); got {_shown(score)}."
+        )
     if isinstance(way, type) or not isinstance(way, Map):
         raise ArgumentError(f"`map` is Integrated(), GradientInput() or Gradient(); got {_shown(way)}.")
     if baseline != "mean" and not _is_number(baseline):
