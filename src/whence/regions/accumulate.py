@@ -15,7 +15,7 @@ from whence._numbers import even_parts
 from whence._progress import Advance
 from whence.attribution import Trained
 from whence.regions.recipe import Recipe
-from whence.regions.surface import inputs_of
+from whence.regions.surface import Entry, inputs_of
 
 Gradients = Callable[[Tensor, Any, Tensor], tuple[Tensor, Tensor]]
 """(points, labels, the pair of each) -> gradients of the score with respect to the points, and scores."""
@@ -44,10 +44,10 @@ class Setting:
         return len(self.noise) * len(self.recipe.map.stops)
 
 
-def setting(recipe: Recipe, trained: Trained) -> Setting:
+def setting(recipe: Recipe, trained: Trained, entry: Entry) -> Setting:
     """Look at the training inputs and draw the noise."""
     count = min(_LOOKED_AT, len(trained.examples))
-    inputs, _ = inputs_of(trained, [place * len(trained.examples) // count for place in range(count)])
+    inputs, _ = inputs_of(trained, [place * len(trained.examples) // count for place in range(count)], entry)
     baseline = inputs.mean(0) if recipe.baseline == "mean" else torch.full_like(inputs[0], recipe.baseline)
     if recipe.smooth == 0:
         return Setting(recipe, baseline, torch.zeros_like(inputs[:1]))

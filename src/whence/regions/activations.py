@@ -19,10 +19,10 @@ from whence._progress import progress
 from whence.attribution import GradCos, GradDot, Trained, as_trained, check_layer
 from whence.audit.chunks import outputs_on_one
 from whence.audit.quantities import as_quantity, evaluate
-from whence.datasets import Examples, as_examples
+from whence.datasets import Examples, as_examples, call_model
 from whence.regions.labelled import label_maps
 from whence.regions.pairs import Pairs, as_pairs
-from whence.regions.surface import inputs_of
+from whence.regions.surface import Entry, inputs_of
 from whence.runs import Run, cast_floating, to_device
 
 _TOGETHER = 64  # examples that go through the model at once, and pairs that are compared at once
@@ -37,6 +37,7 @@ def layer_map(
     *,
     layer: str,
     score: GradDot | GradCos = GradCos("loss"),  # noqa: B008  (frozen)
+    entry: Entry = None,
     train_data: Any = None,
     loss: Any = None,
 ) -> xr.DataArray:
@@ -53,6 +54,7 @@ def layer_map(
         pairs: (target id, training id) each, as `top_pairs` gives.
         layer: Name of a module whose output has shape (examples, channels, height, width).
         score: `GradCos` or `GradDot`, for its quantity; its ``layers`` are not used.
+        entry: Which of several inputs is the image that the layer's planes are enlarged to, as in `region_map`.
         train_data, loss: With a model, its training data and loss.
 
     Returns:
@@ -61,7 +63,7 @@ def layer_map(
 
     Raises:
         ArgumentError: If an argument is outside what is listed, or the layer's output has another shape.
-        LabelError: If there is no such target, training example or layer.
+        LabelError: If there is no such target, training example, layer or entry.
     """
     if not isinstance(score, GradDot | GradCos):
         raise ArgumentError(f"`score` is GradDot(...) or GradCos(...); got {score!r}.")
@@ -72,7 +74,7 @@ def layer_map(
     quantity = as_quantity(
         score.quantity, trained.loss, None, outputs_on_one(trained.model, examples, torch.tensor(sides[0][0]))
     )
-    size = inputs_of(trained, [0])[0].shape[2:]
+    size = inputs_of(trained, [0], entry)[0].shape[2:]
     if len(size) != 2:
         raise ArgumentError(f"A layer map needs images, (channels, height, width); inputs have {len(size) + 1} axes.")
     with progress("gradients at the layer", sum(len(ids) for ids, _ in sides)) as advance:
@@ -107,7 +109,7 @@ def _gradients(
     for part in even_parts(range(len(ids)), _TOGETHER):
         inputs, labels = to_device(examples.batch(ids[part.start : part.stop]), trained.device)
         with torch.enable_grad(), _outputs_of(trained.model, layer) as seen:
-            outputs = trained.model(cast_floating(inputs, kind))
+            outputs = call_model(trained.model, cast_floating(inputs, kind))
             values = evaluate(numbers, outputs, cast_floating(labels, kind), len(part))
             if len(seen) != 1 or not isinstance(seen[0], Tensor) or seen[0].dim() != 4:
                 given = ", ".join(str(tuple(one.shape)) if isinstance(one, Tensor) else repr(type(one)) for one in seen)

@@ -18,7 +18,7 @@ from whence.regions.accumulate import accumulate, setting
 from whence.regions.labelled import label_maps
 from whence.regions.maps import check_settings
 from whence.regions.recipe import DEFAULT, Recipe
-from whence.regions.surface import bytes_of_a_pass, inputs_of, surface_of
+from whence.regions.surface import Entry, bytes_of_a_pass, inputs_of, surface_of
 from whence.regions.work import shared_out
 from whence.runs import Run
 
@@ -30,6 +30,7 @@ def own_saliency(
     train: Sequence[int],
     *,
     recipe: Recipe = DEFAULT,
+    entry: Entry = None,
     train_data: Any = None,
     loss: Any = None,
     memory_budget: int = 2**29,
@@ -43,6 +44,7 @@ def own_saliency(
         source: A recorded run, taken at its end; or a trained model with ``train_data`` and ``loss``.
         train: Ids of training examples.
         recipe: Map and smoothing; its score is not used.
+        entry: Which of several inputs to map, as in `region_map`.
         train_data, loss: With a model, its training data and loss.
         memory_budget: Bytes to hold besides model, data and maps.
 
@@ -52,14 +54,14 @@ def own_saliency(
 
     Raises:
         ArgumentError: If an argument is outside what is listed, or inputs cannot be differentiated.
-        LabelError: If there is no such training example.
+        LabelError: If there is no such training example or entry.
     """
     check_settings(recipe, memory_budget)
     trained = as_trained(source, train_data, loss=loss)
     ids = as_ids(train, "training example", len(trained.examples))
-    surface = surface_of(trained, ())
-    inputs, labels = inputs_of(trained, ids)
-    rows = max(1, memory_budget // 2 // (_PASSES * bytes_of_a_pass(surface, *inputs_of(trained, ids[:1]))))
+    surface = surface_of(trained, (), entry)
+    inputs, labels = inputs_of(trained, ids, entry)
+    rows = max(1, memory_budget // 2 // (_PASSES * bytes_of_a_pass(surface, *inputs_of(trained, ids[:1], entry))))
 
     def gradients(points: Tensor, some: Any, _pair: Tensor) -> tuple[Tensor, Tensor]:
         at = points.detach().clone().requires_grad_()
@@ -68,7 +70,7 @@ def own_saliency(
             return torch.autograd.grad(gained.sum(), at)[0], gained.detach()
 
     with progress("own saliency", len(ids)) as advance:
-        maps = accumulate(inputs, labels, gradients, setting(recipe, trained), rows, advance, shared_out(recipe))
+        maps = accumulate(inputs, labels, gradients, setting(recipe, trained, entry), rows, advance, shared_out(recipe))
     coords = {"score": maps.scores.cpu().numpy()}
     if maps.remainder is not None:
         coords["remainder"] = maps.remainder.cpu().numpy()

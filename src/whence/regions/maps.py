@@ -23,19 +23,20 @@ from whence.regions.engines import Difference, Engine, Forward
 from whence.regions.labelled import label_maps
 from whence.regions.pairs import Pairs, as_pairs
 from whence.regions.recipe import DEFAULT, AuditTerm, Recipe
-from whence.regions.surface import surface_of
+from whence.regions.surface import Entry, surface_of
 from whence.regions.terms import Term
 from whence.regions.work import Work
 from whence.runs import Run
 
 
-def region_map(
+def region_map(  # noqa: PLR0913 - each is a question of its own
     source: Run | Trained | nn.Module,
     targets: Any,
     pairs: Pairs,
     *,
     recipe: Recipe = DEFAULT,
     engine: Engine = Forward(),  # noqa: B008  (frozen)
+    entry: Entry = None,
     train_data: Any = None,
     loss: Any = None,
     memory_budget: int = 2**29,
@@ -51,6 +52,8 @@ def region_map(
         pairs: (target id, training id) each, as `top_pairs` gives.
         recipe: Score, map and smoothing: `DEFAULT`, `PAPER` or your own. An `AuditTerm` is taken at its step.
         engine: How to differentiate: `Forward`, `DoubleBackward` or `Difference`.
+        entry: Which input to map, if there are several: a key of their dict, a position in their tuple. The others are
+            held, also along the way from the baseline.
         train_data, loss: With a model, its training data and loss.
         memory_budget: Bytes to hold besides model, data and maps.
 
@@ -64,7 +67,7 @@ def region_map(
     Raises:
         ArgumentError: If an argument is outside what is listed, inputs cannot be differentiated, or the engine does
             not suit the score or the network.
-        LabelError: If there is no such target, training example or layer.
+        LabelError: If there is no such target, training example, layer, entry or step.
         GradientError: If the score does not depend on the training inputs at all, or the model cannot be differentiated
             twice.
 
@@ -90,9 +93,14 @@ def region_map(
         trained = term.trained
     names = parameters_of(trained, recipe.score.layers)
     features = Features(trained, examples, ids.tolist(), recipe.score.quantity, names)
-    work = Work(trained, surface_of(trained, names), setting(recipe, trained), engine, memory_budget)
+    work = Work(trained, surface_of(trained, names, entry), setting(recipe, trained, entry), engine, memory_budget)
     maps, order, error = _all_maps(work, features, chosen[:, 1], which, term)
-    attrs = described(recipe, features.quantity) | {"engine": repr(engine)} | error
+    attrs = (
+        described(recipe, features.quantity)
+        | {"engine": repr(engine)}
+        | error
+        | ({} if entry is None else {"entry": entry})
+    )
     return _labelled(maps, np.argsort(order), chosen, attrs)
 
 

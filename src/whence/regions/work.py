@@ -39,7 +39,7 @@ class Work:
         self._made = made
         direction = sum(one.numel() * one.itemsize for one in surface.parameters.values())
         self.targets = max(1, memory_budget // 8 // direction)  # whose directions fit at once
-        inputs, labels = inputs_of(trained, [0])
+        inputs, labels = inputs_of(trained, [0], surface.entry)
         row = _PASSES * bytes_of_a_pass(surface, inputs, labels) + _DIRECTIONS * direction
         self.rows = max(1, memory_budget // 2 // row)
 
@@ -83,7 +83,7 @@ class Work:
 
     def _prepared(self, train: list[int]) -> tuple[Surface, Tensor, Any]:
         """Return the loss surface to differentiate, with inputs and labels of some training examples."""
-        inputs, labels = inputs_of(self.trained, train)
+        inputs, labels = inputs_of(self.trained, train, self.surface.entry)
         if not self.recipe.held:
             return self.surface, inputs, labels
         surface, slopes = with_slopes_held(self.surface, inputs, labels)
