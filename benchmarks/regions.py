@@ -107,7 +107,7 @@ def inserted(options: argparse.Namespace, data: Data, tests: Data) -> dict[str, 
     maps[CONTROL], others[CONTROL] = (own_saliency(one, [m for _, m in pairs], recipe=OWN) for one in (pool, random))
     found = {f"insertion, {name}": one for name, one in evaluation.insertion(pool, targets, pairs, maps).parts.items()}
     found["deletion, cosine"] = evaluation.deletion(pool, targets, pairs, maps)["cosine"]
-    found["random weights"] = evaluation.model_randomisation(maps, others)
+    found["random weights"] = evaluation.model_randomisation(maps, others, targets=[one for one, _ in pairs])
     return found
 
 

@@ -1,6 +1,6 @@
-"""Whole numbers: what counts as one where a caller gives it, how to cut a range of them, and how to draw some."""
+"""Numbers: what counts as one where a caller gives it; how to cut a range of whole ones, and how to draw some."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -8,6 +8,11 @@ import numpy as np
 def is_whole(value: object) -> bool:
     """Say whether a value is a whole number: an `int` or NumPy's, not a `bool` and not a float."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is a finite number: an `int` or `float` or NumPy's, not a `bool`."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
 
 
 def even_parts(whole: range, most: int) -> list[range]:

@@ -73,6 +73,18 @@ def test_what_ignores_the_weights_correlates_perfectly_and_what_flips_its_sign_p
     assert found.value("flipped", "absolute").estimate == pytest.approx(1)
 
 
+def test_maps_of_one_target_are_drawn_together() -> None:
+    """Copies of a target's map say nothing new: the interval stays that of the single maps."""
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(size=(2, 12, 5, 5))
+    single = model_randomisation({"map": one}, {"map": one + other}).value("map", "signed")
+    copied = [{"map": np.repeat(values, 8, 0)} for values in (one, one + other)]
+    together = model_randomisation(*copied, targets=np.repeat(range(12), 8)).value("map", "signed")
+    apart = model_randomisation(*copied).value("map", "signed")
+    np.testing.assert_allclose(together, single, rtol=1e-12)
+    assert apart.high - apart.low < (single.high - single.low) / 2  # sqrt(8) is 2.8
+
+
 def test_unrelated_scores_correlate_about_0() -> None:
     rng = np.random.default_rng(0)
     found = model_randomisation(labelled(rng.normal(size=(20, 50))), labelled(rng.normal(size=(20, 50))))
@@ -104,6 +116,11 @@ def test_copies_that_do_not_share_evenly_are_seen() -> None:
             r"of 9 targets and 60 .* given for 2 and 60",
         ),
         (lambda one: model_randomisation({"a": one}, {"b": one}), ArgumentError, r"names of `trained`, \['a'\]; .*'b'"),
+        (
+            lambda one: model_randomisation(one, one, targets=[1]),
+            ShapeError,
+            r"one of each of 9 maps 'mine'; .* \(1,\)",
+        ),
         (lambda one: model_randomisation(one, one[:2]), ShapeError, r"shape \(9, 60\), and \(2, 60\) with random"),
         (lambda one: duplicates(one, [[3]]), ArgumentError, r"groups of at least two training ids each; got \[3\]"),
         (lambda one: duplicates(one, [[3, 99]]), ArgumentError, r"at least two training ids each; got \[3, 99\]"),

@@ -106,6 +106,27 @@ def test_integrated_gradients_sum_to_the_scores_change_from_the_mean_image(kind:
     np.testing.assert_allclose(found["remainder"].values, expected - found.sum(("height", "width")).values, atol=1e-12)
 
 
+@pytest.mark.parametrize("begun", [0.0, 0.3])
+def test_a_path_that_starts_on_the_way_shares_out_the_change_from_the_faded_input(begun: float) -> None:
+    found = maps("smooth", Recipe(GradDot("logit"), Integrated(24, start=begun)))
+    inputs, labels = data(6)
+    faded = (inputs.mean(0) + begun * (inputs - inputs.mean(0)), labels)
+    start = attribute(GradDot("logit"), network("smooth"), data(3, 1), train_data=faded, loss=F.cross_entropy)
+    expected = found["score"].values - [float(start.sel(target=n, train=m)) for n, m in PAIRS]
+    np.testing.assert_allclose(found.sum(("height", "width")).values, expected, rtol=1e-4)
+    np.testing.assert_allclose(found["remainder"].values, expected - found.sum(("height", "width")).values, atol=1e-12)
+
+
+def test_two_parts_of_a_path_add_up_to_the_whole() -> None:
+    """A path from 0 to 1 is that from 0 to 0.4 of the inputs faded to 0.4, and the one from 0.4."""
+    whole, rest = (maps("linear", Recipe(GradDot("logit"), Integrated(30, start=one))) for one in (0.0, 0.4))
+    inputs, labels = data(6)
+    faded = (inputs.mean(0) + 0.4 * (inputs - inputs.mean(0)), labels)
+    recipe = Recipe(GradDot("logit"), Integrated(30))
+    first = region_map(network("linear"), data(3, 1), PAIRS, recipe=recipe, train_data=faded, loss=F.cross_entropy)
+    np.testing.assert_allclose((first + rest).values, whole.values, rtol=1e-8, atol=1e-12)
+
+
 def test_gradient_times_input_counts_from_the_baseline() -> None:
     gradients = reference("smooth", "loss", False)[1]
     inputs = data(6)[0][[m for _, m in PAIRS]]

@@ -101,6 +101,7 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
         (lambda: Recipe(GradDot(projection=8)), r"needs exact gradients: leave `projection` of its score out"),
         (lambda: Recipe(GradDot(), smooth=-1), r"`smooth` is how many noisy copies to average, at least 0; got -1"),
         (lambda: Recipe(GradDot(), noise=0.0), r"`noise` is a share of the inputs' range, above 0; got 0\.0"),
+        (lambda: Integrated(start=1.0), r"`start` is a place on the way to the input, 0 up to but not 1; got 1.0"),
         (lambda: Integrated(0), r"`steps` is a whole number of points on the path, at least 1; got 0"),
         (lambda: Difference(step=-1.0), r"`step` is a length relative to the parameters', above 0; got -1\.0"),
     ],

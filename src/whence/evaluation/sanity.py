@@ -95,7 +95,9 @@ def reinitialised(model: nn.Module, *, seed: int = 0) -> nn.Module:
     return found
 
 
-def model_randomisation(trained: Any | Mapping[str, Any], random: Any | Mapping[str, Any]) -> Table:
+def model_randomisation(
+    trained: Any | Mapping[str, Any], random: Any | Mapping[str, Any], *, targets: Any = None
+) -> Table:
     """Compare scores or maps with those of a network with random weights (Adebayo et al., 2018, section 3).
 
     What stays much the same cannot speak of what was learnt.
@@ -103,14 +105,15 @@ def model_randomisation(trained: Any | Mapping[str, Any], random: Any | Mapping[
     Args:
         trained: Scores (target, train) or maps (pair, height, width) of the trained network; or several, by name.
         random: The same of a network with random weights (`reinitialised`), under the same names.
+        targets: Of maps, the target of each: those of one target are drawn together. Without, each is drawn by itself.
 
     Returns:
         A row a method: mean over targets or pairs of Spearman's rank correlation of values (``signed``) and of their
-        absolute values (``absolute``); interval over targets or pairs.
+        absolute values (``absolute``); interval over targets.
 
     Raises:
         ArgumentError: If the names differ.
-        ShapeError: If the shapes differ.
+        ShapeError: If the shapes differ, or there is not one target a map.
     """
     ours, theirs = named(trained, "scores"), named(random, "scores")
     if set(ours) != set(theirs):
@@ -120,10 +123,12 @@ def model_randomisation(trained: Any | Mapping[str, Any], random: Any | Mapping[
         one, other = (np.asarray(values, dtype=np.float64) for values in (given, theirs[name]))
         if one.shape != other.shape or one.ndim < 2:
             raise ShapeError(f"{name!r} has shape {one.shape}, and {other.shape} with random weights: not the same.")
+        groups = np.arange(len(one)) if targets is None else np.asarray(targets)
+        if groups.shape != (len(one),):
+            raise ShapeError(f"`targets` are one of each of {len(one)} maps {name!r}; got shape {groups.shape}.")
         rows = [values.reshape(len(values), -1).T for values in (one, other)]
-        found.append(
-            [mean_interval(rank_correlations(*rows)), mean_interval(rank_correlations(*(abs(part) for part in rows)))]
-        )
+        both = [rank_correlations(*rows), rank_correlations(*(abs(part) for part in rows))]
+        found.append([mean_interval(values, groups) for values in both])
     return table_of(
         found,
         ("method", list(ours)),

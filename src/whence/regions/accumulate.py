@@ -65,7 +65,7 @@ class Maps:
     Attributes:
         values: One map a pair, of the input's shape.
         scores: At the training input, without noise.
-        remainder: For a signed map of shares without noise: score(input) - score(baseline) minus the map's sum.
+        remainder: For a signed map of shares without noise: score(input) - score(start) minus the map's sum.
         alive: Whether any gradient differs from 0.
     """
 
@@ -109,7 +109,8 @@ def accumulate(
     scores = _values(inputs, labels, gradients, rows)
     if not shares:
         return Maps(values, scores, None, alive)
-    start = _values(made.baseline.expand_as(inputs), labels, gradients, rows)
+    begun = made.baseline + recipe.map.start * (inputs - made.baseline)
+    start = _values(begun, labels, gradients, rows)
     return Maps(values, scores, scores - start - values.flatten(1).sum(1), alive)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import is_whole
+from whence._numbers import is_number, is_whole
 from whence.attribution import GradCos, GradDot, Influence, Layers
 from whence.audit.quadrature import rule
 from whence.audit.quantities import Numbers
@@ -60,7 +60,12 @@ class Map(Protocol):
 
     @property
     def shares(self) -> bool:
-        """Whether the entries of a signed map are shares of score(input) - score(baseline)."""
+        """Whether the entries of a signed map are shares of score(input) - score(start)."""
+        ...
+
+    @property
+    def start(self) -> float:
+        """How far along the way that start is: 0 is the baseline."""
         ...
 
     @property
@@ -84,6 +89,11 @@ class Gradient:
         return False
 
     @property
+    def start(self) -> float:
+        """The baseline, for what it is worth."""
+        return 0.0
+
+    @property
     def stops(self) -> Stops:
         """The input alone."""
         return ((1.0, 1.0),)
@@ -104,6 +114,11 @@ class GradientInput:
         return True
 
     @property
+    def start(self) -> float:
+        """The baseline."""
+        return 0.0
+
+    @property
     def stops(self) -> Stops:
         """The input alone."""
         return ((1.0, 1.0),)
@@ -116,18 +131,24 @@ class GradientInput:
 @final
 @dataclass(frozen=True)
 class Integrated:
-    """Integrated gradients (Sundararajan et al., 2017, section 3): shares of score(input) - score(baseline).
+    """Integrated gradients (Sundararajan et al., 2017, section 3): shares of score(input) - score(start).
 
     Args:
-        steps: Points of Gauss-Legendre's rule between the baseline and the input.
+        steps: Points of Gauss-Legendre's rule between the start and the input.
+        start: Where on the straight way from the baseline (0) to the input (1) the path starts: the input, faded to
+            this contrast. Far from the input a network answers what it answers for any input, so the first part of the
+            way says much the same for all targets.
 
     Raises:
-        ArgumentError: If there is not at least one.
+        ArgumentError: If there is not at least one point, or the start is not at least 0 and below 1.
     """
 
     steps: int = 12
+    start: float = 0.0
 
     def __post_init__(self) -> None:
+        if not is_number(self.start) or not 0 <= self.start < 1:
+            raise ArgumentError(f"`start` is a place on the way to the input, 0 up to but not 1; got {self.start!r}.")
         if not is_whole(self.steps) or self.steps < 1:
             raise ArgumentError(f"`steps` is a whole number of points on the path, at least 1; got {self.steps!r}.")
 
@@ -138,9 +159,11 @@ class Integrated:
 
     @property
     def stops(self) -> Stops:
-        """The rule on [0, 1]."""
+        """The rule from the start to the input."""
         points, weights = np.polynomial.legendre.leggauss(self.steps)
-        return tuple(zip(((points + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+        length = 1 - self.start
+        places, shares = self.start + length * (points + 1) / 2, length * weights / 2
+        return tuple(zip(places.tolist(), shares.tolist(), strict=True))
 
     def scaled(self, gradient: Tensor, inputs: Tensor, baseline: Tensor) -> Tensor:
         """Return the mean gradient times the difference."""
@@ -204,12 +227,8 @@ def check_parts(score: object, way: object, baseline: object) -> None:
         )
     if isinstance(way, type) or not isinstance(way, Map):
         raise ArgumentError(f"`map` is Integrated(), GradientInput() or Gradient(); got {_shown(way)}.")
-    if baseline != "mean" and not _is_number(baseline):
+    if baseline != "mean" and not is_number(baseline):
         raise ArgumentError(f"`baseline` is 'mean' or a number; got {baseline!r}.")
-
-
-def _is_number(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and bool(np.isfinite(given))
 
 
 def _shown(given: object) -> str:
