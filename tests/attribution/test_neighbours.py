@@ -124,7 +124,7 @@ def test_candidates_do_where_neighbours_are_apart_and_all_are_compared_where_the
         return best(row, k)
 
     monkeypatch.setattr(vectors, "_best", counted)
-    x = torch.arange(100.0, dtype=torch.float64)[:, None] * torch.ones(6, dtype=torch.float64)
+    x = 1e4 + torch.arange(100.0, dtype=torch.float64)[:, None] * torch.ones(6, dtype=torch.float64)  # far from 0
     apart = as_trained(network("linear"), (x, torch.zeros(100, dtype=torch.long)), loss=F.cross_entropy)
     near = NearestNeighbours().fit(apart).nearest(apart.examples, [0, 50], 3, index=FlatIndex())
     assert near["train"].values.tolist() == [[0, 1, 2], [50, 49, 51]]

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from whence import WhenceError
 from whence.attribution import GradCos, GradDot, Influence
@@ -58,13 +57,13 @@ def parts(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def in_order(count: int, seed: int) -> Any:
-    return [((image, word, size), label) for image, word, size, label in TensorDataset(*parts(count, seed))]
+    return [((image, word, size), label) for image, word, size, label in zip(*parts(count, seed), strict=True)]
 
 
 def by_name(count: int, seed: int) -> Any:
     return [
         {"image": image, "word": word, "size": size, "label": label}
-        for image, word, size, label in TensorDataset(*parts(count, seed))
+        for image, word, size, label in zip(*parts(count, seed), strict=True)
     ]
 
 

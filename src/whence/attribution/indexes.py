@@ -86,10 +86,10 @@ class FlatIndex:
 class HNSWIndex:
     """A graph of near vectors that a search walks (Malkov and Yashunin, 2018, by faiss): approximate.
 
-    Scores are exact, but some of the nearest may be missing. Of the 10 nearest of 60,000 MNIST images it found
-    RECALL by default (``benchmarks/results/neighbours.md``, with other settings, seconds and memory). Building
-    takes longer than one search of everything; it pays where one fitted attributor is asked many times. Built by
-    several threads, the graph is another each time.
+    Scores are exact, but some of the nearest may be missing. Of the 10 nearest of 60,000 MNIST images it finds 99.7 %
+    by default, 97.9 % with ``breadth=32`` (``benchmarks/results/neighbours.md``, with seconds and memory). Building
+    takes about as long as one search of everything by `FlatIndex`; it pays where a fitted attributor is asked often.
+    Built by several threads, the graph is another each time.
 
     Args:
         links: Of each vector in the graph: more are larger and find more.
