@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from whence._errors import DiskError
+from whence._errors import ArgumentError, DiskError
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose a path on another disk",
@@ -44,6 +44,20 @@ def _refusing_folder(error: OSError) -> str | None:
         return None
     folder = Path(error.filename).parent
     return f"nothing can be made in {folder}: choose another path" if folder.is_dir() else None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there.
+
+    Raises:
+        ArgumentError: If something else stands there.
+        DiskError: If the disk is full or refuses to write.
+    """
+    try:
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:

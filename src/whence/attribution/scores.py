@@ -12,9 +12,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence._errors import ArgumentError, AuditError, ShapeError
+from whence._errors import ArgumentError, ShapeError
 from whence.audit.result import position, strongest
-from whence.audit.storage import open_group, save_dataset, with_plain_strings
+from whence.audit.storage import load_array, save_array
 
 FORMAT = 1
 _VARIABLE = "score"
@@ -67,9 +67,7 @@ def save_scores(scores: xr.DataArray, path: str | Path) -> None:
         AuditError: If something stands at ``path`` already.
         DiskError: If the disk is full or refuses to write.
     """
-    data = scores.rename(_VARIABLE).to_dataset()
-    data.attrs["format"] = FORMAT
-    save_dataset(data, Path(path))
+    save_array(scores, _VARIABLE, Path(path), format=FORMAT)
 
 
 def load_scores(path: str | Path) -> xr.DataArray:
@@ -78,11 +76,7 @@ def load_scores(path: str | Path) -> xr.DataArray:
     Raises:
         AuditError: If there are no scores at ``path``, or some of another format.
     """
-    place = Path(path)
-    data = open_group(place, "scores", "Give the path that they were saved to.")
-    if _VARIABLE not in data or data.attrs.get("format") != FORMAT:
-        raise AuditError(f"{place} holds no scores of format {FORMAT}. Give the path that save_scores wrote.")
-    return with_plain_strings(data)[_VARIABLE]
+    return load_array(Path(path), _VARIABLE, format=FORMAT, what="scores", writer="save_scores")
 
 
 def helpful(scores: xr.DataArray, target: Any, k: int = 25) -> xr.DataArray:

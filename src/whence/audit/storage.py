@@ -90,6 +90,41 @@ def open_group(path: Path, what: str, advice: str) -> xr.Dataset:
     return found
 
 
+def save_array(array: xr.DataArray, name: str, path: Path, *, format: int) -> None:  # noqa: A002 - its name on disk
+    """Write a labelled array as a Zarr group of one variable, whole or not at all.
+
+    Args:
+        array: What to keep.
+        name: Of the variable.
+        path: Where.
+        format: Number of the format.
+
+    Raises:
+        AuditError: If something stands at ``path`` already.
+        DiskError: If the disk is full or refuses to write.
+    """
+    save_dataset(array.rename(name).to_dataset().assign_attrs(format=format), path)
+
+
+def load_array(path: Path, name: str, *, format: int, what: str, writer: str) -> xr.DataArray:  # noqa: A002
+    """Open what `save_array` wrote; it stays on disk until it is read.
+
+    Args:
+        path: Where it is.
+        name: Of the variable.
+        format: Number of the format.
+        what: What it should be, for the message.
+        writer: The function that writes such things, for the message.
+
+    Raises:
+        AuditError: If there is nothing of the kind at ``path``, or something of another format.
+    """
+    data = open_group(path, what, "Give the path that they were saved to.")
+    if name not in data or data.attrs.get("format") != format:
+        raise AuditError(f"{path} holds no {what} of format {format}. Give the path that {writer} wrote.")
+    return with_plain_strings(data)[name]
+
+
 @final
 class MemorySink:
     """Influences of all targets in one array in memory."""

@@ -1,5 +1,5 @@
 """The command line of Whence."""
 
-from whence.cli.attributing import app
+from whence.cli.evaluating import app
 
 __all__ = ["app"]

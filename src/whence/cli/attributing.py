@@ -1,4 +1,4 @@
-"""The commands that score training examples by any method; with these, the command line is whole."""
+"""The command that scores training examples by any method."""
 
 from __future__ import annotations
 

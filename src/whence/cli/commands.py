@@ -229,20 +229,24 @@ def report(
     retrain: Annotated[int, typer.Option(help="For how many of these to train again without them.")] = 0,
     method: Annotated[list[str] | None, typer.Option(help="Another method to show; may be repeated.")] = None,
     regions: Annotated[int, typer.Option(help="Images at each end to show with the parts that mattered.")] = 0,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="What whence evaluate --out kept: which method to trust on this run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
     with expected("an earlier page is as it was"):
         from whence.audit import load_audit
+        from whence.evaluation import load_table
         from whence.report import write_report
-        from whence.report.methods import named_method
+        from whence.report.methods import named_methods
         from whence.report.sources import named_data
 
-        methods = [named_method(one) for one in method or ()]
-        found = load_audit(audit_path)
+        methods = list(named_methods(method or ()).values())
+        found, measured = load_audit(audit_path), None if evaluation is None else load_table(evaluation)
         examples = named_data(targets, "test", "--targets")
         opened = open_named(run, model, data, loss)
-        asked = {"remove": remove, "retrain": retrain, "regions": regions}
+        asked = {"remove": remove, "retrain": retrain, "regions": regions, "evaluation": measured}
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 

@@ -76,7 +76,7 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(facts, default=str))
         return
-    told = {"targets", "mean_error", "correlation", "unit"}
+    told = {"targets", "mean_error", "correlation", "unit"} if "completeness" in facts else set()
     shown = {name: one for name, one in facts.items() if name not in told and one != ()}
     width = max(map(len, shown))
     for name, value in shown.items():

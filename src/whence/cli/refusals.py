@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whence._errors import ArgumentError
+from whence._files import make_folder
 
 
 def refuse_finished(run: Path, out: Path) -> None:
@@ -39,6 +41,50 @@ def refuse_limit(limit: int | None) -> None:
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"--limit must be at least 1, got {limit}. Leave it out to take every target.")
+
+
+def pairs_of(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Read pairs of a target and a training example.
+
+    Raises:
+        ArgumentError: If one does not read T:N.
+    """
+    try:
+        return [(int(target), int(train)) for target, train in (one.split(":") for one in texts)]
+    except ValueError:
+        shown = ", ".join(map(repr, texts))
+        raise ArgumentError(f"--pair must read TARGET:TRAIN, such as --pair 3:1024; got {shown}.") from None
+
+
+def refuse_choice_beside_pairs(choice: Mapping[str, Any]) -> None:
+    """Check that, beside pairs, nothing is given that chooses pairs.
+
+    Args:
+        choice: What is given, by option; None or an empty list is nothing.
+
+    Raises:
+        ArgumentError: If there is.
+    """
+    given = [name for name, value in choice.items() if value]
+    if given:
+        raise ArgumentError(
+            f"--pair says which training example is mapped for which target; {given[0]} chooses them. Give one or the "
+            "other."
+        )
+
+
+def refuse_taken(out: Path) -> None:
+    """Check, before long work, that a file can be kept at ``out``; its folder is made.
+
+    Raises:
+        AuditError: If something stands there.
+        ArgumentError: If a file stands where its folder would be.
+        DiskError: If the folder cannot be made.
+    """
+    from whence.audit.storage import refuse_existing  # here, as importing torch takes long
+
+    refuse_existing(out)
+    make_folder(out.parent)
 
 
 def classes_of(text: str | None) -> Any:

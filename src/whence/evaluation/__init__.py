@@ -1,5 +1,6 @@
 """Evaluation: which explanation to trust, measured; every function gives a table with intervals and a plot."""
 
+from whence.evaluation.comparison import compare_attributors
 from whence.evaluation.datamodeling import linear_datamodeling_score
 from whence.evaluation.diffroar import Blocks, block_digits, diffroar
 from whence.evaluation.insertion import Intervention, deletion, insertion
@@ -20,7 +21,7 @@ from whence.evaluation.pruning import pruning
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
 from whence.evaluation.shortcut import Patch, ShortcutSizes, shortcut, square_patch
 from whence.evaluation.specificity import TwoDigits, specificity, two_digits
-from whence.evaluation.table import Table, Tables
+from whence.evaluation.table import Table, Tables, load_table
 from whence.evaluation.truth import Truth, load_truth, random_parts, removal_losses, subset_losses, truth_of
 
 __all__ = (
@@ -38,6 +39,7 @@ __all__ = (
     "balanced_at_random",
     "block_digits",
     "class_balanced",
+    "compare_attributors",
     "deletion",
     "diffroar",
     "duplicates",
@@ -47,6 +49,7 @@ __all__ = (
     "least_absolute",
     "least_summed",
     "linear_datamodeling_score",
+    "load_table",
     "load_truth",
     "model_randomisation",
     "most_harmful",

@@ -13,7 +13,7 @@ from whence._errors import ShapeError
 from whence._statistics import mean_interval, rank_correlations
 from whence.evaluation.inputs import as_help, named
 from whence.evaluation.table import Table, table_of
-from whence.evaluation.truth import Truth
+from whence.evaluation.truth import OF_RUN, Truth
 
 
 def linear_datamodeling_score(truth: Truth, scores: xr.DataArray | Mapping[str, xr.DataArray]) -> Table:
@@ -54,7 +54,7 @@ def linear_datamodeling_score(truth: Truth, scores: xr.DataArray | Mapping[str, 
                 f"of {losses.shape[1]} and {kept.shape[1]}. Score the targets that it was made with, all of them."
             )
         found[name] = mean_interval(agreements(help_, kept, losses))
-    return table_of(
+    table = table_of(
         [[one] for one in found.values()],
         ("method", list(found)),
         ("measure", ["score"]),
@@ -62,6 +62,8 @@ def linear_datamodeling_score(truth: Truth, scores: xr.DataArray | Mapping[str, 
         measure=f"mean rank correlation over {losses.shape[1]} targets",
         interval="over targets",
     )
+    which = {name: truth.data.attrs[name] for name in OF_RUN if name in truth.data.attrs}
+    return Table(table.data.assign_attrs(which))
 
 
 def agreements(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import xarray as xr
 
+from whence._errors import DataError
+from whence._files import make_folder, write_atomically
 from whence._statistics import Interval
+from whence.audit.storage import refuse_existing
+
+FORMAT = 1
+PARTS = ("estimate", "low", "high")
 
 _COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280")
 
@@ -40,7 +48,42 @@ class Table:
         """
         down, across = self.data["estimate"].dims
         entry = self.data.sel({down: row, across: column})
-        return Interval(*(float(entry[part]) for part in ("estimate", "low", "high")))
+        return Interval(*(float(entry[part]) for part in PARTS))
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """The rows as text: the name, then each number with its interval."""
+        names = self.data.coords[self.data["estimate"].dims[0]].values
+        numbers = np.stack([self.data[part].values for part in PARTS], -1).tolist()
+        return tuple(
+            (_word(name), *(_cell(*number) for number in row)) for name, row in zip(names, numbers, strict=True)
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the table as JSON's types: what `save` writes. A number that is not there is None."""
+        data = self.data["estimate"]
+        return {
+            "format": FORMAT,
+            **self.data.attrs,
+            "dims": list(data.dims),
+            "rows": data.coords[data.dims[0]].values.tolist(),
+            "columns": data.coords[data.dims[1]].values.tolist(),
+            **{part: [list(map(_or_none, row)) for row in self.data[part].values.tolist()] for part in PARTS},
+            "references": [list(one) for one in self.references],
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as a JSON file, whole or not at all.
+
+        Raises:
+            AuditError: If something stands at ``path``.
+            ArgumentError: If a file stands where its folder would be.
+            DiskError: If the disk is full or refuses to write.
+        """
+        place = Path(path)
+        refuse_existing(place)
+        make_folder(place.parent)
+        write_atomically(place, (json.dumps(self.plain(), indent=1) + "\n").encode())
 
     def __str__(self) -> str:
         """Return the table in Markdown, with its title, measure and kind of interval."""
@@ -52,10 +95,7 @@ class Table:
             f"| {down} | {' | '.join(columns)} |",
             "|" + "---|" * (len(columns) + 1),
         ]
-        entries = [self.data[part].values for part in ("estimate", "low", "high")]
-        for place, row in enumerate(self.data.coords[down].values):
-            cells = [_cell(*(float(part[place, at]) for part in entries)) for at in range(len(columns))]
-            lines.append(f"| {_word(row)} | {' | '.join(cells)} |")
+        lines += [f"| {' | '.join(row)} |" for row in self.texts]
         if self.references:
             lines += [
                 "",
@@ -92,6 +132,29 @@ class Table:
             yaxis_title=self.data.attrs["measure"],
             template="simple_white",
         )
+
+
+def load_table(path: str | Path) -> Table:
+    """Open what `Table.save` wrote.
+
+    Raises:
+        DataError: If there is no table at ``path``, or one of another format.
+    """
+    place, known = Path(path), {"dims", "rows", "columns", *PARTS, "references"}
+    advice = "Give the file that Table.save, or whence evaluate --out, wrote."
+    try:
+        found = json.loads(place.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place} holds no table: {error}. {advice}") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not known <= found.keys():
+        raise DataError(f"{place} holds no table of format {FORMAT}. {advice}")
+    down, across = found["dims"]
+    data = xr.Dataset(
+        {part: ((down, across), np.array(found[part], dtype=np.float64)) for part in PARTS},
+        {down: _coordinates(found["rows"]), across: _coordinates(found["columns"])},
+        {name: one for name, one in found.items() if name not in known | {"format"}},
+    )
+    return Table(data, tuple((name, value) for name, value in found["references"]))
 
 
 @final
@@ -152,11 +215,15 @@ def table_of(
     values = values.reshape(len(rows[1]), len(columns[1]), 3)
     dims = (rows[0], columns[0])
     data = xr.Dataset(
-        {part: (dims, values[..., place]) for place, part in enumerate(("estimate", "low", "high"))},
+        {part: (dims, values[..., place]) for place, part in enumerate(PARTS)},
         {name: _coordinates(names) for name, names in (rows, columns)},
         {"title": title, "measure": measure, "interval": interval},
     )
     return Table(data, tuple((references or {}).items()))
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _coordinates(names: Sequence[Any]) -> np.ndarray:

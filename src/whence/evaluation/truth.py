@@ -28,6 +28,8 @@ from whence.evaluation.inputs import as_count, as_share
 from whence.runs import ModelState, Run, TrainingLoss, as_weights, prepare, retrain, to_device, training_loss
 
 FORMAT = 1
+OF_RUN = ("run", "run_identity", "steps")
+"""Attributes that say of which run trainings are."""
 _ROWS = 512
 Train = Callable[[list[int], int], nn.Module]
 """Trains a new network on some of the training examples, with a seed."""
@@ -40,7 +42,8 @@ class Truth:
 
     Attributes:
         data: Variables ``kept`` (set, train), which examples took part, and ``loss`` (set, target), in the loss's own
-            unit. ``attrs["protocol"]`` says how the trainings differ.
+            unit. ``attrs["protocol"]`` says how the trainings differ; ``run``, ``run_identity`` and ``steps``, of which
+            run they are, if of one.
     """
 
     data: xr.Dataset
@@ -210,7 +213,9 @@ def removal_losses(
         ready=partial(prepare, run),
     )
     kept = ~np.stack([members(ids, whole) for ids in chosen])
-    return truth_of(kept, np.stack(found), protocol=f"without {size} of {whole} examples, same seed and order")
+    made = truth_of(kept, np.stack(found), protocol=f"without {size} of {whole} examples, same seed and order")
+    which = dict(zip(OF_RUN, (run.path.name, run.identity, run.steps), strict=True))
+    return Truth(made.data.assign_attrs(which))
 
 
 def model_at(run: Run, state: ModelState) -> nn.Module:

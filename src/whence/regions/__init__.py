@@ -8,6 +8,8 @@ from whence.regions.maps import region_map
 from whence.regions.pairs import Pairs, as_pairs, top_pairs
 from whence.regions.pictures import overlay, side_by_side
 from whence.regions.recipe import DEFAULT, PAPER, AuditTerm, Gradient, GradientInput, Integrated, Map, Recipe
+from whence.regions.sheets import draw_maps
+from whence.regions.storage import load_maps, save_maps
 
 __all__ = (
     "DEFAULT",
@@ -24,12 +26,15 @@ __all__ = (
     "Pairs",
     "Recipe",
     "as_pairs",
+    "draw_maps",
     "grad_cam",
     "integrated_gradients",
     "layer_map",
+    "load_maps",
     "overlay",
     "own_saliency",
     "region_map",
+    "save_maps",
     "side_by_side",
     "top_pairs",
 )

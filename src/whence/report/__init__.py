@@ -2,6 +2,16 @@
 
 from whence.report.demo import Demonstration, demonstrate
 from whence.report.page import write_report
+from whence.report.regions import RegionMaps, helpful_pairs, map_pairs
 from whence.report.training import Curves, curves
 
-__all__ = ["Curves", "Demonstration", "curves", "demonstrate", "write_report"]
+__all__ = [
+    "Curves",
+    "Demonstration",
+    "RegionMaps",
+    "curves",
+    "demonstrate",
+    "helpful_pairs",
+    "map_pairs",
+    "write_report",
+]

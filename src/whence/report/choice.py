@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from whence._errors import ArgumentError, AuditError, LabelError
 from whence.audit import Audit
 from whence.datasets import Examples
-from whence.report.answers import Answers
+from whence.report.answers import Answerer, Answers
 from whence.report.explain import Explanation
 from whence.report.words import count
 from whence.runs import Run
@@ -19,22 +19,30 @@ _MOST = 24  # targets explained, unless the caller chooses
 _RIGHT = 6  # right answers among them, where there is room
 
 
-def refuse_another_run(run: Run, audit: Audit) -> None:
-    """Check that an audit is of a run as it stands.
+def refuse_another_run(run: Run, attrs: Mapping[Any, Any], what: str = "audit", verb: str = "audit") -> None:
+    """Check that an audit, or an evaluation, is of a run as it stands.
+
+    Args:
+        run: The run.
+        attrs: What the audit or the evaluation says of itself.
+        what: What it is called.
+        verb: How such a thing is made.
 
     Raises:
-        AuditError: If it is not.
+        AuditError: If it is of another run, or says of none.
     """
-    audited = audit.data.attrs.get("run_identity")
-    if audited != run.identity:
+    its = attrs.get("run_identity")
+    if its is None:
+        raise AuditError(f"The {what} does not say of which run it is. Give one of {run.path}: {verb} that.")
+    if its != run.identity:
         raise AuditError(
-            f"The audit is of another run: {audit.data.attrs.get('run')} ({audited}), not {run.path} ({run.identity}). "
-            "Give the run that was audited, or audit this one."
+            f"The {what} is of another run: {attrs.get('run')} ({its}), not {run.path} ({run.identity}). "
+            f"Give the run of the {what}, or {verb} this one."
         )
-    if audit.data.attrs["steps"] != run.steps:
+    if attrs["steps"] != run.steps:
         raise AuditError(
-            f"The audit covers the first {audit.data.attrs['steps']} steps of {run.path}, which has gone on to "
-            f"{run.steps} since. Audit it again: the page compares the audit with the end of the run."
+            f"The {what} covers the first {attrs['steps']} steps of {run.path}, which has gone on to "
+            f"{run.steps} since. {verb.capitalize()} it again: the page is about the end of the run."
         )
 
 
@@ -79,6 +87,22 @@ def wrong_of(answers: Answers, asked: Sequence[int]) -> set[int]:
     return {
         index for index, right in zip(asked, (answers.labels == answers.predicted).tolist(), strict=True) if not right
     }
+
+
+def wrong_answers(run: Run, targets: Examples) -> list[int]:
+    """Return which targets a run answers wrongly at its end, largest loss first.
+
+    Raises:
+        ArgumentError: If there are none, or the task is not classification.
+    """
+    ids = list(range(len(targets)))
+    answers = Answerer(run).at(run.steps, targets, ids)
+    if answers.predicted is None:
+        raise ArgumentError("The task is not classification, so no answer is wrong. Name the targets to look at.")
+    wrong = wrong_of(answers, ids)
+    if not wrong:
+        raise ArgumentError(f"All {len(ids)} targets are answered rightly. Name the targets to look at.")
+    return sorted(wrong, key=lambda one: -float(answers.losses[one]))
 
 
 def positions_of(audit: Audit, chosen: Sequence[Any]) -> list[int]:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whence._errors import ArgumentError
+from whence._files import make_folder
 from whence._progress import progress
 from whence.attribution import GradCos, PathSimilarity
 from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
-from whence.report.page import make_folder, write_report
+from whence.report.page import write_report
 from whence.report.training import spaced
 from whence.runs import Run, open_run, record
 

@@ -1,10 +1,11 @@
-"""Attributors by the names that a command line gives them."""
+"""Attributors, and recipes of region maps, by the names that a command line gives them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from whence._errors import ArgumentError
 from whence.attribution import (
@@ -23,7 +24,9 @@ from whence.attribution import (
     SameClass,
     TracIn,
 )
+from whence.regions import DEFAULT, PAPER, Integrated, Recipe
 
+Named = TypeVar("Named")
 METHODS: dict[str, type[Any]] = {
     "grad-dot": GradDot,
     "grad-cos": GradCos,
@@ -39,6 +42,7 @@ METHODS: dict[str, type[Any]] = {
     "same-class": SameClass,
     "random": Random,
 }
+RECIPES = {"default": DEFAULT, "paper": PAPER, "integrated-cos": Recipe(GradCos("loss"), Integrated())}
 
 
 def named_method(name: str, **options: Any) -> Attributor:
@@ -51,13 +55,38 @@ def named_method(name: str, **options: Any) -> Attributor:
     Raises:
         ArgumentError: If there is no such method, or it has no such setting.
     """
-    if name not in METHODS:
-        near = " or ".join(difflib.get_close_matches(name, METHODS)) or "none is close"
-        raise ArgumentError(f"No method {name!r} (similar: {near}). Choose one of {', '.join(METHODS)}.")
-    kind = METHODS[name]
+    kind = _known(name, METHODS, "method")
     given = {key: value for key, value in options.items() if value is not None}
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(given.keys() - known):
         raise ArgumentError(f"The method {name} has no --{unknown[0].replace('_', '-')}. Leave it out.")
     made: Attributor = kind(**given)
     return made
+
+
+def named_methods(names: Sequence[str]) -> dict[str, Attributor]:
+    """Return attributors with their usual settings, by their names on the command line.
+
+    Raises:
+        ArgumentError: If there is no method of one of these names.
+    """
+    return {name: named_method(name) for name in names}
+
+
+def named_recipe(name: str) -> Recipe:
+    """Return a recipe of region maps by its name on the command line.
+
+    Args:
+        name: One of `RECIPES`.
+
+    Raises:
+        ArgumentError: If there is no such recipe.
+    """
+    return _known(name, RECIPES, "recipe")
+
+
+def _known(name: str, known: Mapping[str, Named], what: str) -> Named:
+    if name not in known:
+        near = " or ".join(difflib.get_close_matches(name, known)) or "none is close"
+        raise ArgumentError(f"No {what} {name!r} (similar: {near}). Choose one of {', '.join(known)}.")
+    return known[name]

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, final
 
 from whence._errors import ArgumentError
-from whence._files import disk_errors, write_atomically
+from whence._files import make_folder, write_atomically
 from whence.attribution import Attributor, as_trained, attribute
 from whence.audit import Audit
 from whence.audit.chunks import labels_of
 from whence.counterfactual import repairs
 from whence.datasets import Examples, as_examples
+from whence.evaluation import Table
 from whence.report.answers import Answerer
 from whence.report.choice import (
     choice_said,
@@ -32,6 +33,7 @@ from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
 from whence.report.summary import layer_names, run_facts, summary
 from whence.report.training import curves, training_figures
+from whence.report.trust import Trust, trust
 from whence.report.words import short_unit
 from whence.runs import Run
 
@@ -55,6 +57,7 @@ class Page:
         short_unit: The same, as it stands beside a number.
         rule: What a sign means.
         choice: Which targets were chosen, in a sentence.
+        trust: Which method to trust, if that was measured.
     """
 
     title: str
@@ -70,11 +73,14 @@ class Page:
     short_unit: str
     rule: str
     choice: str
+    trust: Trust | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """All plots of the page."""
-        return (*self.proof.figures, *self.training, *(plot for one in self.explanations for plot in one.figures))
+        measured = () if self.trust is None else (self.trust.figure,)
+        shown = (plot for one in self.explanations for plot in one.figures)
+        return (*self.proof.figures, *self.training, *measured, *shown)
 
 
 def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
@@ -89,6 +95,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     retrain: int = 0,
     methods: Sequence[Attributor] = (),
     regions: int = 0,
+    evaluation: Table | None = None,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -111,13 +118,15 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         methods: Other attributors, whose lists the page shows beside the audit's, with a switch between them.
         regions: On how many of the most helpful and of the most harmful images to show which parts mattered, by
             `whence.regions.region_map`, with the control that never saw the target.
+        evaluation: Which method to trust on this run, as `whence.evaluation.compare_attributors` measures it; the page
+            shows the table and its plot.
 
     Returns:
         ``path``.
 
     Raises:
         ArgumentError: If ``k`` is not positive, ``targets`` are not the audited ones, or ``path`` is a folder.
-        AuditError: If the audit is of another run.
+        AuditError: If the audit or the evaluation is of another run.
         DataError: If ``targets`` cannot be read.
         LabelError: If a chosen target was not audited.
         DiskError: If the disk is full or refuses to write.
@@ -130,24 +139,19 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
     examples = as_examples(targets)
     page = make_page(
-        run, audit, examples, chosen=chosen, k=k, remove=remove, retrain=retrain, methods=methods, regions=regions
+        run,
+        audit,
+        examples,
+        chosen=chosen,
+        k=k,
+        remove=remove,
+        retrain=retrain,
+        methods=methods,
+        regions=regions,
+        evaluation=evaluation,
     )
     write_atomically(place, render(page).encode("utf-8"))
     return place
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, if they are not there.
-
-    Raises:
-        ArgumentError: If something else stands there.
-        DiskError: If the disk is full or refuses to write.
-    """
-    try:
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
 def make_page(  # noqa: PLR0913 - as `write_report`
@@ -161,16 +165,18 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     retrain: int = 0,
     methods: Sequence[Attributor] = (),
     regions: int = 0,
+    evaluation: Table | None = None,
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
     Raises:
         ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.
-        AuditError: If the audit is of another run.
+        AuditError: If the audit or the evaluation is of another run.
     """
     if k < 1:
         raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
-    refuse_another_run(run, audit)
+    refuse_another_run(run, audit.data.attrs)
+    measured = None if evaluation is None else trust(run, evaluation)
     indices = example_indices(audit, targets)
     asked = sorted(set(indices))
     answerer = Answerer(run)
@@ -203,6 +209,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         short_unit(audit.unit),
         _rule(audit),
         choice_said(explanations, answers),
+        measured,
     )
 
 

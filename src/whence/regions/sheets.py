@@ -1,0 +1,75 @@
+"""A picture of each pair on disk: what the map shows, beside the control."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+
+from whence._errors import ArgumentError
+from whence._files import make_folder, write_atomically
+from whence.datasets import Examples, as_examples
+from whence.regions.pictures import overlay, side_by_side
+
+
+def draw_maps(
+    maps: xr.DataArray, control: xr.DataArray, targets: Any, train_data: Any, folder: str | Path
+) -> list[Path]:
+    """Draw each region map over its training image, beside the target and beside the control that never saw it.
+
+    Args:
+        maps: Of `region_map`.
+        control: Of `own_saliency`, with every training example of the maps.
+        targets, train_data: The data that the ids are of: anything `as_examples` takes.
+        folder: Where to write ``target-T-train-N.png`` for each pair; made if it is not there.
+
+    Returns:
+        The files, one a pair, in the order of the maps.
+
+    Raises:
+        ArgumentError: If targets or training examples are no images, or ``folder`` is a file.
+        DiskError: If the disk is full or refuses to write.
+    """
+    explained, known, place = as_examples(targets), as_examples(train_data), Path(folder)
+    make_folder(place)
+    files = []
+    for one in maps:
+        target, train = int(one.coords["target"]), int(one.coords["train"])
+        shown, image = picture_of(explained, target, "target"), picture_of(known, train, "training example")
+        blind = control.sel(train=train)
+        panels = {
+            f"target {target}": shown,
+            f"training example {train}": image,
+            "region map": overlay(image, one),
+            "without the target": overlay(image, blind),
+        }
+        files.append(place / f"target-{target}-train-{train}.png")
+        write_atomically(files[-1], _png(side_by_side(panels)))
+    return files
+
+
+def picture_of(examples: Examples, index: int, what: str) -> np.ndarray:
+    """Return an example as a picture.
+
+    Args:
+        examples: The data.
+        index: Its id.
+        what: What it is, for the message.
+
+    Raises:
+        ArgumentError: If it is no image.
+    """
+    found = examples.picture(index)
+    if found is None:
+        raise ArgumentError(f"Region maps are drawn over images, and the {what} {index} is none. Ask for no pictures.")
+    return found
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
