@@ -7,7 +7,7 @@ from whence.attribution.indexes import FlatIndex, HNSWIndex, Index
 from whence.attribution.influence import Influence
 from whence.attribution.parameters import Layers, check_layer, parameters_of
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, attribute
-from whence.attribution.recorded import Counterfactual, PathAudit
+from whence.attribution.recorded import Counterfactual, PathAudit, audit_scores
 from whence.attribution.scores import harmful, helpful, label, load_scores, save_scores
 from whence.attribution.similarity import NearestNeighbours, RepresentationCos, RepresentationDot
 from whence.attribution.trained import Trained, as_trained, at_step
@@ -43,6 +43,7 @@ __all__ = (
     "as_trained",
     "at_step",
     "attribute",
+    "audit_scores",
     "check_layer",
     "harmful",
     "helpful",

@@ -8,10 +8,12 @@ from typing import final
 
 import xarray as xr
 
+from whence._errors import ArgumentError
 from whence.attribution.scores import label
 from whence.attribution.trained import Trained
 from whence.audit.api import audit
 from whence.audit.quantities import Numbers
+from whence.audit.result import Audit
 from whence.counterfactual.api import counterfactual
 from whence.datasets import Examples
 
@@ -26,6 +28,24 @@ class FittedRun:
     def scores(self, targets: Examples, ids: list[int]) -> xr.DataArray:
         """Walk the run and return the scores; see `Fitted.scores`."""
         return self.ask(targets, ids)
+
+
+def audit_scores(found: Audit) -> xr.DataArray:
+    """Return an audit that was made already as scores of an attributor, summed over steps and layers.
+
+    Raises:
+        ArgumentError: If the audit has no shares of single examples.
+    """
+    if "train" not in found.influence.dims:
+        raise ArgumentError(
+            "This audit summed its training examples by label, so single ones have no score. Audit again without "
+            "'label' in `by`."
+        )
+    rest = [dim for dim in found.influence.dims if dim not in {"target", "train"}]
+    values = found.influence.sum(rest).transpose("target", "train")
+    ids = (values.coords[dim].values for dim in values.dims)
+    error = {"completeness": str(found.completeness)}
+    return label(values.values, *ids, attributor="audit", unit=found.unit, helps=found.helps, extra=error)
 
 
 @final
@@ -59,10 +79,7 @@ class PathAudit:
                 ids=ids,
                 memory_budget=memory_budget,
             )
-            train = found.influence.coords["train"].values
-            error = {"completeness": str(found.completeness)}
-            values = found.influence.values
-            return label(values, ids, train, attributor="audit", unit=found.unit, helps=found.helps, extra=error)
+            return audit_scores(found)
 
         return FittedRun(ask)
 

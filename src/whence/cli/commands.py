@@ -246,7 +246,7 @@ def report(
         found, measured = load_audit(audit_path), None if evaluation is None else load_table(evaluation)
         examples = named_data(targets, "test", "--targets")
         opened = open_named(run, model, data, loss)
-        asked = {"remove": remove, "retrain": retrain, "regions": regions, "evaluation": measured}
+        asked: dict[str, Any] = {"remove": remove, "retrain": retrain, "regions": regions, "evaluation": measured}
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 

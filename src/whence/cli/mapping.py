@@ -70,7 +70,7 @@ def regions(
             chosen = helpful_pairs(opened, examples, chosen=target or None, k=most, method=way, limit=limit)
         found = map_pairs(opened, examples, chosen, recipe=kind, path=out, pictures=pictures)
         places = {name: one.resolve() for name, one in (("maps", out), ("pictures", pictures)) if one is not None}
-        said = {name: found.maps.attrs[name] for name in ("unit", "sign", "recipe")}
+        said = {"recipe": recipe, **{name: found.maps.attrs[name] for name in ("unit", "sign")}}
         show({**places, **said, **_pairs(found.rows(), as_json)}, as_json)
 
 

@@ -41,7 +41,7 @@ def draw_maps(
         target, train = int(one.coords["target"]), int(one.coords["train"])
         shown, image = picture_of(explained, target, "target"), picture_of(known, train, "training example")
         blind = control.sel(train=train)
-        panels = {
+        panels: dict[str, np.ndarray | Image.Image] = {
             f"target {target}": shown,
             f"training example {train}": image,
             "region map": overlay(image, one),

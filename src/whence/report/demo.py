@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,18 +11,24 @@ from pathlib import Path
 from typing import final
 
 import torch
+import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 
 from whence._errors import ArgumentError
 from whence._files import make_folder
 from whence._progress import progress
-from whence.attribution import GradCos, PathSimilarity
+from whence.attribution import Attributor, GradCos, PathSimilarity, Random, audit_scores
 from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
+from whence.evaluation import Table, compare_attributors, load_table
 from whence.report.page import write_report
 from whence.report.training import spaced
 from whence.runs import Run, open_run, record
+
+_METHODS: dict[str, Attributor] = {"grad-cos": GradCos(), "path-similarity": PathSimilarity()}
+_EVALUATED = 60  # targets on which methods are compared
+_LEFT_OUT = 0.05  # of the training examples, in each training that compares methods
 
 
 @final
@@ -60,6 +67,7 @@ class Plan:
         quadrature: Of the audit.
         remove: Examples to propose for removal, for each wrong answer explained.
         retrain: For how many of these to train again without them.
+        sets: Trainings without random examples, to measure which method to trust; 0 to leave that out.
     """
 
     train: Examples
@@ -72,6 +80,7 @@ class Plan:
     quadrature: str
     remove: int
     retrain: int
+    sets: int
 
     @property
     def steps(self) -> int:
@@ -134,8 +143,9 @@ def demonstrate(
             folder / "report.html",
             remove=plan.remove,
             retrain=plan.retrain,
-            methods=(GradCos(), PathSimilarity()),
+            methods=tuple(_METHODS.values()),
             regions=5,
+            evaluation=_evaluated(run, found, plan, folder) if plan.sets else None,
         )
     run.close()
     return Demonstration(page, folder / "run", folder / "audit.zarr", found, time.monotonic() - started)
@@ -219,6 +229,29 @@ def _audited(run: Run, plan: Plan, path: Path) -> Audit:
     return audit(run, plan.targets, ids=plan.ids, quadrature=plan.quadrature, path=path)
 
 
+def _evaluated(run: Run, found: Audit, plan: Plan, folder: Path) -> Table:
+    """Measure which method to trust, or return the table that is in the folder already."""
+    place = folder / "evaluation.json"
+    if place.exists():
+        return load_table(place)
+    rows = spaced(len(plan.ids), _EVALUATED)
+    scores = audit_scores(found).isel(target=rows)
+    methods: dict[str, Attributor | xr.DataArray] = {"audit": scores, **_METHODS, "random": Random()}
+    processes = min(2, os.cpu_count() or 1)
+    table = compare_attributors(
+        run,
+        plan.targets,
+        methods,
+        ids=scores.coords["target"].values.tolist(),
+        share=_LEFT_OUT,
+        sets=plan.sets,
+        processes=processes,
+        path=folder / "trainings",
+    )
+    table.save(place)
+    return table
+
+
 def _refuse_another(plan: Plan, folder: Path) -> None:
     """Check that what a folder holds is of this demonstration, before anything in it is touched.
 
@@ -242,12 +275,12 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
             raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
-        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson", 20, 1)
+        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson", 20, 1, 8)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
     known = as_examples(_first(images, 256 * batches))
-    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0)
+    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0)
 
 
 def _first(images: Images, many: int) -> Images:

@@ -10,8 +10,8 @@ import numpy as np
 from whence._errors import ArgumentError
 from whence.evaluation import Table
 from whence.report.choice import refuse_another_run
-from whence.report.figures import FIRST, INK, Figure, Rows, axis, layout, plain
-from whence.report.words import listing, number
+from whence.report.figures import FIRST, INK, Figure, Rows, axis, compact, layout, plain
+from whence.report.words import count, listing, number
 from whence.runs import Run
 
 
@@ -57,14 +57,17 @@ def trust(run: Run, table: Table) -> Trust:
     ranked = Table(table.data.isel({dim: order}), table.references)
     attrs = ranked.data.attrs
     columns = (str(dim), *map(str, ranked.data.coords[column].values))
-    note = f"{attrs['title']}: {attrs['measure']}, with the 95 % interval {attrs['interval']}."
+    note = (
+        f"{attrs['title']}: {attrs['measure']}, with the 95 % interval {attrs['interval']}. Other trainings could give "
+        "another order: the fewer there were, the more easily."
+    )
     verdict = _verdict(ranked)
     figure = Figure(
         "trust",
         "How far each method foresaw the trainings",
-        f"{verdict} The lines are 95 % intervals.",
-        tuple(_in_page_colours(one) for one in ranked.figure().data),
-        layout(axis("", type="category"), axis(attrs["measure"])),
+        f"{count(len(order), 'method')}, best first: {attrs['measure']}. The lines are 95 % intervals.",
+        tuple(_of_page(one) for one in ranked.figure().data),
+        layout(axis("", type="category"), axis(columns[1])),
         columns,
         ranked.texts,
     )
@@ -79,20 +82,21 @@ def _verdict(ranked: Table) -> str:
         return "None of these methods ranked the trainings better than chance, so none foretells a removal here."
     said = f"{names[0]} ranked the trainings best: {number(middle[0], 2)}, where 1 is perfect and 0 is chance."
     close = [str(name) for name, most in zip(names[1:], high[1:], strict=True) if most >= low[0]]
-    if close:
-        return f"{said} Not clearly behind: {listing(close)}."
-    return said if len(names) == 1 else f"{said} No other comes near."
+    return f"{said} Not clearly behind: {listing(close)}." if close else said
 
 
-def _in_page_colours(trace: Any) -> dict[str, Any]:
-    """Return a trace of a table's own plot with the colours of the page, and with names that are text."""
-    drawn: dict[str, Any] = trace.to_plotly_json()
-    error = {**drawn["error_y"], "color": INK}
-    names = [plain(str(one)) for one in drawn["x"]]
+def _of_page(trace: Any) -> dict[str, Any]:
+    """Return a trace of a table's own plot as the page draws it: its colours, short numbers, names that are text."""
     return {
-        **drawn,
-        "x": names,
-        "error_y": error,
+        "type": "bar",
+        "x": [plain(str(one)) for one in trace.x],
+        "y": compact(trace.y),
+        "error_y": {
+            "type": "data",
+            "array": compact(trace.error_y.array),
+            "arrayminus": compact(trace.error_y.arrayminus),
+            "color": INK,
+        },
         "marker": {"color": FIRST},
         "hovertemplate": "%{x}: %{y:.3f}<extra></extra>",
     }
