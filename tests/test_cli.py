@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import whence
@@ -20,10 +21,13 @@ from whence.attribution import Attributor, load_scores
 from whence.cli import commands
 from whence.cli.attributing import METHODS_SAID
 from whence.counterfactual import load_effects
+from whence.datasets import load_digits
+from whence.evaluation import load_table
+from whence.regions import load_maps
 from whence.report import demo as demo_module
-from whence.report.methods import METHODS, named_method
+from whence.report.methods import METHODS, RECIPES, named_method, named_recipe
 
-COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report", "attribute")
+COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate")
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
 
@@ -397,3 +401,134 @@ def test_attribute_names_what_it_cannot_do(words: tuple[object, ...], message: s
     result = call("attribute", made / "run", *DIGITS, "--targets", "digits", *words)
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_regions_of_named_targets_are_kept_drawn_and_told(made: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "maps", tmp_path / "pictures"
+    words = ("regions", made / "run", *DIGITS, "--targets", "digits", "--target", 3, "--target", 5, "--k", 2)
+    found = json.loads(call(*words, "--out", out, "--pictures", folder, "--json").stdout)
+    maps = load_maps(out)
+    assert maps.sizes == {"pair": 4, "height": 8, "width": 8}
+    assert [row["target"] for row in found["pairs"]] == maps["target"].values.tolist() == [3, 3, 5, 5]
+    for row, one in zip(found["pairs"], maps, strict=True):
+        assert row["train"] == one["train"]
+        assert row["score"] == pytest.approx(one["score"].item())
+        assert abs(row["remainder"]) < 1e-3 * abs(row["score"])
+        assert -1 <= row["control"] <= 1
+        with Image.open(row["picture"]) as drawn:
+            assert drawn.width == 4 * 160 + 5 * 8
+    assert sorted(map(str, folder.iterdir())) == sorted(row["picture"] for row in found["pairs"])
+    again = call(*words, "--out", out)
+    assert again.exit_code == 1
+    assert "Something stands at" in again.stderr
+
+
+def test_regions_begin_with_the_wrong_answers_the_worst_first(made: Path) -> None:
+    words = ("regions", made / "run", *DIGITS, "--targets", "digits", "--recipe", "integrated-cos", "--k", 1)
+    found = json.loads(call(*words, "--limit", 2, "--json").stdout)
+    run = whence.open_run(
+        made / "run", demo_module.small_network(), load_digits("train"), loss=torch.nn.functional.cross_entropy
+    )
+    state, (inputs, labels) = run.state_at(run.steps), whence.as_examples(load_digits("test")).batch(range(355))
+    model = demo_module.small_network()
+    model.load_state_dict({**state.parameters, **state.buffers})
+    outputs = model(inputs)
+    losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+    losses[outputs.argmax(1) == labels] = 0
+    assert [row["target"] for row in found["pairs"]] == losses.argsort(descending=True)[:2].tolist()
+    assert found["unit"] == "cosine"
+
+
+def test_a_pair_of_choice_is_mapped_and_told_in_a_line(made: Path) -> None:
+    words = ("regions", made / "run", *DIGITS, "--targets", "digits", "--pair", "3:17", "--recipe", "paper")
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^target 3 train 17 +score \S+, correlation with the control -?\d\.\d\d$", result.stdout, re.M)
+    assert re.search(r"^unit +cosine, per unit of the input$", result.stdout, re.M)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pair", "3-17"), "--pair must read TARGET:TRAIN, such as --pair 3:1024; got '3-17'."),
+        (("--pair", "400:0"), "No target 400: there are 355, with ids 0 to 354."),
+        (("--pair", "0:5000"), "No training example 5000: there are 1442, with ids 0 to 1441."),
+        (("--pair", "0:1", "--method", "grad-dot"), "is mapped for which target; --method chooses them. Give one or"),
+        (("--pair", "0:1", "--target", 0), "is mapped for which target; --target chooses them. Give one or the other"),
+        (("--target", 400), "No target 400: there are 355, with ids 0 to 354."),
+        (("--k", 0), "`k` is how many training examples to map for each target, 1 to 1442; got 0."),
+        (("--limit", 0), "--limit must be at least 1, got 0."),
+        (("--recipe", "papre"), "No recipe 'papre' (similar: paper). Choose one of default, paper, integrated-cos."),
+        (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
+    ],
+)
+def test_regions_name_what_they_cannot_do(words: tuple[object, ...], message: str, made: Path) -> None:
+    result = call("regions", made / "run", *DIGITS, "--targets", "digits", *words)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_every_recipe_can_be_named_and_the_help_names_every_one() -> None:
+    assert [named_recipe(name) for name in RECIPES] == list(RECIPES.values())
+    text = " ".join(call("regions", "--help").stdout.split())
+    assert ", ".join([*RECIPES][:-1]) + f" or {[*RECIPES][-1]}." in text
+
+
+EVALUATION = ("--targets", "digits", "--limit", 12, "--sets", 3, "--share", 0.05, "--method", "grad-dot")
+
+
+def test_evaluate_measures_methods_on_real_trainings_and_keeps_the_table(made: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "e.json", tmp_path / "trainings"
+    words = ("evaluate", made / "run", *DIGITS, *EVALUATION, "--method", "random", "--path", path)
+    plain = call(*words, "--out", out)
+    assert plain.exit_code == 0, plain.output
+    assert "| grad-dot | " in plain.stdout
+    assert f"evaluation  {out}" in plain.stdout
+    table = load_table(out)
+    assert str(table) in plain.stdout
+    kept = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    assert len(kept) == 3
+    found = json.loads(call(*words, "--json").stdout)
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == kept  # trained no more
+    assert found == json.loads(out.read_text())
+    assert found["rows"] == ["grad-dot", "random"]
+    assert found["run_identity"] == json.loads((made / "evaluation.json").read_text())["run_identity"]
+    again = call(*words, "--out", out)
+    assert again.exit_code == 1
+    assert "Something stands at" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
+        (("--sets", 0), "`sets` must be a whole number, at least 1; got 0."),
+        (("--share", 1.5), "`share` must be a share between 0 and 1; got 1.5."),
+        (("--limit", 0), "--limit must be at least 1, got 0."),
+    ],
+)
+def test_evaluate_names_what_it_cannot_do(words: tuple[object, ...], message: str, made: Path) -> None:
+    result = call("evaluate", made / "run", *DIGITS, *EVALUATION, *words)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_page_shows_an_evaluation_and_refuses_that_of_another_run(made: Path, tmp_path: Path) -> None:
+    audited = ("--audit", made / "audit.zarr", *DIGITS, "--targets", "digits", "--k", 1, "--target", 0)
+    words = ("report", made / "run", *audited)
+    page, place = tmp_path / "p.html", tmp_path / "e.json"
+    assert call(*words, "--evaluation", made / "evaluation.json", "--out", page).exit_code == 0
+    assert 'id="trust"' in page.read_text()
+    told = json.loads((made / "evaluation.json").read_text())
+    assert told["rows"] == ["audit", "grad-cos", "path-similarity", "random"]
+    place.write_text(json.dumps({**told, "run": "runs/other", "run_identity": "0123"}))
+    other = call(*words, "--evaluation", place, "--out", tmp_path / "q.html")
+    assert other.exit_code == 1
+    message = f"The evaluation is of another run: runs/other (0123), not {made / 'run'} ({told['run_identity']})."
+    assert message in other.stderr
+    none = call(*words, "--evaluation", tmp_path / "nothing.json", "--out", tmp_path / "q.html")
+    assert none.exit_code == 1
+    assert f"{tmp_path / 'nothing.json'} holds no table: " in none.stderr
+    assert not (tmp_path / "q.html").exists()

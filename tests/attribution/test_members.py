@@ -30,6 +30,7 @@ from whence.attribution import (
     SameClass,
     as_trained,
     attribute,
+    audit_scores,
     influence,
 )
 from whence.runs import Run
@@ -55,6 +56,12 @@ def test_the_audit_and_the_counterfactual_of_a_run_are_those_of_the_library(quan
     found = attribute(PathAudit(quantity), run, targets)
     np.testing.assert_array_equal(found.values, audit.influence.values)
     assert found.attrs["helps"] == audit.helps == (-1 if quantity == "loss" else 1)
+    split = whence.audit(run, targets, quantity=quantity, by=("layer", "step"))
+    summed = audit_scores(split)  # of an audit that is there already
+    np.testing.assert_allclose(summed.values, found.values, rtol=1e-9, atol=1e-12)
+    assert {**summed.attrs, "completeness": ""} == {**found.attrs, "completeness": ""}
+    with pytest.raises(ArgumentError, match=r"This audit summed its training examples by label, .* 'label' in `by`\."):
+        audit_scores(whence.audit(run, targets, quantity=quantity, by=("label",)))
     effects = whence.counterfactual(run, targets, quantity=quantity, smoothness=0)
     found = attribute(Counterfactual(quantity), run, targets)
     np.testing.assert_array_equal(found.values, effects.values)

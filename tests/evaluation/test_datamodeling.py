@@ -15,17 +15,21 @@ from torch import nn
 import whence
 from tests.audit.training import blobs
 from tests.counterfactual.test_derivative import OPTIMIZERS, run_of
-from whence._errors import ArgumentError, DataError, ShapeError
-from whence.attribution import label
+from whence._errors import ArgumentError, AuditError, DataError, ShapeError
+from whence._statistics import Interval
+from whence.attribution import Attributor, GradDot, Random, attribute, label
 from whence.evaluation import (
     Truth,
+    compare_attributors,
     linear_datamodeling_score,
+    load_table,
     load_truth,
     random_parts,
     removal_losses,
     subset_losses,
     truth_of,
 )
+from whence.evaluation.table import table_of
 
 SETS, TRAIN, TARGETS = 40, 12, 5
 DATA, TARGET_DATA = blobs(TRAIN), blobs(TARGETS, seed=1)
@@ -184,3 +188,61 @@ def test_a_truth_has_a_row_of_finite_losses_for_each_set() -> None:
         ArgumentError, match=r"one row a set and finite numbers; got \(3, 2\) for sets of shape \(2, 4\)"
     ):
         truth_of(np.ones((2, 4), dtype=bool), np.ones((3, 2)))
+
+
+def test_methods_are_compared_on_trainings_that_do_not_depend_on_the_targets_chosen(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", OPTIMIZERS["SGD"])
+    path = tmp_path / "trainings"
+    methods: dict[str, Attributor | xr.DataArray] = {"dot": GradDot(), "noise": Random()}
+    some = compare_attributors(run, TARGET_DATA, methods, ids=[3, 1], sets=4, share=0.3, path=path)
+    kept = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    truth = removal_losses(run, TARGET_DATA, sets=4, share=0.3, path=path)
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == kept
+    scores = attribute(GradDot(), run, TARGET_DATA, ids=[3, 1])
+    alone = linear_datamodeling_score(Truth(truth.data.isel(target=[3, 1])), {"dot": scores})
+    assert some.value("dot", "score") == alone.value("dot", "score")
+    assert {name: some.data.attrs[name] for name in ("run", "run_identity", "steps")} == {
+        "run": "run",
+        "run_identity": run.identity,
+        "steps": run.steps,
+    }
+    assert compare_attributors(run, TARGET_DATA, {"dot": scores}, ids=[3, 1], sets=4, share=0.3, path=path).value(
+        "dot", "score"
+    ) == some.value("dot", "score")
+    with pytest.raises(ArgumentError, match=r"Scores 'dot' must have the targets `ids` as their .*: 2 from 1 to 3\."):
+        compare_attributors(run, TARGET_DATA, {"dot": scores}, ids=[1, 3], sets=4, share=0.3, path=path)
+    with pytest.raises(ArgumentError, match=r"There is nothing to evaluate: the mapping is empty"):
+        compare_attributors(run, TARGET_DATA, {})
+
+
+def test_a_table_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
+    numbers = [[Interval(0.5, 0.25, 0.75), Interval(float("nan"), float("nan"), float("nan"))]]
+    given = table_of(
+        numbers,
+        ("method", ["mine"]),
+        ("share", [0.1, 0.5]),
+        title="T",
+        measure="m",
+        interval="over targets",
+        references={"ideal": 1.0},
+    )
+    place = tmp_path / "folder" / "t.json"
+    given.save(place)
+    found = load_table(place)
+    xr.testing.assert_identical(found.data, given.data)
+    assert found.references == given.references
+    assert str(found) == str(given)
+    assert "NaN" not in place.read_text()  # which is no JSON
+    with pytest.raises(AuditError, match=r"Something stands at .*t\.json already"):
+        given.save(place)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"format": 2}', '{"format": 1, "dims": []}'])
+def test_what_is_no_table_is_refused(text: str | None, tmp_path: Path) -> None:
+    place = tmp_path / "t.json"
+    if text is not None:
+        place.write_text(text)
+    with pytest.raises(
+        DataError, match=r"t\.json holds no table.*Give the file that Table\.save, or whence evaluate --out"
+    ):
+        load_table(place)

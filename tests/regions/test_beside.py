@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.regions.networks import data, network, quantity_of
-from whence.attribution import GradCos, GradDot, as_trained, attribute
+from whence import as_examples
+from whence._errors import ArgumentError, AuditError
+from whence.attribution import GradCos, GradDot, as_trained, attribute, load_scores
 from whence.gradients import twice_differentiable
 from whence.regions import (
     DEFAULT,
@@ -21,12 +25,15 @@ from whence.regions import (
     Gradient,
     Integrated,
     Recipe,
+    draw_maps,
     grad_cam,
     integrated_gradients,
     layer_map,
+    load_maps,
     overlay,
     own_saliency,
     region_map,
+    save_maps,
     side_by_side,
     top_pairs,
 )
@@ -193,3 +200,37 @@ def test_pictures_side_by_side_keep_their_colours_and_have_captions() -> None:
     assert pixels[30, 20].tolist() == [7, 7, 7]
     assert pixels[30, 60].tolist() == [9, 9, 9]
     assert (pixels[:20] < 128).any()  # the words
+
+
+@pytest.mark.parametrize("recipe", [DEFAULT, PAPER], ids=["default", "paper"])
+def test_maps_are_the_same_after_they_were_kept(recipe: Recipe, tmp_path: Path) -> None:
+    maps = region_map(network("smooth"), data(3, 1), PAIRS, recipe=recipe, **OPTIONS)
+    save_maps(maps, tmp_path / "maps")
+    xr.testing.assert_identical(load_maps(tmp_path / "maps").load(), maps)
+    with pytest.raises(AuditError, match=r"Something stands at .*maps already"):
+        save_maps(maps, tmp_path / "maps")
+    with pytest.raises(AuditError, match=r"maps holds no scores of format 1\. Give the path that save_scores wrote\."):
+        load_scores(tmp_path / "maps")
+    with pytest.raises(AuditError, match=r"No region maps at .*nothing: there is no such folder\."):
+        load_maps(tmp_path / "nothing")
+
+
+def test_each_pair_is_drawn_beside_its_control(tmp_path: Path) -> None:
+    model, targets = network("smooth"), data(3, 1)
+    maps = region_map(model, targets, PAIRS, **OPTIONS)
+    control = own_saliency(model, [0, 1, 4], **OPTIONS)
+    shown, known = ((torch.rand(many, 1, 6, 6), torch.zeros(many)) for many in (3, 6))  # one channel: pictures
+    files = draw_maps(maps, control, shown, known, tmp_path / "new" / "folder")
+    assert [file.name for file in files] == [f"target-{target}-train-{train}.png" for target, train in PAIRS]
+    image = as_examples(known).picture(PAIRS[1][1])
+    assert image is not None
+    with Image.open(files[1]) as drawn:
+        assert drawn.size == (4 * 160 + 5 * 8, 188)
+        for place, one in ((2, maps[1]), (3, control.sel(train=PAIRS[1][1]))):
+            box = (8 + place * 168, 20, 8 + place * 168 + 160, 180)
+            np.testing.assert_array_equal(np.asarray(drawn.crop(box)), np.asarray(overlay(image, one)))
+    rows = (torch.randn(3, 5), torch.zeros(3))
+    with pytest.raises(
+        ArgumentError, match=r"Region maps are drawn over images, and the target 2 is none\. Ask for no"
+    ):
+        draw_maps(maps, control, rows, known, tmp_path)

@@ -17,11 +17,15 @@ from torch.nn import functional
 import whence
 from tests.report.making import Case, Reader, columns_case, picture_case, pictures, read, table_case, trained
 from whence._errors import ArgumentError, AuditError, LabelError
+from whence._statistics import Interval
 from whence.attribution import Attributor, GradDot, TracIn, attribute, harmful, helpful
+from whence.evaluation import Table, compare_attributors, linear_datamodeling_score, removal_losses
+from whence.evaluation.table import table_of
 from whence.regions import overlay, region_map
 from whence.report import curves, write_report
 from whence.report.page import make_page
 from whence.report.pictures import png
+from whence.report.trust import trust
 from whence.report.words import number
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -338,3 +342,60 @@ def test_as_many_other_targets_are_refused_also_after_saving(case: Case, tmp_pat
         with pytest.raises(ArgumentError, match=message):
             write_report(case.run, audit, others, tmp_path / "p.html")
     assert not (tmp_path / "p.html").exists()
+
+
+def test_which_method_to_trust_is_said_in_a_sentence_a_table_and_a_plot(case: Case, tmp_path: Path) -> None:
+    truth = removal_losses(case.run, case.targets, sets=4, share=0.2)
+    same = attribute(GradDot(), case.run, case.targets)
+    methods = {"<b>dot</b>": same, "the same": GradDot(), "opposite": same.copy(data=-same.values)}
+    table = compare_attributors(case.run, case.targets, methods, sets=4, share=0.2)
+    assert np.allclose(
+        table.data["estimate"], linear_datamodeling_score(truth, same).data["estimate"] * [[1], [1], [-1]]
+    )
+    page = make_page(case.run, case.audit, case.targets, methods=(GradDot(),), evaluation=table)
+    assert page.trust is not None
+    names = sorted(methods, key=lambda name: -table.value(name, "score").estimate)
+    assert [row[0] for row in page.trust.rows] == names
+    shown = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", evaluation=table, k=1))
+    (section,) = (one for one in shown.of("section") if one.attributes.get("id") == "trust")
+    assert "<b>dot</b>" in section.text
+    assert "4 trainings (without 8 of 40 examples" in section.text
+    assert "#trust" in [one.attributes.get("href") for one in shown.of("a")]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([(0.8, 0.7, 0.9), (0.1, 0.0, 0.2)], "a ranked the trainings best: 0.80, where 1 is perfect and 0 is chance."),
+        ([(0.8, 0.7, 0.9), (0.7, 0.6, 0.75)], "is chance. Not clearly behind: b."),
+        ([(0.1, -0.1, 0.3), (0.0, -0.2, 0.2)], "None of these methods ranked the trainings better than chance"),
+    ],
+)
+def test_what_an_evaluation_says_is_put_no_stronger_than_its_intervals(
+    case: Case, numbers: list[tuple[float, ...]], said: str
+) -> None:
+    measured = [[Interval(*one)] for one in numbers]
+    table = table_of(measured, ("method", ["a", "b"]), ("measure", ["score"]), title="T", measure="m", interval="i")
+    table.data.attrs |= {"run_identity": case.run.identity, "steps": case.run.steps}
+    assert said in trust(case.run, table).verdict
+
+
+def test_evaluations_of_another_run_or_of_none_are_refused(case: Case, tmp_path: Path) -> None:
+    other = picture_case(tmp_path / "other")
+    table = compare_attributors(other.run, other.targets, {"dot": GradDot()}, sets=2, share=0.2)
+    message = (
+        rf"The evaluation is of another run: run \({other.run.identity}\), not .*run \({case.run.identity}\)\. Give"
+    )
+    with pytest.raises(AuditError, match=message):
+        make_page(case.run, case.audit, case.targets, evaluation=table)
+    with pytest.raises(
+        AuditError, match=r"covers the first 11 steps of .*run, which has gone on to 12 since\. Evaluate"
+    ):
+        make_page(other.run, other.audit, other.targets, evaluation=Table(table.data.assign_attrs(steps=11)))
+    anonymous = Table(table.data.drop_attrs())
+    with pytest.raises(
+        AuditError, match=r"The evaluation does not say of which run it is\. Give one of .*run: evaluate"
+    ):
+        make_page(case.run, case.audit, case.targets, evaluation=anonymous)
+    with pytest.raises(ArgumentError, match=r"`evaluation` is a table of whence\.evaluation, .*; got Dataset\."):
+        trust(case.run, table.data)  # type: ignore[arg-type]

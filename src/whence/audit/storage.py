@@ -120,7 +120,7 @@ def load_array(path: Path, name: str, *, format: int, what: str, writer: str) ->
         AuditError: If there is nothing of the kind at ``path``, or something of another format.
     """
     data = open_group(path, what, "Give the path that they were saved to.")
-    if name not in data or data.attrs.get("format") != format:
+    if name not in data.data_vars or data.attrs.get("format") != format:
         raise AuditError(f"{path} holds no {what} of format {format}. Give the path that {writer} wrote.")
     return with_plain_strings(data)[name]
 

@@ -12,11 +12,14 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from whence._errors import ArgumentError
+from whence._numbers import is_whole
 from whence._statistics import rank_correlations
 from whence.attribution import Attributor, GradCos, as_trained, attribute
 from whence.audit.storage import refuse_existing
 from whence.datasets import as_examples
 from whence.regions import DEFAULT, Pairs, Recipe, draw_maps, own_saliency, region_map, save_maps, top_pairs
+from whence.regions.control import as_ids
 from whence.report.choice import wrong_answers
 from whence.runs import Run
 
@@ -76,9 +79,13 @@ def helpful_pairs(
 
     Raises:
         ArgumentError: If a number is outside what is listed, or no target is chosen and none is answered wrongly.
+        LabelError: If there is no such target.
     """
-    examples = as_examples(targets)
-    ids = list(wrong_answers(run, examples) if chosen is None else dict.fromkeys(chosen))[:limit]
+    examples, known = as_examples(targets), len(run.examples)
+    if not is_whole(k) or not 1 <= k <= known:
+        raise ArgumentError(f"`k` is how many training examples to map for each target, 1 to {known}; got {k!r}.")
+    given = wrong_answers(run, examples) if chosen is None else as_ids(chosen, "target", len(examples))
+    ids = list(dict.fromkeys(given))[:limit]
     return top_pairs(attribute(method, run, examples, ids=ids), k)
 
 
