@@ -1,11 +1,13 @@
 """Region maps against what is known: insertion, shortcut, specificity, random weights, beside controls.
 
     python -m benchmarks.regions --cifar CIFAR10 --data-dir MNIST
+    python -m benchmarks.regions --cifar CIFAR10 --data-dir MNIST --part shortcut    # a part alone; the others stay
 
 A light convolutional network on CIFAR-10 (classes dog, ship and automobile for the shortcut). Insertion: 40 test
-images, 4 most helpful images each by grad-cos out of a pool that was not trained on. Shortcut: 0, 50 and 100 % of the
-dogs. Specificity: images of two digits of MNIST, a network with one output a class. Controls: the training image's own
-saliency, random pixels and blobs. Results: ``benchmarks/results/regions.json`` and ``.md``.
+images, 4 most helpful images each by grad-cos out of a pool that was not trained on. Shortcut: 17 shares of the dogs
+have the patch, 0 to 100 %. Specificity: images of two digits of MNIST, a network with one output a class. Controls: the
+training image's own saliency, random pixels and blobs. With ``--seed`` other networks and other targets are taken.
+Results: ``benchmarks/results/regions.json``, ``.md`` and pictures; of another seed ``regions-seed-1.json`` and so on.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -26,20 +30,28 @@ import whence
 from benchmarks._machine import machine
 from benchmarks._mnist import arguments
 from benchmarks._networks import images
+from benchmarks._pictures import save_picture
 from whence import evaluation
 from whence.attribution import GradCos, GradDot, as_trained, attribute
 from whence.datasets import load_parquet
 from whence.regions import DEFAULT, PAPER, Gradient, Integrated, Recipe, own_saliency, region_map, top_pairs
 
 Data = tuple[Tensor, Tensor]
-RECIPES = {"default": DEFAULT, "paper": PAPER, "integrated, cosine": Recipe(GradCos("loss"), Integrated())}
+HELD = Recipe(GradDot("logit", layers="last"), Integrated(), held=True)
+RECIPES = {
+    "default": DEFAULT,
+    "slope held": HELD,
+    "paper": PAPER,
+    "integrated, cosine": Recipe(GradCos("loss"), Integrated()),
+}
 OWN = Recipe(GradCos("loss"), Gradient(), signed=False)
 CONTROL = "own saliency"
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 TRAIN, POOL, TARGETS, EACH = 10_000, 5000, 40, 4
 AUTOMOBILE, DOG, SHIP = 1, 5, 8
-FRACTIONS = (0.0, 0.5, 1.0)
+FRACTIONS = tuple(part / 16 for part in range(17))
 PATCH = 6
+PICTURED = ("insertion, cosine", "insertion, unit step", "shortcut, accuracy", "shortcut, patch", "specificity")
 
 
 def main() -> None:
@@ -50,15 +62,20 @@ def main() -> None:
         "--cifar", type=Path, default=Path(folder) / "cifar10" if folder else None, required=folder is None
     )
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--part", choices=("insertion", "shortcut", "specificity"), action="append")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    parts = options.part or ["insertion", "shortcut", "specificity"]
     data, tests = (cifar(options.cifar / f"{part}.parquet") for part in ("train", "test"))
-    tables = {
-        **inserted(options, data, tests),
-        **{f"shortcut, {name}": one for name, one in patched(options, data, tests).parts.items()},
-        "specificity": followed(options),
-    }
-    write(tables, options.results)
+    tables: dict[str, evaluation.Table] = {}
+    if "insertion" in parts:
+        tables |= inserted(options, data, tests)
+    if "shortcut" in parts:
+        tables |= {f"shortcut, {name}": one for name, one in patched(options, data, tests).parts.items()}
+    if "specificity" in parts:
+        tables["specificity"] = followed(options)
+    write(tables, options)
 
 
 def cifar(file: Path) -> Data:
@@ -93,14 +110,14 @@ def fit(model: nn.Module, data: Data, epochs: int, seed: int, loss: Any = F.cros
 
 def inserted(options: argparse.Namespace, data: Data, tests: Data) -> dict[str, Any]:
     """Return the tables of insertion and deletion, and of networks with random weights."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(options.seed)
     rows = torch.from_numpy(rng.permutation(len(data[1]))[: TRAIN + POOL])
     held = (data[0][rows[TRAIN:]], data[1][rows[TRAIN:]])
     chosen = torch.from_numpy(rng.choice(len(tests[1]), TARGETS, replace=False))
     targets = (tests[0][chosen], tests[1][chosen])
-    model = fit(network(0), (data[0][rows[:TRAIN]], data[1][rows[:TRAIN]]), options.epochs, 0)
+    model = fit(network(options.seed), (data[0][rows[:TRAIN]], data[1][rows[:TRAIN]]), options.epochs, options.seed)
     pool = as_trained(model, held, loss=F.cross_entropy)
-    random = as_trained(evaluation.reinitialised(model, seed=1), held, loss=F.cross_entropy)
+    random = as_trained(evaluation.reinitialised(model, seed=options.seed + 1), held, loss=F.cross_entropy)
     pairs = top_pairs(attribute(GradCos(), pool, targets), EACH)
     maps = {name: region_map(pool, targets, pairs, recipe=one) for name, one in RECIPES.items()}
     others = {name: region_map(random, targets, pairs, recipe=one) for name, one in RECIPES.items()}
@@ -122,7 +139,9 @@ def patched(options: argparse.Namespace, data: Data, tests: Data) -> evaluation.
     red = [(one - mean) / deviation for one, mean, deviation in zip((1.0, 0.0, 0.0), MEAN, DEVIATION, strict=True)]
     patch = evaluation.square_patch(32, 32, PATCH, red, on=classes.index(DOG), probe=classes.index(SHIP))
     return evaluation.shortcut(
-        lambda x, y, seed: fit(network(seed, outputs=len(classes)), (x, y), options.epochs, seed),
+        lambda x, y, seed: fit(
+            network(seed + options.seed, outputs=len(classes)), (x, y), options.epochs, seed + options.seed
+        ),
         three(data),
         three(tests),
         patch,
@@ -144,13 +163,15 @@ def shown_logit(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def followed(options: argparse.Namespace) -> evaluation.Table:
     """Return specificity on images of two digits."""
-    made = evaluation.two_digits(*images(options.data_dir, "train", 10_000), 10_000)
-    model = fit(network(0, 1, 10, flat=64 * 3 * 7), (made.inputs, made.labels), options.epochs, 0, each_digit)
+    made = evaluation.two_digits(*images(options.data_dir, "train", 10_000), 10_000, seed=options.seed)
+    fresh = network(options.seed, 1, 10, flat=64 * 3 * 7)
+    model = fit(fresh, (made.inputs, made.labels), options.epochs, options.seed, each_digit)
     few = slice(0, TARGETS)
     trained = as_trained(model, (made.inputs[few], made.labels[few]), loss=each_digit)
     pairs = [(one, one) for one in range(TARGETS)]
     recipes: dict[str, Any] = {
-        "default": Recipe(GradDot(shown_logit, layers="last"), DEFAULT.map, held=DEFAULT.held),
+        "default": replace(DEFAULT, score=GradDot(shown_logit, layers="last")),
+        "slope held": replace(HELD, score=GradDot(shown_logit, layers="last")),
         "paper": PAPER,
         "integrated, cosine": RECIPES["integrated, cosine"],
     }
@@ -163,13 +184,26 @@ def followed(options: argparse.Namespace) -> evaluation.Table:
     return evaluation.specificity(left, right, made.inside)
 
 
-def write(tables: dict[str, Any], results: Path) -> None:
-    """Write the figures, and a page that says them."""
-    results.mkdir(parents=True, exist_ok=True)
-    found = {name: table.data.to_dict() for name, table in tables.items()}
-    (results / "regions.json").write_text(json.dumps({"tables": found, "machine": machine()}, indent=1) + "\n")
-    head = f"Light convolutional network with SiLU, see the script.\nMachine: {json.dumps(machine(), sort_keys=True)}\n"
-    (results / "regions.md").write_text("\n\n".join([head, *map(str, tables.values())]) + "\n")
+def write(tables: dict[str, evaluation.Table], options: argparse.Namespace) -> None:
+    """Write the figures among those of other parts, a page that says them, and pictures."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    name = "regions" if options.seed == 0 else f"regions-seed-{options.seed}"
+    kept = options.results / f"{name}.json"
+    old: dict[str, Any] = json.loads(kept.read_text())["tables"] if kept.exists() else {}
+    found = old | {key: table.data.to_dict() for key, table in tables.items()}
+    kept.write_text(json.dumps({"tables": found, "machine": machine()}, indent=1) + "\n")
+    pages = [
+        f"Light convolutional network with SiLU, seed {options.seed}, see the script.",
+        f"Machine: {json.dumps(machine(), sort_keys=True)}",
+    ]
+    for key, one in found.items():
+        table = tables.get(key) or evaluation.Table(xr.Dataset.from_dict(one))
+        pages.append(str(table))
+        picture = options.results / f"{name}-{key.replace(', ', '-').replace(' ', '-')}.png"
+        if key in PICTURED and options.seed == 0:
+            save_picture(table, picture, key.capitalize())
+            pages.append(f"![{key}]({picture.name})")
+    (options.results / f"{name}.md").write_text("\n\n".join(pages) + "\n")
 
 
 if __name__ == "__main__":
