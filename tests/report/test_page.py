@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 from torch.nn import functional
 
@@ -318,7 +319,9 @@ def test_region_maps_of_what_is_no_image_are_refused(tmp_path: Path, case: Case)
 
 def test_the_audit_of_another_run_is_refused_by_the_names_of_both(case: Case, tmp_path: Path) -> None:
     other = picture_case(tmp_path / "other")
-    message = rf"is of another run: run \({case.run.identity}\), not .*run \({other.run.identity}\)\. Give the run that"
+    message = (
+        rf"is of another run: run \({case.run.identity}\), not .*run \({other.run.identity}\)\. Give the run of the"
+    )
     with pytest.raises(AuditError, match=message):
         write_report(other.run, case.audit, case.targets, tmp_path / "p.html")
     assert not (tmp_path / "p.html").exists()
@@ -347,7 +350,11 @@ def test_as_many_other_targets_are_refused_also_after_saving(case: Case, tmp_pat
 def test_which_method_to_trust_is_said_in_a_sentence_a_table_and_a_plot(case: Case, tmp_path: Path) -> None:
     truth = removal_losses(case.run, case.targets, sets=4, share=0.2)
     same = attribute(GradDot(), case.run, case.targets)
-    methods = {"<b>dot</b>": same, "the same": GradDot(), "opposite": same.copy(data=-same.values)}
+    methods: dict[str, Attributor | xr.DataArray] = {
+        "<b>dot</b>": same,
+        "the same": GradDot(),
+        "opposite": same.copy(data=-same.values),
+    }
     table = compare_attributors(case.run, case.targets, methods, sets=4, share=0.2)
     assert np.allclose(
         table.data["estimate"], linear_datamodeling_score(truth, same).data["estimate"] * [[1], [1], [-1]]
@@ -398,4 +405,4 @@ def test_evaluations_of_another_run_or_of_none_are_refused(case: Case, tmp_path:
     ):
         make_page(case.run, case.audit, case.targets, evaluation=anonymous)
     with pytest.raises(ArgumentError, match=r"`evaluation` is a table of whence\.evaluation, .*; got Dataset\."):
-        trust(case.run, table.data)  # type: ignore[arg-type]
+        trust(case.run, table.data)

@@ -35,7 +35,7 @@ class Trust:
     figure: Figure
 
 
-def trust(run: Run, table: Table) -> Trust:
+def trust(run: Run, table: object) -> Trust:
     """Return an evaluation of methods on a run as the page shows it.
 
     Args:
