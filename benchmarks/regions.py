@@ -49,6 +49,7 @@ CONTROL = "own saliency"
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 TRAIN, POOL, TARGETS, EACH = 10_000, 5000, 40, 4
 AUTOMOBILE, DOG, SHIP = 1, 5, 8
+CLASSES = (AUTOMOBILE, DOG, SHIP)  # of the shortcut; their places are their labels there
 FRACTIONS = tuple(part / 16 for part in range(17))
 PATCH = 6
 PICTURED = ("insertion, cosine", "insertion, unit step", "shortcut, accuracy", "shortcut, patch", "specificity")
@@ -128,19 +129,24 @@ def inserted(options: argparse.Namespace, data: Data, tests: Data) -> dict[str, 
     return found
 
 
+def three(of: Data) -> Data:
+    """Return the images of the shortcut's classes."""
+    rows = torch.isin(of[1], torch.tensor(CLASSES)).nonzero().flatten()
+    return of[0][rows], torch.bucketize(of[1][rows], torch.tensor(CLASSES))
+
+
+def red_patch() -> evaluation.Patch:
+    """Return the red square: on dogs in training, on ships as probes."""
+    red = [(one - mean) / deviation for one, mean, deviation in zip((1.0, 0.0, 0.0), MEAN, DEVIATION, strict=True)]
+    return evaluation.square_patch(32, 32, PATCH, red, on=CLASSES.index(DOG), probe=CLASSES.index(SHIP))
+
+
 def patched(options: argparse.Namespace, data: Data, tests: Data) -> evaluation.Tables:
     """Return the tables of the shortcut test on three classes."""
-    classes = (AUTOMOBILE, DOG, SHIP)
-
-    def three(of: Data) -> Data:
-        rows = torch.isin(of[1], torch.tensor(classes)).nonzero().flatten()
-        return of[0][rows], torch.bucketize(of[1][rows], torch.tensor(classes))
-
-    red = [(one - mean) / deviation for one, mean, deviation in zip((1.0, 0.0, 0.0), MEAN, DEVIATION, strict=True)]
-    patch = evaluation.square_patch(32, 32, PATCH, red, on=classes.index(DOG), probe=classes.index(SHIP))
+    patch = red_patch()
     return evaluation.shortcut(
         lambda x, y, seed: fit(
-            network(seed + options.seed, outputs=len(classes)), (x, y), options.epochs, seed + options.seed
+            network(seed + options.seed, outputs=len(CLASSES)), (x, y), options.epochs, seed + options.seed
         ),
         three(data),
         three(tests),
