@@ -34,13 +34,12 @@ from benchmarks._pictures import save_picture
 from whence import evaluation
 from whence.attribution import GradCos, GradDot, as_trained, attribute
 from whence.datasets import load_parquet
-from whence.regions import DEFAULT, PAPER, Gradient, Integrated, Recipe, own_saliency, region_map, top_pairs
+from whence.regions import DEFAULT, PAPER, SHARED, Gradient, Integrated, Recipe, own_saliency, region_map, top_pairs
 
 Data = tuple[Tensor, Tensor]
-HELD = Recipe(GradDot("logit", layers="last"), Integrated(), held=True)
 RECIPES = {
     "default": DEFAULT,
-    "slope held": HELD,
+    "shared features": SHARED,
     "paper": PAPER,
     "integrated, cosine": Recipe(GradCos("loss"), Integrated()),
 }
@@ -52,6 +51,11 @@ AUTOMOBILE, DOG, SHIP = 1, 5, 8
 CLASSES = (AUTOMOBILE, DOG, SHIP)  # of the shortcut; their places are their labels there
 FRACTIONS = tuple(part / 16 for part in range(17))
 PATCH = 6
+KINDS = {
+    "silu": "SiLU and average pooling",
+    "relu": "ReLU and max-pooling",
+    "pooled": "SiLU and average pooling, over all positions at the end",
+}
 PICTURED = ("insertion, cosine", "insertion, unit step", "shortcut, accuracy", "shortcut, patch", "specificity")
 
 
@@ -65,6 +69,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--part", choices=("insertion", "shortcut", "specificity"), action="append")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--network", choices=KINDS, default="silu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     parts = options.part or ["insertion", "shortcut", "specificity"]
@@ -86,14 +91,16 @@ def cifar(file: Path) -> Data:
     return x, y
 
 
-def network(seed: int, channels: int = 3, outputs: int = 10, flat: int = 1024) -> nn.Module:
-    """Return the light network, newly initialised."""
+def network(seed: int, channels: int = 3, outputs: int = 10, flat: int = 1024, kind: str = "silu") -> nn.Module:
+    """Return the light network of a kind, newly initialised."""
     torch.manual_seed(seed)
+    bend, pool = (nn.ReLU, nn.MaxPool2d) if kind == "relu" else (nn.SiLU, nn.AvgPool2d)
+    last, width = (nn.AdaptiveAvgPool2d(1), 64) if kind == "pooled" else (pool(2), flat)
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2),
-        nn.Flatten(), nn.Linear(flat, outputs),
+        nn.Conv2d(channels, 16, 3, padding=1), bend(), pool(2),
+        nn.Conv2d(16, 32, 3, padding=1), bend(), pool(2),
+        nn.Conv2d(32, 64, 3, padding=1), bend(), last,
+        nn.Flatten(), nn.Linear(width, outputs),
     )  # fmt: skip
 
 
@@ -116,7 +123,12 @@ def inserted(options: argparse.Namespace, data: Data, tests: Data) -> dict[str, 
     held = (data[0][rows[TRAIN:]], data[1][rows[TRAIN:]])
     chosen = torch.from_numpy(rng.choice(len(tests[1]), TARGETS, replace=False))
     targets = (tests[0][chosen], tests[1][chosen])
-    model = fit(network(options.seed), (data[0][rows[:TRAIN]], data[1][rows[:TRAIN]]), options.epochs, options.seed)
+    model = fit(
+        network(options.seed, kind=options.network),
+        (data[0][rows[:TRAIN]], data[1][rows[:TRAIN]]),
+        options.epochs,
+        options.seed,
+    )
     pool = as_trained(model, held, loss=F.cross_entropy)
     random = as_trained(evaluation.reinitialised(model, seed=options.seed + 1), held, loss=F.cross_entropy)
     pairs = top_pairs(attribute(GradCos(), pool, targets), EACH)
@@ -146,7 +158,10 @@ def patched(options: argparse.Namespace, data: Data, tests: Data) -> evaluation.
     patch = red_patch()
     return evaluation.shortcut(
         lambda x, y, seed: fit(
-            network(seed + options.seed, outputs=len(CLASSES)), (x, y), options.epochs, seed + options.seed
+            network(seed + options.seed, outputs=len(CLASSES), kind=options.network),
+            (x, y),
+            options.epochs,
+            seed + options.seed,
         ),
         three(data),
         three(tests),
@@ -170,14 +185,14 @@ def shown_logit(outputs: Tensor, labels: Tensor) -> Tensor:
 def followed(options: argparse.Namespace) -> evaluation.Table:
     """Return specificity on images of two digits."""
     made = evaluation.two_digits(*images(options.data_dir, "train", 10_000), 10_000, seed=options.seed)
-    fresh = network(options.seed, 1, 10, flat=64 * 3 * 7)
+    fresh = network(options.seed, 1, 10, flat=64 * 3 * 7, kind=options.network)
     model = fit(fresh, (made.inputs, made.labels), options.epochs, options.seed, each_digit)
     few = slice(0, TARGETS)
     trained = as_trained(model, (made.inputs[few], made.labels[few]), loss=each_digit)
     pairs = [(one, one) for one in range(TARGETS)]
     recipes: dict[str, Any] = {
         "default": replace(DEFAULT, score=GradDot(shown_logit, layers="last")),
-        "slope held": replace(HELD, score=GradDot(shown_logit, layers="last")),
+        "shared features": replace(SHARED, score=GradDot(shown_logit, layers="last")),
         "paper": PAPER,
         "integrated, cosine": RECIPES["integrated, cosine"],
     }
@@ -193,20 +208,21 @@ def followed(options: argparse.Namespace) -> evaluation.Table:
 def write(tables: dict[str, evaluation.Table], options: argparse.Namespace) -> None:
     """Write the figures among those of other parts, a page that says them, and pictures."""
     options.results.mkdir(parents=True, exist_ok=True)
-    name = "regions" if options.seed == 0 else f"regions-seed-{options.seed}"
+    plain = options.seed == 0 and options.network == "silu"
+    name = "regions" if plain else f"regions-{options.network}-{options.seed}"
     kept = options.results / f"{name}.json"
     old: dict[str, Any] = json.loads(kept.read_text())["tables"] if kept.exists() else {}
     found = old | {key: table.data.to_dict() for key, table in tables.items()}
     kept.write_text(json.dumps({"tables": found, "machine": machine()}, indent=1) + "\n")
     pages = [
-        f"Light convolutional network with SiLU, seed {options.seed}, see the script.",
+        f"Light convolutional network with {KINDS[options.network]}, seed {options.seed}, see the script.",
         f"Machine: {json.dumps(machine(), sort_keys=True)}",
     ]
     for key, one in found.items():
         table = tables.get(key) or evaluation.Table(xr.Dataset.from_dict(one))
         pages.append(str(table))
         picture = options.results / f"{name}-{key.replace(', ', '-').replace(' ', '-')}.png"
-        if key in PICTURED and options.seed == 0:
+        if key in PICTURED and plain:
             save_picture(table, picture, key.capitalize())
             pages.append(f"![{key}]({picture.name})")
     (options.results / f"{name}.md").write_text("\n\n".join(pages) + "\n")

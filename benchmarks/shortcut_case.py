@@ -44,7 +44,16 @@ from benchmarks.regions import (
 from whence._statistics import mean_interval
 from whence.attribution import Attributor, GradCos, NearestNeighbours, RepresentationCos, Trained, as_trained, attribute
 from whence.evaluation.masks import top_inside
-from whence.regions import grad_cam, integrated_gradients, overlay, own_saliency, region_map, side_by_side, top_pairs
+from whence.regions import (
+    SHARED,
+    grad_cam,
+    integrated_gradients,
+    overlay,
+    own_saliency,
+    region_map,
+    side_by_side,
+    top_pairs,
+)
 
 ON, PROBE = CLASSES.index(DOG), CLASSES.index(SHIP)
 SHARE = 0.1  # of the dogs carry the mark
@@ -199,7 +208,7 @@ def mapped(case: Case, scores: xr.DataArray, name: str, assets: Path) -> Figures
     pairs = top_pairs(scores.isel(target=slice(0, min(EXPLAINED, half))), EACH, harmful=True)
     of = np.array([target for target, _ in pairs])
     both = [*pairs, *((target + half, train) for target, train in pairs)]
-    maps = region_map(trained, case.targets, both).values
+    maps = region_map(trained, case.targets, both, recipe=SHARED).values
     blind = own_saliency(trained, [train for _, train in pairs], recipe=OWN).values
     parts = {
         "region map, target with the mark": maps[: len(pairs)],

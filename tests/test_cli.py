@@ -458,7 +458,10 @@ def test_a_pair_of_choice_is_mapped_and_told_in_a_line(made: Path) -> None:
         (("--target", 400), "No target 400: there are 355, with ids 0 to 354."),
         (("--k", 0), "`k` is how many training examples to map for each target, 1 to 1442; got 0."),
         (("--limit", 0), "--limit must be at least 1, got 0."),
-        (("--recipe", "papre"), "No recipe 'papre' (similar: paper). Choose one of default, paper, integrated-cos."),
+        (
+            ("--recipe", "papre"),
+            "No recipe 'papre' (similar: paper). Choose one of default, shared, paper, integrated-cos.",
+        ),
         (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
     ],
 )

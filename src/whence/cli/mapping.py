@@ -47,7 +47,7 @@ def regions(
     pair: Annotated[
         list[str] | None, typer.Option(help="TARGET:TRAIN, a pair of ids to map instead; may be repeated.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="default, paper or integrated-cos.")] = "default",
+    recipe: Annotated[str, typer.Option(help="default, shared, paper or integrated-cos.")] = "default",
     loss: Loss = CROSS_ENTROPY,
     out: Annotated[Path | None, typer.Option(help="Where to keep the maps.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for a picture of each pair.")] = None,

@@ -7,13 +7,14 @@ from whence.regions.engines import Difference, DoubleBackward, Engine, Forward
 from whence.regions.maps import region_map
 from whence.regions.pairs import Pairs, as_pairs, top_pairs
 from whence.regions.pictures import overlay, side_by_side
-from whence.regions.recipe import DEFAULT, PAPER, AuditTerm, Gradient, GradientInput, Integrated, Map, Recipe
+from whence.regions.recipe import DEFAULT, PAPER, SHARED, AuditTerm, Gradient, GradientInput, Integrated, Map, Recipe
 from whence.regions.sheets import draw_maps
 from whence.regions.storage import load_maps, save_maps
 
 __all__ = (
     "DEFAULT",
     "PAPER",
+    "SHARED",
     "AuditTerm",
     "Difference",
     "DoubleBackward",

@@ -239,4 +239,7 @@ PAPER = Recipe(GradCos("loss"), Gradient(), signed=False, smooth=20, noise=0.1)
 """As in Training Feature Attribution for Vision Models, section 3.2 and appendix C; the number of copies is ours."""
 
 DEFAULT = Recipe(GradDot("margin", layers="last"), Integrated(start=0.25))
-"""Measured best over what the how-to lists: insertion, a planted patch, two targets told apart, random weights."""
+"""Best over all that the how-to lists: insertion, a planted patch, two targets told apart, random weights."""
+
+SHARED = Recipe(GradDot("logit", layers="last"), Integrated(), held=True)
+"""Which regions make the features that the target shares; `DEFAULT` also asks which regions show the target's class."""

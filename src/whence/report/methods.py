@@ -24,7 +24,7 @@ from whence.attribution import (
     SameClass,
     TracIn,
 )
-from whence.regions import DEFAULT, PAPER, Integrated, Recipe
+from whence.regions import DEFAULT, PAPER, SHARED, Integrated, Recipe
 
 Named = TypeVar("Named")
 METHODS: dict[str, type[Any]] = {
@@ -42,7 +42,12 @@ METHODS: dict[str, type[Any]] = {
     "same-class": SameClass,
     "random": Random,
 }
-RECIPES = {"default": DEFAULT, "paper": PAPER, "integrated-cos": Recipe(GradCos("loss"), Integrated())}
+RECIPES = {
+    "default": DEFAULT,
+    "shared": SHARED,
+    "paper": PAPER,
+    "integrated-cos": Recipe(GradCos("loss"), Integrated()),
+}
 
 
 def named_method(name: str, **options: Any) -> Attributor:
