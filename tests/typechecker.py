@@ -31,7 +31,7 @@ def lean(decorated: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """Return what is decorated with its types checked, by jaxtyping where an annotation has axes."""
     if decorated is None:
         return partial(lean, typechecker=typechecker)
-    function = decorated.__init__ if dataclasses.is_dataclass(decorated) else decorated
+    function = vars(decorated).get("__init__") if dataclasses.is_dataclass(decorated) else decorated
     if not isinstance(function, FunctionType) or any(map(_has_axes, _hints_of(function).values())):
         return _with_axes(decorated, typechecker=typechecker)
     function.__annotations__ = _hints_of(function)
