@@ -12,7 +12,7 @@ def is_whole(value: object) -> bool:
 
 def is_number(value: object) -> bool:
     """Say whether a value is a finite number: an `int` or `float` or NumPy's, not a `bool`."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+    return not isinstance(value, bool) and isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
 def even_parts(whole: range, most: int) -> list[range]:
