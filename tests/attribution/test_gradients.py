@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,14 @@ from whence.attribution import (
     GradCos,
     GradDot,
     PathSimilarity,
+    Relative,
     TracIn,
     as_trained,
     attribute,
     features,
     load_scores,
     products,
+    self_influence,
 )
 from whence.attribution.projection import projected
 from whence.attribution.protocol import check_method
@@ -104,6 +107,16 @@ def test_frozen_parameters_do_not_count() -> None:
     names = ["2.weight", "2.bias"]
     expected = one_by_one(model, targets, names=names) @ one_by_one(model, train, names=names).T
     torch.testing.assert_close(torch.from_numpy(found.values), expected, **TIGHT)
+
+
+@pytest.mark.parametrize("attributor", [GradDot(), GradCos(), Relative(GradDot())])
+def test_an_example_that_is_no_number_has_scores_that_are_none(attributor: Any) -> None:
+    inputs, labels = data("perceptron", 6)
+    inputs[2, 0] = float("nan")
+    given: dict[str, Any] = {"train_data": (inputs, labels), "loss": F.cross_entropy}
+    found = attribute(attributor, network("perceptron"), data("perceptron", 3, 1), **given).values
+    assert np.isnan(found).all(0).tolist() == [one == 2 for one in range(6)]
+    assert np.isnan(self_influence(GradCos(), network("perceptron"), **given).values[2])
 
 
 def test_an_example_with_gradient_zero_has_cosine_zero() -> None:

@@ -108,7 +108,7 @@ class FittedGradients:
     def self_scores(self) -> Float[Tensor, " train"]:
         """Return each training example's score on its own loss; with a cosine, 1 where there is a gradient."""
         products = self._self_products()
-        return (products > 0).to(products.dtype) if self._what.cosine else products
+        return torch.where(products > 0, 1.0, products) if self._what.cosine else products
 
     def _self_products(self) -> Float[Tensor, " train"]:
         """Return Σ_i ⟨g_m, A_i g_m⟩ of every training example, before any division."""
@@ -174,6 +174,6 @@ class FittedGradients:
 def _cosine(
     total: Float[Tensor, "targets train"], left: Float[Tensor, " targets"], right: Float[Tensor, " train"]
 ) -> Float[Tensor, "targets train"]:
-    """Divide by both norms; a gradient of 0 has no direction, its scores are 0."""
+    """Divide by both norms; a gradient of 0 has no direction, its scores are 0. What is no number stays none."""
     both = left.sqrt()[:, None] * right.sqrt()
-    return torch.where(both > 0, total / both, 0.0)
+    return torch.where(both == 0, 0.0, total / both)

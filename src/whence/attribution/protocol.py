@@ -46,7 +46,7 @@ class SelfScoring(Protocol):
         ...
 
     def self_scores(self) -> Float[Tensor, " train"]:
-        """Return each training example's score on its own loss: the diagonal, before any division by norms."""
+        """Return each training example's score on its own loss: the diagonal."""
         ...
 
 

@@ -62,7 +62,7 @@ class FittedRelative:
         """Score and divide; see `Fitted.scores`. An example without any score on itself has 0."""
         found: xr.DataArray = self.inner.scores(targets, ids)
         root = self.own.clamp_min(0).sqrt().cpu().numpy()
-        values = np.divide(found.values, root, out=np.zeros_like(found.values), where=root > 0)
+        values = np.divide(found.values, root, out=np.zeros_like(found.values), where=root != 0)
         unit = f"{found.attrs['unit']} per root of the example's own score"
         return found.copy(data=values).assign_attrs(attributor=f"relative {found.attrs['attributor']}", unit=unit)
 
