@@ -68,7 +68,7 @@ def mean_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Return the mean of some values with a bootstrap interval; nan are left out.
+    """Return the mean of some values with a bootstrap interval, nan around a single value or cluster; nan are left out.
 
     Args:
         values: The values.
@@ -88,6 +88,8 @@ def mean_interval(
     kept = values[known].astype(np.float64)
     groups = np.arange(kept.size) if clusters is None else np.unique(clusters[known], return_inverse=True)[1]
     sums, sizes = np.bincount(groups.reshape(-1), kept), np.bincount(groups.reshape(-1)).astype(np.float64)
+    if len(sums) == 1:  # every draw would be the same, which is no certainty
+        return Interval(float(kept.mean()), float("nan"), float("nan"))
     draws = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
     low, high = np.percentile(sums[draws].sum(1) / sizes[draws].sum(1), (2.5, 97.5))
     return Interval(float(kept.mean()), float(low), float(high))

@@ -24,6 +24,7 @@ from whence.evaluation import (
     linear_datamodeling_score,
     load_table,
     load_truth,
+    most_harmful,
     random_parts,
     removal_losses,
     subset_losses,
@@ -89,6 +90,21 @@ def test_scores_of_other_targets_are_refused(additive: tuple[np.ndarray, Truth])
         linear_datamodeling_score(additive[1], labelled(np.ones((2, TRAIN))).rename(train="other"))
     with pytest.raises(ArgumentError, match=r"mapping is empty"):
         linear_datamodeling_score(additive[1], {})
+
+
+def test_scores_that_are_no_numbers_are_refused_rather_than_left_out(additive: tuple[np.ndarray, Truth]) -> None:
+    effects = additive[0].copy()
+    effects[2, 7] = np.nan
+    with pytest.raises(ArgumentError, match=r"finite numbers; 1 of 60 are not, .* target 2 and training example 7, co"):
+        linear_datamodeling_score(additive[1], labelled(effects))
+    with pytest.raises(ArgumentError, match=r"must be finite numbers"):
+        most_harmful(labelled(effects))
+
+
+def test_the_score_of_a_single_target_has_no_interval(additive: tuple[np.ndarray, Truth]) -> None:
+    effects, truth = additive
+    found = linear_datamodeling_score(Truth(truth.data.isel(target=[1])), labelled(effects[1:2]))
+    assert str(found).endswith("| mine | 1.000 |")
 
 
 def least_squares(ids: list[int], seed: int) -> nn.Module:
@@ -213,6 +229,22 @@ def test_methods_are_compared_on_trainings_that_do_not_depend_on_the_targets_cho
         compare_attributors(run, TARGET_DATA, {"dot": scores}, ids=[1, 3], sets=4, share=0.3, path=path)
     with pytest.raises(ArgumentError, match=r"There is nothing to evaluate: the mapping is empty"):
         compare_attributors(run, TARGET_DATA, {})
+
+
+def test_what_cannot_be_compared_is_known_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path / "run", OPTIMIZERS["SGD"])
+    scores = attribute(GradDot(), run, TARGET_DATA)
+    monkeypatch.setattr("whence.evaluation.comparison.removal_losses", None)
+    with pytest.raises(ShapeError, match=r"Scores 'dot' are of 5 training examples; the run has 12. Score those of th"):
+        compare_attributors(run, TARGET_DATA, {"dot": scores[:, :5]}, sets=4, share=0.3)
+    with pytest.raises(ArgumentError, match=r"Scores need the dims .* and None"):
+        compare_attributors(run, TARGET_DATA, {"dot": scores.drop_attrs()}, sets=4, share=0.3)
+    with pytest.raises(ArgumentError, match=r"must be finite numbers; 60 of 60"):
+        compare_attributors(run, TARGET_DATA, {"dot": scores.copy(data=scores * np.nan)}, sets=4, share=0.3)
+    with pytest.raises(ArgumentError, match=r"`sets` must be a whole number, at least 3; got 2"):
+        compare_attributors(run, TARGET_DATA, {"dot": scores}, sets=2, share=0.3)
 
 
 def test_a_table_is_the_same_after_it_was_kept(tmp_path: Path) -> None:

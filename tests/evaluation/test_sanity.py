@@ -124,6 +124,17 @@ def test_copies_that_do_not_share_evenly_are_seen() -> None:
         (lambda one: model_randomisation(one, one[:2]), ShapeError, r"shape \(9, 60\), and \(2, 60\) with random"),
         (lambda one: duplicates(one, [[3]]), ArgumentError, r"groups of at least two training ids each; got \[3\]"),
         (lambda one: duplicates(one, [[3, 99]]), ArgumentError, r"at least two training ids each; got \[3, 99\]"),
+        (lambda one: duplicates(one, []), ArgumentError, r"groups of at least two training ids each; there is none"),
+        (
+            lambda one: duplicates(one, [[1, 2]], alone=one[:, :40]),
+            ShapeError,
+            r"ids of those with copies, \(9, 60\), in the same order; they have \(9, 40\)",
+        ),
+        (
+            lambda one: duplicates(one, [[1, 2]], alone=one.assign_coords(train=range(1, 61))),
+            ShapeError,
+            r"'mine' of examples alone must have the targets and training ids",
+        ),
         (lambda one: duplicates({"a": one}, [[1, 2]], alone={"b": one}), ArgumentError, r"names of `scores`, \['a'\]"),
     ],
 )

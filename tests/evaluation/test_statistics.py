@@ -58,6 +58,11 @@ def test_missing_values_are_left_out_and_nothing_gives_nan() -> None:
 def test_one_value_has_no_interval() -> None:
     assert np.isnan(normal_interval(np.ones(1)).low)
     assert np.isnan(student_interval(np.ones(1)).high)
+    for clusters in (None, np.zeros(1)):
+        assert np.isnan(mean_interval(np.ones(1), clusters)[1:]).all()
+    alone = mean_interval(np.array([1.0, 3.0]), np.zeros(2))
+    assert alone.estimate == 2.0
+    assert np.isnan(alone[1:]).all()
 
 
 def test_a_cluster_is_named_for_each_value() -> None:

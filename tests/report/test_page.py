@@ -375,6 +375,10 @@ def test_which_method_to_trust_is_said_in_a_sentence_a_table_and_a_plot(case: Ca
     [
         ([(0.8, 0.7, 0.9), (0.1, 0.0, 0.2)], "a ranked the trainings best: 0.80, where 1 is perfect and 0 is chance."),
         ([(0.8, 0.7, 0.9), (0.7, 0.6, 0.75)], "is chance. Not clearly behind: b."),
+        (
+            [(0.8, np.nan, np.nan), (0.1, np.nan, np.nan)],
+            "a ranked the trainings best for a single target: 0.80, where",
+        ),
         ([(0.1, -0.1, 0.3), (0.0, -0.2, 0.2)], "None of these methods ranked the trainings better than chance"),
     ],
 )

@@ -27,7 +27,7 @@ def as_help(scores: xr.DataArray) -> Float[NDArray[np.floating], "targets train"
         scores: Of an attributor, or what `whence.counterfactual` gives.
 
     Raises:
-        ArgumentError: If these are no scores.
+        ArgumentError: If these are no scores, or one is no finite number.
     """
     if set(scores.dims) != {"target", "train"} or scores.attrs.get("helps") not in {1, -1}:
         raise ArgumentError(
@@ -38,6 +38,14 @@ def as_help(scores: xr.DataArray) -> Float[NDArray[np.floating], "targets train"
     removal = "attributor" not in scores.attrs and str(scores.attrs.get("unit", "")).endswith(_REMOVED)
     sign = int(scores.attrs["helps"]) * (-1 if removal else 1)
     values: NDArray[np.floating] = scores.transpose("target", "train").values
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        target, train = (int(one) for one in wrong[0])
+        raise ArgumentError(
+            f"Scores must be finite numbers; {len(wrong)} of {values.size} are not, the first that of target {target} "
+            f"and training example {train}, counted from 0. Look at these examples: an input or loss of theirs may be "
+            "nan or infinite."
+        )
     return values * sign
 
 

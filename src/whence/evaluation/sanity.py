@@ -160,17 +160,27 @@ def duplicates(
         number; a counterfactual less. Medians over targets of groups, intervals over groups and targets.
 
     Raises:
-        ArgumentError: If these are no scores, names differ, a group has fewer than two copies, or one is no id.
+        ArgumentError: If these are no scores, names differ, there is no group, one has fewer than two copies, or a copy
+            is no id.
+        ShapeError: If scores with and without copies are of other targets or training examples.
     """
     ours = named(scores, "scores")
     theirs = {} if alone is None else named(alone, "scores")
     if alone is not None and set(theirs) != set(ours):
         raise ArgumentError(f"`alone` must have the names of `scores`, {sorted(ours)}; it has {sorted(theirs)}.")
+    if len(copies) == 0:
+        raise ArgumentError("`copies` are groups of at least two training ids each; there is none. Give one at least.")
     columns = ["unevenness", *(["copy / alone", "all / alone"] if theirs else [])]
     found = []
     for name, one in ours.items():
         ids = one.coords["train"].values.tolist() if "train" in one.coords else list(range(one.sizes["train"]))
         values, single = as_help(one), as_help(theirs[name]) if theirs else None
+        if single is not None and not _alike(one, theirs[name]):
+            raise ShapeError(
+                f"Scores {name!r} of examples alone must have the targets and training ids of those with copies, "
+                f"{values.shape}, in the same order; they have {single.shape}. Give the copies that were absent scores "
+                "of 0."
+            )
         parts = [_shares(values, single, _places(group, ids)) for group in copies]
         found.append([_median(np.concatenate([part[at] for part in parts])) for at in range(len(columns))])
     return table_of(
@@ -181,6 +191,12 @@ def duplicates(
         measure="median over targets and groups",
         interval="over targets and groups",
     )
+
+
+def _alike(one: xr.DataArray, other: xr.DataArray) -> bool:
+    """Say whether scores are of the same targets and training examples."""
+    ids = [{dim: part.coords[dim].values.tolist() for dim in part.dims if dim in part.coords} for part in (one, other)]
+    return dict(one.sizes) == dict(other.sizes) and all(ids[0][dim] == ids[1][dim] for dim in ids[0].keys() & ids[1])
 
 
 def _places(group: Sequence[int], ids: list[int]) -> list[int]:

@@ -78,6 +78,11 @@ def _verdict(ranked: Table) -> str:
     """Say which method is best, and which are not clearly behind it."""
     names = ranked.data.coords[ranked.data["estimate"].dims[0]].values
     middle, low, high = (ranked.data[part].values[:, 0] for part in ("estimate", "low", "high"))
+    if np.isnan(low[0]) and not np.isnan(middle[0]):
+        return (
+            f"{names[0]} ranked the trainings best for a single target: {number(middle[0], 2)}, where 1 is perfect "
+            "and 0 is chance. One target says nothing of others."
+        )
     if not low[0] > 0:
         return "None of these methods ranked the trainings better than chance, so none foretells a removal here."
     said = f"{names[0]} ranked the trainings best: {number(middle[0], 2)}, where 1 is perfect and 0 is chance."
