@@ -94,6 +94,13 @@ def test_chosen_layers_count_alone(layers: Any, names: list[str]) -> None:
     torch.testing.assert_close(scores(GradDot(layers=layers), "convolution"), left @ right.T, **TIGHT)
 
 
+@pytest.mark.parametrize("layers", ["last", ["out"], ["table"]])
+def test_a_parameter_that_layers_share_belongs_to_each_of_them(layers: Any) -> None:
+    model = network("tied")
+    left, right = (one_by_one(model, data("tied", *one), names=["table.weight"]) for one in ((7, 1), (11, 0)))
+    torch.testing.assert_close(scores(GradDot(layers=layers), "tied"), left @ right.T, **TIGHT)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attributor", [GradDot(), GradCos()], ids=["dot", "cos"])
 def test_a_budget_of_one_byte_changes_nothing(attributor: Any, kind: str) -> None:

@@ -156,6 +156,12 @@ def test_relative_needs_scores_of_examples_on_themselves() -> None:
         scores(Relative(NearestNeighbours()))
 
 
+@pytest.mark.parametrize("wrapper", [Relative(GradDot), ClassBalanced(GradDot), Ensemble(GradDot, [])])
+def test_a_class_is_not_wrapped(wrapper: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"`attributor` is a method with its settings, such as GradDot\(\); got"):
+        scores(wrapper)
+
+
 def test_class_balanced_scores_have_mean_zero_in_every_class_and_keep_the_order_within_it() -> None:
     plain, balanced, labels = scores(GradDot()), scores(ClassBalanced(GradDot())), data("perceptron", 11)[1].numpy()
     for one in np.unique(labels):

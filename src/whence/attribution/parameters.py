@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from torch import nn
@@ -18,6 +18,8 @@ Layers = Literal["all", "last"] | Sequence[str]
 def parameters_of(trained: Trained, layers: Layers) -> tuple[str, ...]:
     """Return the names of the trained parameters of some layers, in the model's order.
 
+    A parameter that several layers share belongs to each of them, under one name; its gradient is that of all uses.
+
     Raises:
         LabelError: If there is no layer of a name.
         ArgumentError: If the layers have no trained parameter, or are not names.
@@ -25,18 +27,21 @@ def parameters_of(trained: Trained, layers: Layers) -> tuple[str, ...]:
     names = _trained_names(trained)
     if isinstance(layers, str) and layers == "all":
         return names
+    known = _by_layer(trained, names)
     if isinstance(layers, str) and layers == "last":
-        last = names[-1].rpartition(".")[0]
-        return tuple(name for name in names if name.rpartition(".")[0] == last)
+        last = known[-1][0]
+        return _in_order(names, (name for layer, name in known if layer == last))
     if isinstance(layers, str) or not all(isinstance(one, str) for one in layers) or len(layers) == 0:
         raise ArgumentError(f"`layers` is 'all', 'last', or a list of names of layers; got {layers!r}.")
     for one in layers:
         check_layer(trained.model, one)
-    found = tuple(name for name in names if any(name.startswith(f"{one}.") for one in layers))
+    found = _in_order(
+        names, (name for layer, name in known if any(f"{layer}.".startswith(f"{one}.") for one in layers))
+    )
     if not found:
         raise ArgumentError(
             f"The layers {', '.join(layers)} have no trained parameter. Those with some are "
-            f"{', '.join(dict.fromkeys(name.rpartition('.')[0] for name in names))}."
+            f"{', '.join(dict.fromkeys(layer for layer, _ in known))}."
         )
     return found
 
@@ -54,6 +59,18 @@ def check_layer(model: nn.Module, layer: str) -> None:
             f"No layer {layer!r} in the model {type(model).__name__}; names near it: {', '.join(near) or 'none'}. "
             "See dict(model.named_modules())."
         )
+
+
+def _in_order(names: tuple[str, ...], chosen: Iterable[str]) -> tuple[str, ...]:
+    kept = set(chosen)
+    return tuple(name for name in names if name in kept)
+
+
+def _by_layer(trained: Trained, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the layer and the name of each of some parameters, in the model's order, for every layer that has it."""
+    first = {id(one): name for name, one in trained.model.named_parameters()}
+    every = trained.model.named_parameters(remove_duplicate=False)
+    return [(place.rpartition(".")[0], first[id(one)]) for place, one in every if first[id(one)] in names]
 
 
 def _trained_names(trained: Trained) -> tuple[str, ...]:

@@ -39,13 +39,14 @@ class Relative:
         """Fit the inner attributor; see `Attributor.fit`.
 
         Raises:
-            ArgumentError: If it has no scores of examples on themselves.
+            ArgumentError: If it is none, or has no scores of examples on themselves.
         """
+        check_method(self.inner)
         fitted = self.inner.fit(trained, memory_budget=memory_budget)
         if not isinstance(fitted, SelfScoring):
             raise ArgumentError(
                 f"{type(self.inner).__name__} does not score examples on themselves, so its scores cannot be made "
-                "relative. Wrap GradDot, TracIn or Influence."
+                "relative. Wrap GradDot, TracIn, Influence or EKFAC."
             )
         return FittedRelative(fitted, fitted.self_scores())
 
@@ -82,7 +83,12 @@ class ClassBalanced:
     inner: Attributor
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedBalanced:
-        """Fit the inner attributor and read the labels; see `Attributor.fit`."""
+        """Fit the inner attributor and read the labels; see `Attributor.fit`.
+
+        Raises:
+            ArgumentError: If it is none, or labels are not one whole number each.
+        """
+        check_method(self.inner)
         labels = class_numbers(trained.examples, "training")
         return FittedBalanced(self.inner.fit(trained, memory_budget=memory_budget), labels)
 
@@ -123,8 +129,9 @@ class Ensemble:
         """Fit the attributor to every model, within one budget; see `Attributor.fit`.
 
         Raises:
-            ArgumentError: If a model was trained on other data.
+            ArgumentError: If the attributor is none, or a model was trained on other data.
         """
+        check_method(self.inner)
         models = on_same_data(trained, self.others)
         share = max(1, memory_budget // len(models))
         return FittedEnsemble(tuple(self.inner.fit(one, memory_budget=share) for one in models))
