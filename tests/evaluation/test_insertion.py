@@ -69,6 +69,29 @@ def test_all_three_measures_agree_with_one_pair_at_a_time() -> None:
     assert len(found.figure().data) == 6
 
 
+def test_what_was_not_trained_neither_counts_nor_moves() -> None:
+    class Fixed(nn.Module):
+        """A convolution whose numbers are no parameters."""
+
+        def __init__(self, layer: nn.Conv2d) -> None:
+            super().__init__()
+            self.weight, self.bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight, self.bias)
+
+    trained = network()
+    layers = list(trained.model.children())
+    layers[0].requires_grad_(False)
+    without = nn.Sequential(Fixed(layers[0]), *layers[1:])  # type: ignore[arg-type]
+    ours, theirs = (
+        insertion(as_trained(one, trained.examples, loss=F.cross_entropy), TARGETS, PAIRS, {"mine": MAPS}, keep=[30])
+        for one in (trained.model, without)
+    )
+    for name in ("cosine", "unit step", "published"):
+        assert ours[name].value(30, "mine") == pytest.approx(theirs[name].value(30, "mine"), rel=1e-9)
+
+
 def test_all_pixels_kept_or_removed_give_exactly_0_for_every_map() -> None:
     for test in (insertion, deletion):
         found = test(network(), TARGETS, PAIRS, MAPS, keep=[100])

@@ -115,6 +115,25 @@ def test_accuracies_are_those_of_networks_trained_on_what_is_left() -> None:
     assert len(found.figure().data) == 2
 
 
+class OfNames(torch.utils.data.Dataset[Any]):
+    """Examples whose inputs are a dict."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Any:
+        return {"x": TEST[0][index]}, TEST[1][index]
+
+
+def test_accuracy_is_measured_on_several_inputs_too() -> None:
+    class Named(Share):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    found = pruning(lambda ids, seed: Named(len(ids)), {"any": np.arange(8)}, OfNames(), shares=[0.5], seeds=1)
+    assert found.value(0.5, "any").estimate == 0.4
+
+
 def test_nothing_removed_is_trained_once_for_all_strategies_and_what_is_kept_not_again(tmp_path: Path) -> None:
     def train(ids: list[int], seed: int) -> nn.Module:
         with (tmp_path / "calls").open("a") as file:
@@ -136,6 +155,7 @@ def test_nothing_removed_is_trained_once_for_all_strategies_and_what_is_kept_not
     ("change", "words"),
     [
         ({"shares": [1.0]}, r"`shares` must be shares of the data to remove, 0 up to but not 1; got \[1.0\]"),
+        ({"test": (TEST[0], TEST[0])}, r"The test labels are not one whole number per example"),
         ({"seeds": 0}, r"`seeds` must be a whole number, at least 1; got 0"),
         ({"strategies": {"a": np.array([0, 0])}}, r"The order 'a' must name each id from 0 to 1 once"),
         (

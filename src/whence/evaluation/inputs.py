@@ -11,10 +11,12 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError, ShapeError
 from whence._numbers import even_parts, is_whole
 from whence.datasets import Examples, call_model
+from whence.runs import to_device
 
 _ROWS = 512  # examples that go through a model at once, at most
 _REMOVED = " if the example is removed"  # ends the unit of what whence.counterfactual gives
@@ -137,13 +139,14 @@ def correct(model: nn.Module, inputs: Any, labels: Tensor) -> NDArray[np.bool_]:
     Raises:
         ShapeError: If the outputs are not (examples, classes).
     """
-    was = model.training
+    was, device = model.training, next(iter(model.parameters()), labels).device
     model.eval()
     found = []
     with torch.no_grad():
         for part in even_parts(range(len(labels)), _ROWS):
             rows = slice(part.start, part.stop)
-            outputs = call_model(model, inputs[rows])
+            some = to_device(pytree.tree_map(lambda one, rows=rows: one[rows], inputs), device)
+            outputs = call_model(model, some)
             logits = getattr(outputs, "logits", outputs)
             if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
                 given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

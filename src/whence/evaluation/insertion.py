@@ -10,20 +10,19 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._numbers import even_parts
 from whence._progress import progress
 from whence._statistics import Interval, mean_interval, normal_interval
-from whence.attribution import Trained
+from whence.attribution import Trained, parameters_of
 from whence.datasets import Examples, as_examples
 from whence.evaluation.inputs import as_images, as_maps, named
 from whence.evaluation.masks import blob_maps, masked, random_maps, top_pixels
 from whence.evaluation.table import Table, Tables, table_of
 from whence.gradients import capture
 from whence.regions import Pairs, as_pairs
-from whence.runs import TrainingLoss
 
 KEEP = (10, 20, 30, 40, 50, 60, 70, 100)
 _RANDOM, _BLOBS = "random pixels", "random blobs"
@@ -139,7 +138,7 @@ def _evaluated(
     kinds |= {_BLOBS: blob_maps(shape, how.seed), _RANDOM: random_maps(shape, how.seed)}
     fill = as_images(images)[0].mean(0) if how.fill is None else how.fill
     found = np.zeros((len(_MEASURES), len(keep), len(kinds), len(ids)))
-    probe = _Probe(trained.model, trained.loss, how)
+    probe = _Probe(trained, how)
     with progress(title.lower(), found[0].size) as advance:
         for part in even_parts(range(len(ids)), _ROWS):
             rows = slice(part.start, part.stop)
@@ -198,12 +197,18 @@ class _Aims:
 
 @final
 class _Probe:
-    """A private copy of the model: gradients of single images, and what a step along one does to a target."""
+    """A private copy of the model: gradients of single images, and what a step along one does to a target.
 
-    def __init__(self, model: nn.Module, loss: TrainingLoss, how: Intervention) -> None:
-        self._model = copy.deepcopy(model).eval().requires_grad_(True)
-        self._loss, self._how = loss, how
-        self._parameters = {name: one.detach() for name, one in self._model.named_parameters()}
+    Parameters that were not trained stay where they are.
+    """
+
+    def __init__(self, trained: Trained, how: Intervention) -> None:
+        self._model = copy.deepcopy(trained.model).eval().requires_grad_(False)
+        self._loss, self._how = trained.loss, how
+        live = dict(self._model.named_parameters())
+        self._parameters = {name: live[name].detach() for name in parameters_of(trained, "all")}
+        for name in self._parameters:
+            live[name].requires_grad_(True)
         self._device = next(iter(self._parameters.values())).device
 
     def gradients(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, NDArray[np.float64]]:

@@ -13,6 +13,7 @@ from whence._errors import ArgumentError
 from whence._files import checksum
 from whence._processes import kept_arrays
 from whence._statistics import student_interval
+from whence.attribution.baselines import class_numbers
 from whence.audit.identity import identity_of
 from whence.datasets import as_examples
 from whence.evaluation.inputs import accuracy, as_count, named
@@ -53,14 +54,14 @@ def pruning(
 
     Raises:
         ArgumentError: If a share or number is outside what is listed, orders are not of all the same ids, nothing is
-            left to train on, or ``train`` gives no network.
+            left to train on, ``train`` gives no network, or test labels are not one whole number each.
         DataError: If test data, or files of ``path``, cannot be read.
         DiskError: If the disk is full or refuses to write.
         ShapeError: If the network's outputs are not (examples, classes).
     """
     given, parts, many = named(strategies, "order"), _checked(shares), as_count(seeds, "seeds")
     examples, whole = as_examples(test), _count(given)
-    inputs, labels = examples.batch(range(len(examples)))
+    (inputs, _), labels = examples.batch(range(len(examples))), class_numbers(examples, "test")
     jobs = [
         (sorted(_kept(one, round(share * whole), seed, name)), seed)
         for share in parts
