@@ -394,6 +394,7 @@ def test_a_page_shows_other_methods_and_regions_when_asked(made: Path, tmp_path:
         (("--method", "tracin", "--checkpoints", 10**6), "`checkpoints` asks for 1000000 states of the run"),
         (("--layers", "conv3"), "No layer 'conv3' in the model SmallNet; names near it: conv2, conv1"),
         (("--quantity", "entropy"), "No quantity 'entropy'."),
+        (("--k", 0), "--k must be at least 1, got 0: it is how many training examples are listed at each end."),
         (("--limit", 0), "--limit must be at least 1, got 0."),
     ],
 )
@@ -454,6 +455,7 @@ def test_a_pair_of_choice_is_mapped_and_told_in_a_line(made: Path) -> None:
         (("--pair", "400:0"), "No target 400: there are 355, with ids 0 to 354."),
         (("--pair", "0:5000"), "No training example 5000: there are 1442, with ids 0 to 1441."),
         (("--pair", "0:1", "--method", "grad-dot"), "is mapped for which target; --method chooses them. Give one or"),
+        (("--pair", "0:1", "--k", 0), "is mapped for which target; --k chooses them. Give one or the other"),
         (("--pair", "0:1", "--target", 0), "is mapped for which target; --target chooses them. Give one or the other"),
         (("--target", 400), "No target 400: there are 355, with ids 0 to 354."),
         (("--k", 0), "`k` is how many training examples to map for each target, 1 to 1442; got 0."),

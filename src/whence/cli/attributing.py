@@ -21,7 +21,7 @@ from whence.cli.commands import (
     open_named,
 )
 from whence.cli.ending import expected, show
-from whence.cli.refusals import refuse_limit
+from whence.cli.refusals import refuse_k, refuse_limit
 
 __all__ = ["app"]
 
@@ -64,6 +64,7 @@ def attribute(
         from whence.report.sources import named_data, named_quantity
 
         refuse_limit(limit)
+        refuse_k(k)
         kind = None if quantity is None else named_quantity(quantity)
         chosen = named_method(method, quantity=kind, layers=_layers(layers), checkpoints=checkpoints)
         examples = named_data(targets, "test", "--targets")

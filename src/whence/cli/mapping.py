@@ -21,7 +21,7 @@ from whence.cli.commands import (
     open_named,
 )
 from whence.cli.ending import expected, show
-from whence.cli.refusals import pairs_of, refuse_choice_beside_pairs, refuse_limit
+from whence.cli.refusals import pairs_of, refuse_choice_beside_pairs, refuse_limit, refuse_taken
 
 __all__ = ["app"]
 
@@ -62,6 +62,8 @@ def regions(
         refuse_limit(limit)
         if pair:
             refuse_choice_beside_pairs({"--target": target, "--limit": limit, "--k": k, "--method": method})
+        if out is not None:
+            refuse_taken(out)
         chosen, way = pairs_of(pair or ()), named_method(method or "grad-cos")
         kind = named_recipe(recipe)
         opened, examples = open_named(run, model, data, loss), named_data(targets, "test", "--targets")

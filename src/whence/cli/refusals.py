@@ -43,6 +43,18 @@ def refuse_limit(limit: int | None) -> None:
         raise ArgumentError(f"--limit must be at least 1, got {limit}. Leave it out to take every target.")
 
 
+def refuse_k(k: int) -> None:
+    """Refuse to list no training example at all, before they are scored.
+
+    Raises:
+        ArgumentError: If that is asked for.
+    """
+    if k < 1:
+        raise ArgumentError(
+            f"--k must be at least 1, got {k}: it is how many training examples are listed at each end."
+        )
+
+
 def pairs_of(texts: Sequence[str]) -> list[tuple[int, int]]:
     """Read pairs of a target and a training example.
 
@@ -65,7 +77,7 @@ def refuse_choice_beside_pairs(choice: Mapping[str, Any]) -> None:
     Raises:
         ArgumentError: If there is.
     """
-    given = [name for name, value in choice.items() if value]
+    given = [name for name, value in choice.items() if value is not None and value != []]
     if given:
         raise ArgumentError(
             f"--pair says which training example is mapped for which target; {given[0]} chooses them. Give one or the "
