@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError
 from whence.attribution import GradCos, GradDot, Trained, attribute, harmful
-from whence.evaluation import Patch, ShortcutSizes, shortcut, square_patch
+from whence.evaluation import Patch, ShortcutSizes, Tables, shortcut, square_patch
 from whence.regions import Gradient, Recipe, region_map
 
 PATCH = square_patch(6, 6, 2, [6.0], on=0, probe=1)
@@ -75,6 +78,24 @@ def test_a_network_falls_for_the_patch_and_maps_are_measured_against_what_is_att
     assert patch.value(1.0, "recipe") == patch.value(1.0, "same")
     assert patch.value(1.0, CONTROL).estimate > patch.value(0.0, CONTROL).estimate
     assert len(found.figure().data) == 8
+
+
+def test_an_interrupted_test_goes_on_where_it_stopped_and_more_fractions_use_what_is_there(tmp_path: Path) -> None:
+    def counted(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
+        with (tmp_path / "calls").open("a") as file:
+            file.write(".")
+        return train(images, labels, seed)
+
+    def call(fractions: tuple[float, ...], percent: float = 10) -> Tables:
+        sizes = replace(SMALL, fractions=fractions, percent=percent)
+        given = (counted, pictures(80, 0), pictures(200, 1), PATCH, {"on": on_patch, "recipe": RECIPE})
+        return shortcut(*given, loss=F.cross_entropy, sizes=sizes, path=tmp_path / "kept")
+
+    alone, both = call((1.0,)), call((0.0, 1.0))
+    assert (tmp_path / "calls").read_text() == ".."
+    assert all(both[name].data.sel({"fraction with the patch": [1.0]}).equals(alone[name].data) for name in both.parts)
+    call((1.0,), percent=20)  # another question
+    assert (tmp_path / "calls").read_text() == "..."
 
 
 def test_what_is_attainable_is_the_patch_over_the_top_pixels() -> None:

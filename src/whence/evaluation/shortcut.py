@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError
-from whence._progress import progress
+from whence._files import checksum
+from whence._processes import kept_arrays
 from whence._statistics import Interval, mean_interval
 from whence.attribution import Attributor, GradCos, GradDot, Trained, as_trained, attribute
+from whence.audit.identity import identity_of
 from whence.datasets import as_examples
 from whence.evaluation.inputs import as_count, as_images, as_maps, correct, named
 from whence.evaluation.masks import top_inside
 from whence.evaluation.table import Tables, table_of
+from whence.evaluation.truth import checked_model
 from whence.regions import Gradient, Recipe, own_saliency, region_map, top_pairs
 
 FRACTIONS = tuple(place / 16 for place in range(17))
@@ -27,6 +31,7 @@ CONTROL = "saliency, blind to the target"
 Data = tuple[Tensor, Tensor]
 Maps = Callable[[Trained, Data, list[tuple[int, int]]], Any]
 """(trained model, targets, pairs (target id, training id)) -> maps (pairs, height, width)."""
+_IMAGES = ("all", "patched class, clean", "probe class, patched")
 _OWN = Recipe(GradDot(), Gradient(), signed=False)
 
 
@@ -95,7 +100,7 @@ def square_patch(height: int, width: int, size: int, colour: Sequence[float], *,
     return Patch(put, inside, on, probe)
 
 
-def shortcut(
+def shortcut(  # noqa: PLR0913 - each is a question of its own
     train: Callable[[Tensor, Tensor, int], nn.Module],
     data: Any,
     test: Any,
@@ -104,6 +109,8 @@ def shortcut(
     *,
     loss: Any,
     sizes: ShortcutSizes | None = None,
+    processes: int = 1,
+    path: str | Path | None = None,
 ) -> Tables:
     """Plant a shortcut in a growing share of one class's images, and see whether maps point at it (TFA, appendix D.3).
 
@@ -118,6 +125,10 @@ def shortcut(
         maps: The recipe of region maps, or what makes maps; or several kinds, by name.
         loss: As `whence.record` takes it.
         sizes: See `ShortcutSizes`.
+        processes: How many networks to train at once, on the CPU, each on one thread.
+        path: A folder in which to keep each fraction's result as it is found: a call that was interrupted goes on
+            there. Results are told apart by all arguments and by the code of ``train`` and ``maps``, but not by what
+            these call or read by name.
 
     Returns:
         Table ``accuracy`` (figure 15a), a row each fraction: on all test images, on the class that has the patch in
@@ -126,36 +137,49 @@ def shortcut(
         intervals over probes; with the attainable maximum.
 
     Raises:
-        ArgumentError: If a class has no images, a fraction is none, or ``maps`` has the name of the control.
+        ArgumentError: If a class has no images, a fraction is none, ``maps`` has the name of the control, or ``train``
+            gives no network.
         ShapeError: If images or maps have another shape.
-        DataError: If the data cannot be read.
+        DataError: If the data, or files of ``path``, cannot be read.
+        DiskError: If the disk is full or refuses to write.
     """
-    how, kinds = sizes or ShortcutSizes(), named(maps, "map")
-    pool, held = as_images(as_examples(data)), as_images(as_examples(test))
+    how, kinds, given = sizes or ShortcutSizes(), named(maps, "map"), (as_examples(data), as_examples(test))
+    pool, held = (as_images(one) for one in given)
     _check(pool, held, patch, how, kinds)
     probes = _probes(held, patch, how)
-    accuracies, shares = [], []
-    with progress("training with a patch", len(how.fractions)) as advance:
-        for fraction in how.fractions:
-            patched = _planted(pool, patch, fraction, how.seed)
-            model = train(*patched, how.seed)
-            accuracies.append(_accuracies(model, held, patch))
-            shares.append(_shares(as_trained(model, patched, loss=loss), probes, kinds, patch, how))
-            advance(1)
+
+    def make(place: int) -> NDArray[np.float64]:
+        patched = _planted(pool, patch, how.fractions[place], how.seed)
+        model = checked_model(train(*patched, how.seed))
+        shares = _shares(as_trained(model, patched, loss=loss), probes, kinds, patch, how)
+        return np.array([*_accuracies(model, held, patch), *shares])
+
+    where = [checksum(patch.inside.tobytes()), patch.inside.shape, patch.on, patch.probe]
+    others = [how.probes, how.harmful, how.percent, how.seed]
+    header = f"{[one.fingerprint for one in given]} {where} {others}"
+    code = identity_of([train, patch.put, kinds, loss, how.ranking])
+    found = kept_arrays(
+        make,
+        [checksum(f"shortcut {code} {header} {float(one)}".encode()) for one in how.fractions],
+        folder=None if path is None else Path(path),
+        processes=processes,
+        description="training with a patch",
+    )
+    intervals = [[Interval(*row) for row in one.tolist()] for one in found]
     top = round(how.percent / 100 * patch.inside.size)
     rows = ("fraction with the patch", list(how.fractions))
     return Tables(
         {
             "accuracy": table_of(
-                accuracies,
+                [one[: len(_IMAGES)] for one in intervals],
                 rows,
-                ("test images", ["all", "patched class, clean", "probe class, patched"]),
+                ("test images", _IMAGES),
                 title="Shortcut: accuracy",
                 measure="accuracy",
                 interval="over test images",
             ),
             "patch": table_of(
-                shares,
+                [one[len(_IMAGES) :] for one in intervals],
                 rows,
                 ("map", [*kinds, CONTROL]),
                 title="Shortcut: maps",
