@@ -88,8 +88,9 @@ def test_an_interrupted_test_goes_on_where_it_stopped_and_more_fractions_use_wha
 
     def call(fractions: tuple[float, ...], percent: float = 10) -> Tables:
         sizes = replace(SMALL, fractions=fractions, percent=percent)
-        given = (counted, pictures(80, 0), pictures(200, 1), PATCH, {"on": on_patch, "recipe": RECIPE})
-        return shortcut(*given, loss=F.cross_entropy, sizes=sizes, path=tmp_path / "kept")
+        data, test, kept = pictures(80, 0), pictures(200, 1), tmp_path / "kept"
+        maps = {"on": on_patch, "by hand": by_hand}
+        return shortcut(counted, data, test, PATCH, maps, loss=F.cross_entropy, sizes=sizes, path=kept)
 
     alone, both = call((1.0,)), call((0.0, 1.0))
     assert (tmp_path / "calls").read_text() == ".."
