@@ -20,6 +20,7 @@ from whence import cli
 from whence.attribution import Attributor, load_scores
 from whence.cli import commands
 from whence.cli.attributing import METHODS_SAID
+from whence.cli.ending import show
 from whence.counterfactual import load_effects
 from whence.datasets import load_digits
 from whence.evaluation import load_table
@@ -372,8 +373,21 @@ def test_attribute_lists_the_ends_of_every_targets_scores_and_keeps_all(made: Pa
     assert "Something stands at" in again.stderr
 
 
+def test_influence_functions_take_their_damping(made: Path) -> None:
+    words = ("attribute", made / "run", *DIGITS, "--targets", "digits", "--limit", 1, "--k", 2, "--json")
+    found = json.loads(call(*words, "--method", "influence", "--layers", "last", "--damping", 0.1).stdout)
+    assert found["attributor"].startswith("influence function")
+    assert len(found["targets"][0]["helpful"]) == 2
+
+
+def test_numbers_that_json_lacks_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"scores": [("a", float("nan")), ("b", 1.5)], "whole": float("inf")}, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"scores": [["a", None], ["b", 1.5]], "whole": None}
+
+
 def test_every_method_can_be_named_and_the_help_names_every_one() -> None:
-    assert all(isinstance(named_method(name), Attributor) for name in METHODS)
+    needed = {"influence": {"damping": 0.1}}
+    assert all(isinstance(named_method(name, **needed.get(name, {})), Attributor) for name in METHODS)
     assert ", ".join([*METHODS][:-1]) + f" or {[*METHODS][-1]}." == METHODS_SAID
 
 
@@ -391,6 +405,7 @@ def test_a_page_shows_other_methods_and_regions_when_asked(made: Path, tmp_path:
     [
         (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
         (("--checkpoints", 3), "The method grad-dot has no --checkpoints. Leave it out."),
+        (("--method", "influence"), "The method influence needs --damping, which has no usual value"),
         (("--method", "tracin", "--checkpoints", 10**6), "`checkpoints` asks for 1000000 states of the run"),
         (("--layers", "conv3"), "No layer 'conv3' in the model SmallNet; names near it: conv2, conv1"),
         (("--quantity", "entropy"), "No quantity 'entropy'."),

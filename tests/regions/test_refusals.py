@@ -190,6 +190,14 @@ def test_inputs_that_cannot_be_differentiated_are_refused() -> None:
         region_map(model, words, [(0, 0)], recipe=DEFAULT, train_data=words, loss=F.cross_entropy)
 
 
+def test_a_training_example_with_entries_that_are_not_finite_is_named() -> None:
+    model = nn.Linear(2, 2)
+    train = (torch.tensor([[0.0, 1.0], [1.0, float("nan")]]), torch.tensor([0, 1]))
+    target = (torch.ones(1, 2), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(ArgumentError, match=r"Training example 1 has entries that are not finite.*Mend it, or leave"):
+        region_map(model, target, [(0, 0)], train_data=train, loss=F.cross_entropy)
+
+
 def test_outputs_that_do_not_fit_the_quantity_are_refused() -> None:
     model, pair = nn.Linear(2, 1), (torch.eye(2), torch.ones(2, 1))
     with pytest.raises(ArgumentError, match=r"The logit or probability of a target's own label needs one class number"):

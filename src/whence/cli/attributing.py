@@ -32,8 +32,8 @@ EXAMPLES["attribute"] = (
 
 
 METHODS_SAID = (
-    "grad-dot, grad-cos, tracin, path-similarity, audit, counterfactual, ekfac, trak, representation-cos, "
-    "representation-dot, neighbours, same-class or random."
+    "grad-dot, grad-cos, tracin, path-similarity, audit, counterfactual, influence, ekfac, trak, "
+    "representation-cos, representation-dot, neighbours, same-class or random."
 )
 
 
@@ -52,6 +52,9 @@ def attribute(
     checkpoints: Annotated[
         int | None, typer.Option(help="States of the run to look at (tracin, path-similarity).")
     ] = None,
+    damping: Annotated[
+        float | None, typer.Option(help="Added to the curvature (influence, which needs one; ekfac).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Score for the first so many targets only.")] = None,
     k: Annotated[int, typer.Option(help="Training examples to list at each end.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Where to keep all scores.")] = None,
@@ -66,7 +69,8 @@ def attribute(
         refuse_limit(limit)
         refuse_k(k)
         kind = None if quantity is None else named_quantity(quantity)
-        chosen = named_method(method, quantity=kind, layers=_layers(layers), checkpoints=checkpoints)
+        settings = {"layers": _layers(layers), "checkpoints": checkpoints, "damping": damping}
+        chosen = named_method(method, quantity=kind, **settings)
         examples = named_data(targets, "test", "--targets")
         ids = list(range(len(examples) if limit is None else min(limit, len(examples))))
         scores = score(chosen, open_named(run, model, data, loss), examples, ids=ids, path=out)

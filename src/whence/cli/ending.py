@@ -1,6 +1,7 @@
 """How a command ends: with facts, or with one line about what went wrong."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def _current_folder_first() -> Iterator[None]:
 def show(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts as JSON, or one a line: without empty lists, and with a sentence for completeness's numbers."""
     if as_json:
-        typer.echo(json.dumps(facts, default=str))
+        typer.echo(json.dumps(_plain(facts), default=str, allow_nan=False))
         return
     told = {"targets", "mean_error", "correlation", "unit"} if "completeness" in facts else set()
     shown = {name: one for name, one in facts.items() if name not in told and one != ()}
@@ -82,6 +83,15 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
     for name, value in shown.items():
         title = name.replace("_", " ").ljust(width)
         typer.echo(f"{title}  {_text(value)}")
+
+
+def _plain(value: Any) -> Any:
+    """Return the same with null for each number that is not finite: JSON has none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _text(value: Any) -> str:

@@ -109,7 +109,7 @@ def inputs_of(trained: Trained, ids: list[int], entry: Entry = None) -> tuple[Fl
         entry: Which of several inputs; labels are then pairs, see `Surface`.
 
     Raises:
-        ArgumentError: If the input is not one tensor of floating-point numbers, or ``entry`` does not suit the inputs.
+        ArgumentError: If the input is not one tensor of finite floating-point numbers, or ``entry`` does not suit.
         LabelError: If there is no such input.
     """
     kind = next(one.dtype for one in trained.model.parameters() if one.is_floating_point())
@@ -125,6 +125,11 @@ def inputs_of(trained: Trained, ids: list[int], entry: Entry = None) -> tuple[Fl
             "A region map needs inputs that can be differentiated, one floating-point tensor an example; "
             f"{f'entry {entry!r} is' if several else 'got'} {given}. Numbers of words have no regions of this kind: "
             "map an embedding's output instead, by a model that starts there."
+        )
+    if not (finite := inputs.flatten(1).isfinite().all(1)).all():
+        raise ArgumentError(
+            f"Training example {ids[int(finite.logical_not().nonzero()[0])]} has entries that are not finite: no map "
+            "can be made of it, nor of the mean input. Mend it, or leave it out of the training data."
         )
     return inputs, labels
 

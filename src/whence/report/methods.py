@@ -15,6 +15,7 @@ from whence.attribution import (
     Counterfactual,
     GradCos,
     GradDot,
+    Influence,
     NearestNeighbours,
     PathAudit,
     PathSimilarity,
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Any]] = {
     "path-similarity": PathSimilarity,
     "audit": PathAudit,
     "counterfactual": Counterfactual,
+    "influence": Influence,
     "ekfac": EKFAC,
     "trak": TRAK,
     "representation-cos": RepresentationCos,
@@ -58,13 +60,17 @@ def named_method(name: str, **options: Any) -> Attributor:
         options: Its settings; those that are None are left as they are.
 
     Raises:
-        ArgumentError: If there is no such method, or it has no such setting.
+        ArgumentError: If there is no such method, it has no such setting, or it needs one that is not given.
     """
     kind = _known(name, METHODS, "method")
     given = {key: value for key, value in options.items() if value is not None}
-    known = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(given.keys() - known):
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(given.keys() - fields.keys()):
         raise ArgumentError(f"The method {name} has no --{unknown[0].replace('_', '-')}. Leave it out.")
+    if missing := [key for key, one in fields.items() if one.default is dataclasses.MISSING and key not in given]:
+        raise ArgumentError(
+            f"The method {name} needs --{missing[0]}, which has no usual value: give it to `whence attribute`."
+        )
     made: Attributor = kind(**given)
     return made
 
