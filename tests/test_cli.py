@@ -523,7 +523,7 @@ def test_evaluate_measures_methods_on_real_trainings_and_keeps_the_table(made: P
     ("words", "message"),
     [
         (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
-        (("--sets", 0), "`sets` must be a whole number, at least 1; got 0."),
+        (("--sets", 0), "`sets` must be a whole number, at least 3; got 0."),
         (("--share", 1.5), "`share` must be a share between 0 and 1; got 1.5."),
         (("--limit", 0), "--limit must be at least 1, got 0."),
     ],

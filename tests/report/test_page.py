@@ -393,7 +393,7 @@ def test_what_an_evaluation_says_is_put_no_stronger_than_its_intervals(
 
 def test_evaluations_of_another_run_or_of_none_are_refused(case: Case, tmp_path: Path) -> None:
     other = picture_case(tmp_path / "other")
-    table = compare_attributors(other.run, other.targets, {"dot": GradDot()}, sets=2, share=0.2)
+    table = compare_attributors(other.run, other.targets, {"dot": GradDot()}, sets=3, share=0.2)
     message = (
         rf"The evaluation is of another run: run \({other.run.identity}\), not .*run \({case.run.identity}\)\. Give"
     )
