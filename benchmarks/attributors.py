@@ -6,9 +6,10 @@
 A small convolutional network on the first 5,000 training images of MNIST. Linear datamodeling score in both protocols,
 for the first 200 test images: 100 random halves, a new seed each (track A), and 30 trainings without a random 1 %, same
 initialisation and order (track B). Label noise: 10 % of the labels are another, and the network is trained on those;
-what an example's score on itself says of it. Seconds are the processor's, of fitting and scoring once on ``--threads``
-threads. Trainings are kept in the folder of ``--cache`` and are not made again; with ``--method`` the other methods'
-figures stay as they are. Results: ``benchmarks/results/attributors.json`` and ``.md``, written after each method.
+what an example's score on itself says of it, where a method has one, and its summed harm to the test images. Seconds
+are the processor's, of fitting and scoring once on ``--threads`` threads. Trainings are kept in the folder of
+``--cache`` and are not made again; with ``--method`` the other methods' figures stay as they are. Results:
+``benchmarks/results/attributors.json`` and ``.md``, written after each method.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from benchmarks._mnist import arguments
 from benchmarks._networks import Data, images
 from whence import attribution, evaluation
 from whence._errors import WhenceError
-from whence.attribution import Attributor, SelfScoring, Trained, as_trained
+from whence.attribution import Attributor, SelfScoring, as_trained
 from whence.runs import Run
 
 TRAIN, TARGETS, HALVES, REMOVALS = 5000, 200, 100, 30
@@ -137,7 +138,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     found: dict[str, Any] = json.loads(kept.read_text())["methods"] if kept.exists() and options.method else {}
     told = {"train": TRAIN, "targets": TARGETS, "sets": [HALVES, REMOVALS], "machine": machine()}
     for name, method in methods(options.method).items():
-        found[name] = one_method(name, method, run, tests, (halves, removals), (as_trained(misled), noisy.changed))
+        found[name] = one_method(name, method, run, tests, (halves, removals), (misled, noisy.changed))
         print(name, json.dumps(found[name]), flush=True)
         write(told | {"methods": found}, options.results)
 
@@ -148,7 +149,7 @@ def one_method(
     run: Run,
     tests: Data,
     truths: tuple[evaluation.Truth, evaluation.Truth],
-    noise: tuple[Trained, Any],
+    noise: tuple[Run, Any],
 ) -> dict[str, Any]:
     """Return scores and seconds of a method, or why it refused."""
     start = time.process_time()
@@ -159,16 +160,17 @@ def one_method(
     found: dict[str, Any] = {"seconds": time.process_time() - start}
     for track, truth in zip("AB", truths, strict=True):
         found[track] = evaluation.linear_datamodeling_score(truth, {name: scores}).value(name, "score")
-    suspect = on_itself(method, noise[0])
-    if suspect is not None:
-        table = evaluation.label_noise({name: suspect}, noise[1])
-        found |= {measure: table.value(name, measure) for measure in table.data["measure"].values}
+    misled = attribution.attribute(method, noise[0], tests)
+    suspects = {"by harm": -misled.attrs["helps"] * misled.sum("target"), "on itself": on_itself(method, noise[0])}
+    table = evaluation.label_noise({key: one for key, one in suspects.items() if one is not None}, noise[1])
+    for key in table.data["score"].values:
+        found |= {f"{measure} {key}": table.value(key, measure) for measure in table.data["measure"].values}
     return found
 
 
-def on_itself(method: Attributor, trained: Trained) -> Any:
+def on_itself(method: Attributor, run: Run) -> Any:
     """Return each training example's score on its own loss; None of a method that would have to score all pairs."""
-    fitted: Any = method.fit(trained)
+    fitted: Any = method.fit(as_trained(run))
     return fitted.self_scores() if isinstance(fitted, SelfScoring) else None
 
 
@@ -176,12 +178,13 @@ def write(found: dict[str, Any], results: Path) -> None:
     """Write the figures, and a page that says them."""
     results.mkdir(parents=True, exist_ok=True)
     (results / "attributors.json").write_text(json.dumps(found, indent=1) + "\n")
-    columns = ("A", "B", "AUROC", "average precision", "miss rate")
+    noise = ("AUROC on itself", "miss rate on itself", "AUROC by harm", "miss rate by harm")
+    columns = ("A", "B", *noise)
     lines = [
         f"Small convolutional network, first {found['train']} training images of MNIST, {found['targets']} targets. "
         f"Linear datamodeling score over {found['sets'][0]} random halves (A) and {found['sets'][1]} trainings without "
         f"a random 1 % (B), 95 % interval over targets; {NOISE:.0%} wrong labels found by an example's score on "
-        "itself, interval over examples; processor seconds of fitting and scoring.",
+        "itself, or by its summed harm to the targets, interval over examples; processor seconds of fit and scores.",
         f"Machine: {json.dumps(found['machine'], sort_keys=True)}",
         "",
         f"| method | {' | '.join(columns)} | seconds |",
