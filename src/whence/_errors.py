@@ -17,6 +17,7 @@ WhenceError
 │   ├── SnapshotError       a snapshot is truncated, altered or missing
 │   └── ReplayError         walking the run again did not give what was recorded
 ├── GradientError           per-example gradients of this model cannot be formed
+├── HeadMemoryError         the memory does not hold an index head over so many examples
 ├── AuditError              an audit cannot be made, saved, resumed or read as asked
 ├── ArgumentError           an argument is outside what a function accepts (also a ValueError)
 ├── LabelError              no such id along an axis (also a KeyError)
@@ -93,6 +94,10 @@ class ReplayError(RunError):
 
 class GradientError(WhenceError):
     """Per-example gradients of this model cannot be formed."""
+
+
+class HeadMemoryError(WhenceError):
+    """The device's memory does not hold what an index head needs over so many examples."""
 
 
 class AuditError(WhenceError):

@@ -1,0 +1,230 @@
+"""A backbone with branches for the class and for the index of the training example (Provenance Networks, 3 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError, DataError, ShapeError
+from whence.datasets import as_examples, call_model
+from whence.provenance.heads import CosineHead, IndexHead, MakeHead
+from whence.provenance.indices import class_index
+from whence.runs.trees import to_device
+
+
+class Answer(NamedTuple):
+    """What a provenance network says of a batch.
+
+    Attributes:
+        classes: Logits of the classes, (batch, classes); None of a single-branch network.
+        embedding: What the index head compares, (batch, width).
+        features: The pooled features of the backbone, (batch, features).
+        task: What the task branch says; None without one.
+    """
+
+    classes: Tensor | None
+    embedding: Tensor
+    features: Tensor
+    task: Any = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """What stands between backbone and answers.
+
+    Attributes:
+        pool: Applied to what the backbone gives, before class and index branch: it must leave a vector an example.
+        classes: Features to class logits; ``"linear"`` for a linear layer; None for none, a single-branch network.
+        index: Features, with one-hot classes behind them if the network is conditional, to the embedding. By default a
+            linear layer to ``width`` numbers, or nothing before a head that is not trained.
+        width: Of the embedding, where ``index`` is left out.
+    """
+
+    pool: nn.Module | None = None
+    classes: nn.Module | Literal["linear"] | None = "linear"
+    index: nn.Module | None = None
+    width: int = 128
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task that is no classification, with the signal that the index is conditioned on (3.2, last paragraph).
+
+    Attributes:
+        branch: What the backbone gives, not pooled, to the task's answer.
+        loss: Of (answer, labels), a mean over the batch.
+        groups: A whole number an example, such as a class of scenes or a bin of the label; the class branch predicts
+            it, and it stands for the class everywhere.
+    """
+
+    branch: nn.Module
+    loss: Callable[[Any, Any], Tensor]
+    groups: Any
+
+
+@final
+class ProvenanceNetwork(nn.Module):
+    """Any backbone, with a head that names training examples (3.1, 3.2).
+
+    By default two branches, a linear one for the class and a linear one to an embedding that a cosine head compares
+    with a row for each example; class-independent. ``conditional=True`` is the paper's class-conditional network: the
+    index branch also sees the class (one-hot: the true one in training, the predicted one afterwards, 7.2.3), and the
+    index is one within the class. ``Branches(classes=None)`` is the single-branch network (3.1), whose class is that of
+    the example it names.
+
+    Args:
+        backbone: Inputs to features; a vector an example once ``Branches.pool`` has been applied.
+        train_data: The training data, anything `as_examples` takes; an example's index is its id.
+        head: Makes the index head of the embedding's width and the examples, such as ``CosineHead`` or
+            ``functools.partial(MemoryBank, temperature=0.05)``.
+        conditional: Whether the index is one within the class.
+        branches: What stands between backbone and answers.
+        task: A task that is no classification.
+        class_count: How many classes or groups there are; as many as the data says by default.
+
+    Attributes:
+        index: The training examples, by class.
+        fingerprint: Of the training data.
+
+    Raises:
+        DataError: If labels are no class numbers and there is no task with groups, or not one group an example.
+        ArgumentError: If branches and head do not go together.
+        ShapeError: If the features are not a vector an example.
+
+    Example:
+        >>> data = (torch.eye(4), torch.tensor([0, 0, 1, 1]))
+        >>> network = ProvenanceNetwork(nn.Linear(4, 8), data)
+        >>> network(torch.eye(4)).classes.shape, len(network.index)
+        (torch.Size([4, 2]), 4)
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        train_data: Any,
+        *,
+        head: MakeHead = CosineHead,
+        conditional: bool = False,
+        branches: Branches | None = None,
+        task: Task | None = None,
+        class_count: int | None = None,
+    ) -> None:
+        super().__init__()
+        parts, examples = Branches() if branches is None else branches, as_examples(train_data)
+        self.index = class_index(examples.labels if task is None else task.groups, classes=class_count)
+        if len(self.index) != len(examples):
+            raise DataError(f"`groups` needs a number for each of {len(examples)} examples; got {len(self.index)}.")
+        if conditional and parts.classes is None:
+            raise ArgumentError(
+                "A class-conditional network predicts the class: give it a class branch, such as 'linear'."
+            )
+        self.fingerprint, self.conditional = examples.fingerprint, conditional
+        self.backbone, self.pool = backbone, nn.Identity() if parts.pool is None else parts.pool
+        self.task_branch = None if task is None else task.branch
+        self.task_loss = None if task is None else task.loss
+        features = _width(nn.Sequential(_Called(backbone), self.pool), examples.batch([0, 0])[0])
+        if isinstance(parts.classes, str) and parts.classes != "linear":
+            raise ArgumentError(f"`classes` is a module, 'linear' or None; got {parts.classes!r}.")
+        self.class_branch: nn.Module | None
+        if isinstance(parts.classes, str):
+            self.class_branch = nn.Linear(features, self.index.classes)
+        else:
+            self.class_branch = parts.classes
+        seen = features + (self.index.classes if conditional else 0)
+        self.index_branch = parts.index if parts.index is not None else _default(head, seen, parts.width)
+        self.head: Any = head(_width(self.index_branch, torch.zeros(2, seen)), self.index)
+        if not isinstance(self.head, IndexHead):
+            raise ArgumentError(f"`head` must make an IndexHead; it made a {type(self.head).__name__}.")
+        if getattr(self.head, "only_within", False) and not conditional:
+            raise ArgumentError("SharedHead numbers examples within their class: give conditional=True beside it.")
+
+    def forward(self, inputs: Any, labels: Int[Tensor, " batch"] | None = None) -> Answer:
+        """Answer a batch.
+
+        Args:
+            inputs: As the backbone takes them.
+            labels: The classes that a conditional index branch sees (teacher forcing); the predicted ones by default.
+        """
+        found = call_model(self.backbone, inputs)
+        features = self.pool(found)
+        classes = None if self.class_branch is None else self.class_branch(features)
+        if self.conditional and labels is None and classes is not None:
+            labels = classes.argmax(1)
+        task = None if self.task_branch is None else self.task_branch(found)
+        return Answer(classes, self.embed(features, labels), features, task)
+
+    def embed(
+        self, features: Float[Tensor, "batch features"], labels: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch width"]:
+        """Return the embedding of some features, beside their classes if the network is conditional.
+
+        Raises:
+            ArgumentError: If the network is conditional and there are no classes.
+        """
+        seen = features if self.head.trained else features.detach()
+        if self.conditional:
+            if labels is None:
+                raise ArgumentError("The index branch of a class-conditional network needs the class of each row.")
+            one_hot = F.one_hot(labels.to(features.device), self.index.classes).to(features)
+            seen = torch.cat((seen, one_hot), 1)
+        found: Tensor = self.index_branch(seen)
+        return found
+
+
+@final
+class _Called(nn.Module):
+    """A backbone, called as `call_model` does."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: Any) -> Any:
+        """Return what the backbone gives."""
+        return call_model(self.backbone, inputs)
+
+
+def _default(head: MakeHead, seen: int, width: int) -> nn.Module:
+    """Return the index branch where none is given."""
+    trained = getattr(getattr(head, "func", head), "trained", True)
+    return nn.Linear(seen, width) if trained else nn.Identity()
+
+
+def _width(module: nn.Module, inputs: Any) -> int:
+    """Return how many numbers a row a module gives, found by trying it in evaluation mode.
+
+    Raises:
+        ShapeError: If it does not give a vector a row.
+    """
+    device = next((one.device for one in module.parameters()), torch.device("cpu"))
+    with evaluating(module), torch.no_grad():
+        found = module(to_device(inputs, device))
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ShapeError(
+            f"The backbone must give a vector an example, (batch, features); it gives {shape}. Add what makes one: "
+            "Branches(pool=nn.Flatten()), or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) for feature maps; of "
+            "tokens take one, or their mean."
+        )
+    return found.shape[1]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and each part of it back into the mode it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,58 @@
+"""A provenance network's tensors on disk, with the fingerprint of the data that its index is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from whence._errors import ArgumentError, ChangedDataError, DataError
+from whence._files import make_folder, write_atomically
+from whence.audit.storage import refuse_existing
+from whence.provenance.network import ProvenanceNetwork
+
+
+def save_network(network: ProvenanceNetwork, path: str | Path) -> None:
+    """Write a network's parameters and buffers as safetensors, whole or not at all.
+
+    Raises:
+        AuditError: If something stands at ``path``.
+        ArgumentError: If a file stands where its folder would be.
+        DiskError: If the disk is full or refuses to write.
+    """
+    place = Path(path)
+    refuse_existing(place)
+    make_folder(place.parent)
+    tensors = {name: one.detach().cpu().contiguous().clone() for name, one in network.state_dict().items()}
+    metadata = {"fingerprint": network.fingerprint, "head": type(network.head).__name__}
+    write_atomically(place, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_network(network: ProvenanceNetwork, path: str | Path) -> ProvenanceNetwork:
+    """Bring a network, made as the saved one was, to what `save_network` wrote; return it in evaluation mode.
+
+    Raises:
+        DataError: If there is no network at ``path``.
+        ChangedDataError: If it was trained on other data.
+        ArgumentError: If it is of another architecture.
+    """
+    place = Path(path)
+    try:
+        with safe_open(place, framework="pt") as file:
+            told = file.metadata() or {}
+        tensors = load_file(place)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{place} holds no network: {error}. Give the file that save_network wrote.") from error
+    if told.get("fingerprint") != network.fingerprint:
+        raise ChangedDataError(
+            f"The network at {place} names examples of other data, {told.get('fingerprint')}; this one was made with "
+            f"{network.fingerprint}. Make it with the training data of the saved one."
+        )
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"The network at {place} (head {told.get('head')}) is of another architecture than this one: {error}"
+        ) from error
+    return network.eval()
