@@ -2,9 +2,23 @@
 
 from whence.provenance.attributor import Provenance
 from whence.provenance.codes import CodeHead
+from whence.provenance.conditions import CONDITIONS, conditions
+from whence.provenance.distortions import (
+    Blur,
+    Distortion,
+    GaussianNoise,
+    MotionBlur,
+    NoDistortion,
+    Occlusion,
+    Rotation,
+    SaltAndPepper,
+    Scaling,
+    Translation,
+)
 from whence.provenance.heads import CosineHead, IndexHead, LinearHead, MemoryBank, Neighbours, SharedHead
 from whence.provenance.indices import ClassIndex, class_index
 from whence.provenance.loss import provenance_loss
+from whence.provenance.mixture import DISTORT, Mixture
 from whence.provenance.network import Answer, Branches, ProvenanceNetwork, Task
 from whence.provenance.objective import Losses, Objective, index_loss, neighbourhood_loss
 from whence.provenance.papers import shared_levels, single_branch, two_branches
@@ -13,23 +27,37 @@ from whence.provenance.storage import load_network, save_network
 from whence.provenance.training import Optimization, one_cycle, train, warm_up_and_decay
 
 __all__ = (
+    "CONDITIONS",
+    "DISTORT",
     "Answer",
+    "Blur",
     "Branches",
     "ClassIndex",
     "CodeHead",
     "CosineHead",
+    "Distortion",
+    "GaussianNoise",
     "IndexHead",
     "LinearHead",
     "Losses",
     "MemoryBank",
+    "Mixture",
+    "MotionBlur",
     "Neighbours",
+    "NoDistortion",
     "Objective",
+    "Occlusion",
     "Optimization",
     "Provenance",
     "ProvenanceNetwork",
+    "Rotation",
+    "SaltAndPepper",
+    "Scaling",
     "SharedHead",
     "Task",
+    "Translation",
     "class_index",
+    "conditions",
     "embeddings",
     "index_loss",
     "load_network",
