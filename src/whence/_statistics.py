@@ -112,3 +112,17 @@ def student_interval(values: Float[NDArray[np.floating], " values"]) -> Interval
         error = float(values.std(ddof=1)) / float(np.sqrt(len(values)))
         half = float(student.ppf(0.975, len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half)
+
+
+def share_interval(count: int, of: int) -> Interval:
+    """Return a share of independent cases with its exact 95 % interval (Clopper and Pearson, 1934); never nan.
+
+    Args:
+        count: In how many cases it was so.
+        of: How many cases there were, at least 1.
+    """
+    from scipy.stats import beta
+
+    low = float(beta.ppf(0.025, count, of - count + 1)) if count > 0 else 0.0
+    high = float(beta.ppf(0.975, count + 1, of - count)) if count < of else 1.0
+    return Interval(count / of, low, high)

@@ -4,6 +4,7 @@ from whence.evaluation.comparison import compare_attributors
 from whence.evaluation.datamodeling import linear_datamodeling_score
 from whence.evaluation.diffroar import Blocks, block_digits, diffroar
 from whence.evaluation.insertion import Intervention, deletion, insertion
+from whence.evaluation.membership import membership_table
 from whence.evaluation.noise import NoisyLabels, add_label_noise, label_noise
 from whence.evaluation.orders import (
     at_random,
@@ -51,6 +52,7 @@ __all__ = (
     "linear_datamodeling_score",
     "load_table",
     "load_truth",
+    "membership_table",
     "model_randomisation",
     "most_harmful",
     "most_helpful",

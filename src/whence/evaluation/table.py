@@ -30,7 +30,8 @@ class Table:
 
     Attributes:
         data: Variables ``estimate``, ``low`` and ``high``, each of two dims, rows and columns. ``attrs``: ``title``,
-            ``measure`` (what the numbers are, with their unit) and ``interval`` (what was drawn for it).
+            ``measure`` (what the numbers are, with their unit) and ``interval`` (what was drawn for it); some have
+            ``notes``, sentences that are printed below.
         references: Numbers to compare with that are no measurements, such as an ideal; lines in the plot.
     """
 
@@ -101,6 +102,8 @@ class Table:
                 "",
                 "For comparison: " + ", ".join(f"{name} {value:.3g}" for name, value in self.references) + ".",
             ]
+        for note in self.data.attrs.get("notes", ()):
+            lines += ["", note]
         return "\n".join(lines)
 
     def figure(self) -> Any:
@@ -202,6 +205,7 @@ def table_of(
     measure: str,
     interval: str,
     references: Mapping[str, float] | None = None,
+    notes: Sequence[str] = (),
 ) -> Table:
     """Make a table.
 
@@ -210,6 +214,7 @@ def table_of(
         rows, columns: The name and the coordinates of each dim.
         title, measure, interval: As in `Table`.
         references: As in `Table`.
+        notes: Sentences to print below.
     """
     values = np.array([[tuple(one) for one in row] for row in found], dtype=np.float64)
     values = values.reshape(len(rows[1]), len(columns[1]), 3)
@@ -217,7 +222,7 @@ def table_of(
     data = xr.Dataset(
         {part: (dims, values[..., place]) for place, part in enumerate(PARTS)},
         {name: _coordinates(names) for name, names in (rows, columns)},
-        {"title": title, "measure": measure, "interval": interval},
+        {"title": title, "measure": measure, "interval": interval, **({"notes": list(notes)} if notes else {})},
     )
     return Table(data, tuple((references or {}).items()))
 
