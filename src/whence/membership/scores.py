@@ -35,7 +35,7 @@ def confidence(log_probabilities: Any) -> Float[Tensor, " examples"]:
         ArgumentError: If a row is not log-probabilities.
 
     Example:
-        >>> confidence(torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()).exp().tolist()
+        >>> confidence(torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()).exp().round(decimals=4).tolist()
         [0.75, 0.5]
     """
     return _log_probabilities(log_probabilities).max(1).values
