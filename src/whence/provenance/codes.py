@@ -60,18 +60,22 @@ class CodeHead(nn.Module):
         self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None
     ) -> Float[Tensor, "batch some"]:
         """Return the logits of some examples, as `IndexHead` does: the sum of their digits' log probabilities."""
-        codes = self.codes if ids is None else self.codes[ids]
-        levels = [F.log_softmax(one(embedding), 1) for one in (*self.digits, self.last)]
-        found = levels[0][:, codes[:, 0]]
-        for place, level in enumerate(levels[1:], start=1):
-            found = found + level[:, codes[:, place]]
-        return found
+        return self._sums(embedding, self.codes if ids is None else self.codes[ids])
 
     def within(
         self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch some"]:
         """Return the logits within classes, as `IndexHead` does."""
-        return by_class(self, embedding, labels, self.index)
+        return by_class(self._sums, (self.codes,), embedding, labels, self.index)
+
+    def _sums(
+        self, embedding: Float[Tensor, "batch width"], codes: Int[Tensor, "some digits"]
+    ) -> Float[Tensor, "batch some"]:
+        levels = [F.log_softmax(one(embedding), 1) for one in (*self.digits, self.last)]
+        found = levels[0][:, codes[:, 0]]
+        for place, level in enumerate(levels[1:], start=1):
+            found = found + level[:, codes[:, place]]
+        return found
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Take clusters of the embeddings, and of what they leave, as digits.

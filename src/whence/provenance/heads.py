@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, final, runtime_checkable
 
 import torch
@@ -69,7 +70,7 @@ class LinearHead(nn.Module):
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        return by_class(self, embedding, labels, self.index)
+        return by_class(F.linear, (self.weight, self.bias), embedding, labels, self.index)
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Do nothing: the paper starts from random weights."""
@@ -140,11 +141,13 @@ class CosineHead(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        return cosines(embedding, self.rows.weight if ids is None else self.rows(ids)) / self.temperature
+        return cosines(embedding, self.rows.weight if ids is None else self.rows(ids), self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        return by_class(self, embedding, labels, self.index)
+        rows = self.rows(torch.arange(len(self.index), device=embedding.device))
+        score = partial(cosines, temperature=self.temperature)
+        return by_class(score, (rows,), embedding, labels, self.index)
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Take the embeddings, scaled to length 1, as rows (Liu et al., 2021).
@@ -183,18 +186,24 @@ class MemoryBank(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        rows = self.bank if ids is None else self.bank[ids]
-        if self._now is not None:
-            seen, live = self._now
-            place = torch.full((len(self.bank),), -1, dtype=torch.int64, device=rows.device)
-            place[seen] = torch.arange(len(seen), device=rows.device)
-            at = place if ids is None else place[ids]
-            rows = torch.where((at >= 0)[:, None], live[at.clamp(min=0)], rows)
-        return cosines(embedding, rows) / self.temperature
+        return cosines(embedding, self._rows(ids), self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        return by_class(self, embedding, labels, self.index)
+        score = partial(cosines, temperature=self.temperature)
+        return by_class(score, (self._rows(None),), embedding, labels, self.index)
+
+    def _rows(self, ids: Int[Tensor, " some"] | None) -> Float[Tensor, "some width"]:
+        """Return the embeddings of some examples, those of the batch as they are now."""
+        if self._now is None:
+            return self.bank if ids is None else self.bank[ids]
+        seen, live = self._now
+        if ids is None:
+            return self.bank.index_put((seen,), live.to(self.bank))
+        place = torch.full((len(self.bank),), -1, dtype=torch.int64, device=ids.device)
+        place[seen] = torch.arange(len(seen), device=ids.device)
+        at = place[ids]
+        return torch.where((at >= 0)[:, None], live[at.clamp(min=0)], self.bank[ids])
 
     def remember(self, ids: Int[Tensor, " batch"], embedding: Float[Tensor, "batch width"]) -> None:
         """Keep the embeddings of a batch, and compare with them, gradient and all, until `forget`."""
@@ -237,11 +246,12 @@ class Neighbours(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        return cosines(embedding, self.bank if ids is None else self.bank[ids]) / self.temperature
+        return cosines(embedding, self.bank if ids is None else self.bank[ids], self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        return by_class(self, embedding, labels, self.index)
+        score = partial(cosines, temperature=self.temperature)
+        return by_class(score, (self.bank,), embedding, labels, self.index)
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Take the embeddings, scaled to length 1.
@@ -253,21 +263,37 @@ class Neighbours(nn.Module):
 
 
 def by_class(
-    head: IndexHead, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"], index: ClassIndex
+    score: Callable[..., Tensor],
+    rows: tuple[Tensor, ...],
+    embedding: Float[Tensor, "batch width"],
+    labels: Int[Tensor, " batch"],
+    index: ClassIndex,
 ) -> Logits:
-    """Return the logits within each row's class of a head with a logit of its own for each example."""
-    found = embedding.new_full((len(embedding), index.largest), _NEVER)
-    for label in labels.unique().tolist():
-        rows, ids = (labels == label).nonzero()[:, 0], index.members(label).to(embedding.device)
-        logits = head.logits(embedding[rows], ids)
-        columns = torch.arange(len(ids), device=embedding.device)
-        found = found.to(logits.dtype).index_put((rows[:, None], columns[None]), logits)
-    return found
+    """Return the logits within each row's class of a head that holds something of its own for each example.
+
+    Args:
+        score: From embeddings and some of ``rows`` to logits.
+        rows: What the head holds, first axis the examples.
+        embedding, labels: The batch.
+        index: The training examples.
+    """
+    order = index.order.to(embedding.device)  # each class's rows side by side: one gather for all of them
+    parts = zip(*(one.index_select(0, order).split(index.sizes.tolist()) for one in rows), strict=True)
+    by_label = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels, minlength=index.classes).tolist()
+    found = [
+        F.pad(score(some, *own), (0, index.largest - len(own[0])), value=_NEVER)
+        for some, own in zip(embedding.index_select(0, by_label).split(counts), parts, strict=True)
+        if len(some)
+    ]
+    return torch.cat(found).index_select(0, torch.argsort(by_label))
 
 
-def cosines(one: Float[Tensor, "rows width"], other: Float[Tensor, "columns width"]) -> Float[Tensor, "rows columns"]:
-    """Return the cosine of each row with each of the other's."""
-    return F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
+def cosines(
+    one: Float[Tensor, "rows width"], other: Float[Tensor, "columns width"], temperature: float
+) -> Float[Tensor, "rows columns"]:
+    """Return the cosine of each row with each of the other's, over the temperature."""
+    return F.linear(F.normalize(one, dim=1) / temperature, F.normalize(other, dim=1))
 
 
 def _one_each(embeddings: Tensor, rows: Tensor) -> Tensor:

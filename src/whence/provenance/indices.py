@@ -50,6 +50,11 @@ class ClassIndex:
         return found
 
     @cached_property
+    def order(self) -> Int[Tensor, " examples"]:
+        """The ids, class by class."""
+        return torch.argsort(self.labels, stable=True)
+
+    @cached_property
     def valid(self) -> Bool[Tensor, "classes largest"]:
         """Which numbers within a class are some example's: the mask of the paper's equation 17."""
         return self.table >= 0

@@ -42,6 +42,8 @@ def provenance_loss(
         HeadMemoryError: If the device's memory does not hold what the index head needs.
     """
     goal = Objective() if objective is None else objective
+    if network.conditional and goal.negatives is not None:
+        raise ArgumentError("A class-conditional network compares within classes: leave `negatives` out.")
     groups = _same_labels(network, labels, ids)
     try:
         return _losses(network, (inputs, views), (labels, groups.to(ids.device)), ids, goal, generator)

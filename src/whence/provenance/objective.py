@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -31,7 +32,8 @@ class Objective:
         drawn: Draw the mixed target, as the paper does, rather than take its expectation, which varies less.
         neighbourhood: Weight of the leave-one-out neighbourhood loss, which asks that the other examples that are
             retrieved are of the same class (Goldberger et al., 2004).
-        negatives: Compare each batch with so many examples drawn at random, and itself, instead of with all.
+        negatives: Compare each batch with so many examples drawn at random, and itself, instead of with all; of a
+            class-conditional network, which compares within classes, None.
 
     Raises:
         ArgumentError: If a weight is negative, or a share not in 0 to 1.
@@ -97,6 +99,8 @@ def index_loss(
         ArgumentError: If labels are mixed and a class has a single example.
     """
     logits, target, smoothing = compared.logits, compared.target, objective.smoothing
+    if smoothing == 0 and objective.mixing == 0:
+        return F.cross_entropy(logits, target)
     count = torch.isfinite(logits).sum(1)
     sure = logits.masked_fill(torch.isneginf(logits), 0)  # so that 0 · -inf is 0
     whole = torch.logsumexp(logits, 1)

@@ -123,6 +123,8 @@ def train(
     if not is_whole(epochs) or epochs < 1:
         raise ArgumentError(f"`epochs` is a whole number, at least 1; got {epochs!r}.")
     goal, steps = objective or Objective(), optimization or Optimization()
+    if steps.warm_up and network.class_branch is None:
+        raise ArgumentError("A single-branch network has nothing to learn without the index loss: give warm_up=0.")
     told = {"fingerprint": network.fingerprint, "epochs": epochs, "seed": seed, "head": type(network.head).__name__}
     told |= {"objective": asdict(goal), "optimization": {**asdict(steps), "schedule": steps.schedule.__name__}}
     told |= {"distort": None if distort is None else repr(distort)}
