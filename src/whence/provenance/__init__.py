@@ -1,8 +1,15 @@
 """Provenance networks: models that name the training examples behind their answer."""
 
-from whence.provenance.attributor import Provenance
-from whence.provenance.codes import CodeHead
-from whence.provenance.conditions import CONDITIONS, conditions
+from whence.provenance.attributor import (
+    Provenance,
+)
+from whence.provenance.codes import (
+    CodeHead,
+)
+from whence.provenance.conditions import (
+    CONDITIONS,
+    conditions,
+)
 from whence.provenance.distortions import (
     Blur,
     Distortion,
@@ -15,28 +22,89 @@ from whence.provenance.distortions import (
     Scaling,
     Translation,
 )
-from whence.provenance.heads import CosineHead, IndexHead, LinearHead, MemoryBank, Neighbours, SharedHead
-from whence.provenance.indices import ClassIndex, class_index
-from whence.provenance.loss import provenance_loss
-from whence.provenance.mixture import DISTORT, Mixture
-from whence.provenance.network import Answer, Branches, ProvenanceNetwork, Task
-from whence.provenance.objective import Losses, Objective, index_loss, neighbourhood_loss
-from whence.provenance.papers import shared_levels, single_branch, two_branches
-from whence.provenance.retrieval import embeddings, reading, retrieve
-from whence.provenance.storage import load_network, save_network
-from whence.provenance.training import Optimization, one_cycle, train, warm_up_and_decay
+from whence.provenance.generative import (
+    WEIGHTS,
+    ClassHeads,
+    GenerativeLoss,
+    GenerativeNetwork,
+    Reconstruction,
+    Scoring,
+    SharedHead,
+    across_classes,
+    exemplar_sheet,
+    generate,
+    generative_loss,
+    nearest_in_pixels,
+    train_generative,
+    within_class,
+)
+from whence.provenance.heads import (
+    CosineHead,
+    IndexHead,
+    LinearHead,
+    MemoryBank,
+    Neighbours,
+    SharedHead,
+)
+from whence.provenance.indices import (
+    ClassIndex,
+    class_index,
+)
+from whence.provenance.loss import (
+    provenance_loss,
+)
+from whence.provenance.mixture import (
+    DISTORT,
+    Mixture,
+)
+from whence.provenance.network import (
+    Answer,
+    Branches,
+    ProvenanceNetwork,
+    Task,
+)
+from whence.provenance.objective import (
+    Losses,
+    Objective,
+    index_loss,
+    neighbourhood_loss,
+)
+from whence.provenance.papers import (
+    shared_levels,
+    single_branch,
+    two_branches,
+)
+from whence.provenance.retrieval import (
+    embeddings,
+    reading,
+    retrieve,
+)
+from whence.provenance.storage import (
+    load_network,
+    save_network,
+)
+from whence.provenance.training import (
+    Optimization,
+    one_cycle,
+    train,
+    warm_up_and_decay,
+)
 
 __all__ = (
     "CONDITIONS",
     "DISTORT",
+    "WEIGHTS",
     "Answer",
     "Blur",
     "Branches",
+    "ClassHeads",
     "ClassIndex",
     "CodeHead",
     "CosineHead",
     "Distortion",
     "GaussianNoise",
+    "GenerativeLoss",
+    "GenerativeNetwork",
     "IndexHead",
     "LinearHead",
     "Losses",
@@ -50,17 +118,24 @@ __all__ = (
     "Optimization",
     "Provenance",
     "ProvenanceNetwork",
+    "Reconstruction",
     "Rotation",
     "SaltAndPepper",
     "Scaling",
+    "Scoring",
     "SharedHead",
     "Task",
     "Translation",
+    "across_classes",
     "class_index",
     "conditions",
     "embeddings",
+    "exemplar_sheet",
+    "generate",
+    "generative_loss",
     "index_loss",
     "load_network",
+    "nearest_in_pixels",
     "neighbourhood_loss",
     "one_cycle",
     "provenance_loss",
@@ -70,6 +145,8 @@ __all__ = (
     "shared_levels",
     "single_branch",
     "train",
+    "train_generative",
     "two_branches",
     "warm_up_and_decay",
+    "within_class",
 )
