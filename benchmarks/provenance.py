@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class _Scaled(nn.Module):
         return ((inputs - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)
 
 
-def pictures(options: argparse.Namespace, part: str, count: int) -> Data:
+def pictures(options: argparse.Namespace, part: Literal["train", "test"], count: int) -> Data:
     """Return images from 0 to 1."""
     inputs, labels = images(options.data_dir, part, count)
     return (inputs * DEVIATION + MEAN).clamp(0, 1), labels

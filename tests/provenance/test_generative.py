@@ -28,7 +28,7 @@ from whence.datasets import as_examples, load_digits
 from whence.provenance import (
     GenerativeNetwork,
     Reconstruction,
-    SharedHead,
+    SharedClassHead,
     across_classes,
     class_index,
     exemplar_sheet,
@@ -152,7 +152,7 @@ def test_heads_side_by_side_are_one_linear_layer_a_class() -> None:
 def test_heads_of_equal_weights_are_the_shared_head_with_its_mask() -> None:
     labels = torch.tensor([2, 0, 1, 2, 2, 0])
     data, index = (torch.rand(6, 1, 8, 8), labels), class_index(labels)
-    shared, own = small(data, head=SharedHead), small(data)
+    shared, own = small(data, head=SharedClassHead), small(data)
     assert shared.index_head.get_submodule("linear").get_parameter("weight").shape == (3, 32)  # the largest class
     with torch.no_grad():
         for name in ("weight", "bias"):
@@ -299,7 +299,7 @@ def test_a_sheet_shows_samples_exemplars_and_the_control(
 def test_colour_pictures_of_any_size_by_the_fully_connected_network(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     data = torch.rand(6, 3, 7, 9, generator=draw), torch.tensor([0, 0, 1, 2, 2, 1])
-    network = small(data, head=SharedHead)
+    network = small(data, head=SharedClassHead)
     train_generative(network, data, 2, path=tmp_path / "faces")
     made = generate(network, 4, k=5, scoring=across_classes)  # two pictures of each person
     assert made["exemplar"].shape == (4, 5)
@@ -386,7 +386,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     ):
         train_generative(small(data), other, 2, path=path)
     with pytest.raises(ModelMismatchError, match=r"begun with another network: index_head\S* is .* there and .* here"):
-        train_generative(small(data, head=SharedHead), data, 2, path=path)
+        train_generative(small(data, head=SharedClassHead), data, 2, path=path)
     with pytest.raises(ArgumentError, match=r"was begun with batch_size=128; got 4\. Give the same"):
         train_generative(small(data), data, 2, path=path, batch_size=4)
     (tmp_path / "notes.txt").write_text("mine")

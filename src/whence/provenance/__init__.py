@@ -1,15 +1,9 @@
 """Provenance networks: models that name the training examples behind their answer."""
 
-from whence.provenance.attributor import (
-    Provenance,
-)
-from whence.provenance.codes import (
-    CodeHead,
-)
-from whence.provenance.conditions import (
-    CONDITIONS,
-    conditions,
-)
+from whence.provenance.attributor import Provenance
+from whence.provenance.codes import CodeHead
+from whence.provenance.conditions import CONDITIONS, conditions
+from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
 from whence.provenance.distortions import (
     Blur,
     Distortion,
@@ -29,7 +23,7 @@ from whence.provenance.generative import (
     GenerativeNetwork,
     Reconstruction,
     Scoring,
-    SharedHead,
+    SharedClassHead,
     across_classes,
     exemplar_sheet,
     generate,
@@ -38,57 +32,16 @@ from whence.provenance.generative import (
     train_generative,
     within_class,
 )
-from whence.provenance.heads import (
-    CosineHead,
-    IndexHead,
-    LinearHead,
-    MemoryBank,
-    Neighbours,
-    SharedHead,
-)
-from whence.provenance.indices import (
-    ClassIndex,
-    class_index,
-)
-from whence.provenance.loss import (
-    provenance_loss,
-)
-from whence.provenance.mixture import (
-    DISTORT,
-    Mixture,
-)
-from whence.provenance.network import (
-    Answer,
-    Branches,
-    ProvenanceNetwork,
-    Task,
-)
-from whence.provenance.objective import (
-    Losses,
-    Objective,
-    index_loss,
-    neighbourhood_loss,
-)
-from whence.provenance.papers import (
-    shared_levels,
-    single_branch,
-    two_branches,
-)
-from whence.provenance.retrieval import (
-    embeddings,
-    reading,
-    retrieve,
-)
-from whence.provenance.storage import (
-    load_network,
-    save_network,
-)
-from whence.provenance.training import (
-    Optimization,
-    one_cycle,
-    train,
-    warm_up_and_decay,
-)
+from whence.provenance.heads import IndexHead, LinearHead, SharedHead
+from whence.provenance.indices import ClassIndex, class_index
+from whence.provenance.loss import provenance_loss
+from whence.provenance.mixture import DISTORT, Mixture
+from whence.provenance.network import Answer, Branches, ProvenanceNetwork, Task
+from whence.provenance.objective import Losses, Objective, index_loss, neighbourhood_loss
+from whence.provenance.papers import shared_levels, single_branch, two_branches
+from whence.provenance.retrieval import embeddings, reading, retrieve
+from whence.provenance.storage import load_network, save_network
+from whence.provenance.training import Optimization, one_cycle, train, warm_up_and_decay
 
 __all__ = (
     "CONDITIONS",
@@ -123,6 +76,7 @@ __all__ = (
     "SaltAndPepper",
     "Scaling",
     "Scoring",
+    "SharedClassHead",
     "SharedHead",
     "Task",
     "Translation",

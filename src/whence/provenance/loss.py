@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence._errors import ArgumentError, HeadMemoryError
-from whence.provenance.heads import MemoryBank
+from whence.provenance.cosine import MemoryBank
 from whence.provenance.network import ProvenanceNetwork
 from whence.provenance.objective import Compared, Losses, Objective, candidates, index_loss, neighbourhood_loss
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, DataError, ShapeError
 from whence.datasets import as_examples, call_model
-from whence.provenance.heads import CosineHead, IndexHead, MakeHead
+from whence.provenance.cosine import CosineHead
+from whence.provenance.heads import IndexHead, MakeHead
 from whence.provenance.indices import class_index
 from whence.runs.trees import to_device
 

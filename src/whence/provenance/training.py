@@ -20,7 +20,7 @@ from whence._progress import Advance, progress
 from whence.datasets import Examples, as_examples
 from whence.provenance.checkpoints import Checkpoint
 from whence.provenance.codes import CodeHead
-from whence.provenance.heads import CosineHead, MemoryBank, Neighbours
+from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
 from whence.provenance.loss import provenance_loss
 from whence.provenance.network import ProvenanceNetwork
 from whence.provenance.objective import Objective

@@ -1,6 +1,6 @@
 """The generative provenance network: it makes a picture and names the training pictures that it comes from."""
 
-from whence.provenance.generative.heads import ClassHeads, SharedHead
+from whence.provenance.generative.heads import ClassHeads, SharedClassHead
 from whence.provenance.generative.losses import WEIGHTS, GenerativeLoss, generative_loss
 from whence.provenance.generative.networks import GenerativeNetwork, Reconstruction
 from whence.provenance.generative.pixels import nearest_in_pixels
@@ -16,7 +16,7 @@ __all__ = (
     "GenerativeNetwork",
     "Reconstruction",
     "Scoring",
-    "SharedHead",
+    "SharedClassHead",
     "across_classes",
     "exemplar_sheet",
     "generate",

@@ -33,7 +33,7 @@ class ClassHeads(nn.Module):
 
 
 @final
-class SharedHead(nn.Module):
+class SharedClassHead(nn.Module):
     """One linear index head for all classes, as wide as the largest; numbers beyond a class's end are masked.
 
     Output i is the logit of example i's number within its class, so that a number of several classes is read for each.

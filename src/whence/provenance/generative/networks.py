@@ -25,7 +25,7 @@ from whence.provenance.indices import ClassIndex
 from whence.runs import kept_randomness
 
 Head = Callable[[int, ClassIndex], nn.Module]
-"""Makes an index head of a feature's width and the classes: `ClassHeads`, `SharedHead`."""
+"""Makes an index head of a feature's width and the classes: `ClassHeads`, `SharedClassHead`."""
 
 
 class Reconstruction(NamedTuple):
@@ -65,7 +65,7 @@ class GenerativeNetwork(nn.Module):
         shape: Of a picture: channels, height, width.
         latent: How long the latent vector is.
         width: How long the decoder's feature is.
-        head: `ClassHeads`, as the paper: one index head for each class; or `SharedHead`: one for all.
+        head: `ClassHeads`, as the paper: one index head for each class; or `SharedClassHead`: one for all.
 
     Attributes:
         index: As given.
@@ -117,7 +117,7 @@ class GenerativeNetwork(nn.Module):
             index: The classes and examples that heads can name.
             shape: Of a picture; height and width divisible by four.
             latent: How long the latent vector is.
-            head: `ClassHeads` or `SharedHead`.
+            head: `ClassHeads` or `SharedClassHead`.
             seed: Of the initial weights; torch's own generator stays as it is.
 
         Raises:
@@ -157,7 +157,7 @@ class GenerativeNetwork(nn.Module):
             shape: Of a picture.
             latent: How long the latent vector is.
             widths: Of the encoder's first and second layer; the decoder has them in reverse.
-            head: `ClassHeads` or `SharedHead`.
+            head: `ClassHeads` or `SharedClassHead`.
             seed: Of the initial weights; torch's own generator stays as it is.
 
         Raises:

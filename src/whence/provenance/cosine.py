@@ -1,0 +1,186 @@
+"""Index heads that compare by cosine: learned rows, remembered embeddings, plain nearest neighbours."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_number
+from whence.provenance.heads import Logits, by_class
+from whence.provenance.indices import ClassIndex
+
+
+@final
+class CosineHead(nn.Module):
+    """One row an example, compared by cosine: a parametric instance classifier (Cao et al., 2020).
+
+    With few columns for a wide data set (``Objective(negatives=...)``) give ``sparse=True``: only the rows in a batch
+    are then touched, in the gradient and in the optimizer's state, so that a million examples fit.
+
+    Args:
+        width: Of the embedding.
+        index: The training examples.
+        temperature: Divides the cosines.
+        sparse: Give the rows sparse gradients, for `torch.optim.SparseAdam`; `train` sees to it.
+
+    Raises:
+        ArgumentError: If the temperature is not above 0.
+    """
+
+    trained = True
+
+    def __init__(self, width: int, index: ClassIndex, *, temperature: float = 0.1, sparse: bool = False) -> None:
+        super().__init__()
+        self.index, self.temperature = index, _temperature(temperature)
+        self.rows = nn.Embedding(len(index), width, sparse=sparse)
+        nn.init.normal_(self.rows.weight, 0, width**-0.5)
+
+    def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
+        """Return the logits of some examples, as `IndexHead` does."""
+        return cosines(embedding, self.rows.weight if ids is None else self.rows(ids), self.temperature)
+
+    def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
+        """Return the logits within classes, as `IndexHead` does."""
+        rows = self.rows(torch.arange(len(self.index), device=embedding.device))
+        score = partial(cosines, temperature=self.temperature)
+        return by_class(score, (rows,), embedding, labels, self.index)
+
+    def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
+        """Take the embeddings, scaled to length 1, as rows (Liu et al., 2021).
+
+        Raises:
+            ShapeError: If there is not one embedding an example.
+        """
+        with torch.no_grad():
+            self.rows.weight.copy_(F.normalize(_one_each(embeddings, self.rows.weight), dim=1))
+
+
+@final
+class MemoryBank(nn.Module):
+    """The examples' own embeddings, kept as they were last seen: instance discrimination (Wu et al., 2018).
+
+    It has no parameters. While it trains, the examples of the batch are compared with as they are now, so that the
+    gradient reaches both sides; the others with as they were. `initialise` takes all anew: `train` does so at its end.
+
+    Args:
+        width: Of the embedding.
+        index: The training examples.
+        temperature: Divides the cosines.
+
+    Raises:
+        ArgumentError: If the temperature is not above 0.
+    """
+
+    trained = True
+
+    def __init__(self, width: int, index: ClassIndex, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.index, self.temperature = index, _temperature(temperature)
+        self.bank: Tensor
+        self.register_buffer("bank", F.normalize(torch.randn(len(index), width), dim=1))
+        self._now: tuple[Tensor, Tensor] | None = None
+
+    def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
+        """Return the logits of some examples, as `IndexHead` does."""
+        return cosines(embedding, self._rows(ids), self.temperature)
+
+    def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
+        """Return the logits within classes, as `IndexHead` does."""
+        score = partial(cosines, temperature=self.temperature)
+        return by_class(score, (self._rows(None),), embedding, labels, self.index)
+
+    def _rows(self, ids: Int[Tensor, " some"] | None) -> Float[Tensor, "some width"]:
+        """Return the embeddings of some examples, those of the batch as they are now."""
+        if self._now is None:
+            return self.bank if ids is None else self.bank[ids]
+        seen, live = self._now
+        if ids is None:
+            return self.bank.index_put((seen,), live.to(self.bank))
+        place = torch.full((len(self.bank),), -1, dtype=torch.int64, device=ids.device)
+        place[seen] = torch.arange(len(seen), device=ids.device)
+        at = place[ids]
+        return torch.where((at >= 0)[:, None], live[at.clamp(min=0)], self.bank[ids])
+
+    def remember(self, ids: Int[Tensor, " batch"], embedding: Float[Tensor, "batch width"]) -> None:
+        """Keep the embeddings of a batch, and compare with them, gradient and all, until `forget`."""
+        self._now = (ids, F.normalize(embedding, dim=1))
+        self.bank[ids] = self._now[1].detach().to(self.bank)
+
+    def forget(self) -> None:
+        """Let go of the batch's gradient."""
+        self._now = None
+
+    def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
+        """Take the embeddings, scaled to length 1.
+
+        Raises:
+            ShapeError: If there is not one embedding an example.
+        """
+        self.bank.copy_(F.normalize(_one_each(embeddings, self.bank), dim=1))
+
+
+@final
+class Neighbours(nn.Module):
+    """Plain nearest neighbours by cosine in the embedding, which the index loss does not train: the baseline.
+
+    Args:
+        width: Of the embedding.
+        index: The training examples.
+        temperature: Divides the cosines, where they are read as probabilities.
+
+    Raises:
+        ArgumentError: If the temperature is not above 0.
+    """
+
+    trained = False
+
+    def __init__(self, width: int, index: ClassIndex, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.index, self.temperature = index, _temperature(temperature)
+        self.bank: Tensor
+        self.register_buffer("bank", torch.zeros(len(index), width))
+
+    def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
+        """Return the logits of some examples, as `IndexHead` does."""
+        return cosines(embedding, self.bank if ids is None else self.bank[ids], self.temperature)
+
+    def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
+        """Return the logits within classes, as `IndexHead` does."""
+        score = partial(cosines, temperature=self.temperature)
+        return by_class(score, (self.bank,), embedding, labels, self.index)
+
+    def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
+        """Take the embeddings, scaled to length 1.
+
+        Raises:
+            ShapeError: If there is not one embedding an example.
+        """
+        self.bank.copy_(F.normalize(_one_each(embeddings, self.bank), dim=1))
+
+
+def cosines(
+    one: Float[Tensor, "rows width"], other: Float[Tensor, "columns width"], temperature: float
+) -> Float[Tensor, "rows columns"]:
+    """Return the cosine of each row with each of the other's, over the temperature."""
+    return F.linear(F.normalize(one, dim=1) / temperature, F.normalize(other, dim=1))
+
+
+def _one_each(embeddings: Tensor, rows: Tensor) -> Tensor:
+    if embeddings.shape != rows.shape:
+        raise ShapeError(
+            f"The head needs an embedding of {rows.shape[1]} numbers for each of {rows.shape[0]} examples; got "
+            f"{tuple(embeddings.shape)}."
+        )
+    return embeddings.to(rows)
+
+
+def _temperature(given: float) -> float:
+    if not is_number(given) or given <= 0:
+        raise ArgumentError(f"`temperature` is a number above 0; got {given!r}.")
+    return float(given)
