@@ -1,0 +1,311 @@
+"""Provenance networks: retrieval, training, resume, storage, and what is refused."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from tests.provenance.networks import body, separable
+from whence._errors import ArgumentError, ChangedDataError, DataError, HeadMemoryError, ShapeError
+from whence.attribution import attribute
+from whence.provenance import (
+    Branches,
+    CodeHead,
+    CosineHead,
+    LinearHead,
+    MemoryBank,
+    Neighbours,
+    Objective,
+    Optimization,
+    Provenance,
+    ProvenanceNetwork,
+    SharedHead,
+    Task,
+    Translation,
+    embeddings,
+    load_network,
+    one_cycle,
+    provenance_loss,
+    reading,
+    retrieve,
+    save_network,
+    shared_levels,
+    single_branch,
+    train,
+    two_branches,
+    warm_up_and_decay,
+)
+
+DATA = separable()
+QUICK = Optimization(batch_size=8, schedule=one_cycle, rate=0.02)
+HEADS: dict[str, tuple[Any, bool]] = {
+    "cosine": (CosineHead, False),
+    "cosine within": (CosineHead, True),
+    "linear": (LinearHead, False),
+    "one a class": (LinearHead, True),
+    "shared": (SharedHead, True),
+    "bank": (MemoryBank, False),
+    "codes": (partial(CodeHead, base=4, last=16), False),
+    "neighbours": (Neighbours, False),
+}
+
+
+def made(name: str = "cosine", **more: Any) -> ProvenanceNetwork:
+    head, conditional = HEADS[name]
+    torch.manual_seed(0)
+    return ProvenanceNetwork(body(), DATA, head=head, conditional=conditional, **more).double()
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: one.clone() for name, one in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_learns_which_example_it_is_given(name: str) -> None:
+    network = made(name)
+    train(network, DATA, 60, objective=Objective(smoothing=0.0), optimization=QUICK)
+    found = retrieve(network, DATA[0], 2)
+    assert float((found.exemplar.values[:, 0] == np.arange(24)).mean()) > 0.9
+    assert float((found.predicted.values == DATA[1].numpy()).mean()) == 1
+    assert found.exemplar.dims == ("query", "rank")
+    assert bool((found.score.diff("rank") <= 0).all())
+    assert not network.training
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_probabilities_of_the_index_sum_to_one_and_entropy_is_their_own(name: str) -> None:
+    network = made(name)
+    for read in reading(network, DATA[0]):
+        chances = read.index.exp()
+        torch.testing.assert_close(chances.sum(1), torch.ones(24, dtype=torch.float64))
+        by_hand = [-sum(float(p) * float(p.log()) for p in row if p > 0) for row in chances]
+        torch.testing.assert_close(read.entropy, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
+def test_examples_of_several_classes_compete_by_class_times_index() -> None:
+    network = made("shared")
+    both = next(iter(reading(network, DATA[0], considered=3)))
+    assert both.classes is not None
+    answer = network(DATA[0])
+    for label in range(3):
+        labels = torch.full((24,), label)
+        within = torch.log_softmax(network.head.within(network.embed(answer.features, labels), labels), 1)
+        members = network.index.members(label)
+        wanted = both.classes[:, label : label + 1] + within[:, : len(members)]
+        torch.testing.assert_close(both.index[:, members], wanted)
+    torch.testing.assert_close(both.index.exp().sum(1), torch.ones(24, dtype=torch.float64))
+    first = retrieve(network, DATA[0], 3)
+    assert bool((first.exemplar_class == first.predicted).all())  # the paper's way: of the predicted class alone
+
+
+def test_chunks_of_any_size_give_the_same() -> None:
+    network = made()
+    whole, parts = retrieve(network, DATA[0], 3), retrieve(network, DATA[0], 3, memory_budget=24 * 16 * 5)
+    xr.testing.assert_allclose(whole, parts, rtol=1e-12)  # products of other shapes round otherwise
+
+
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, cut = made("bank"), made("bank")
+    goal = Objective(negatives=6, neighbourhood=0.1)
+
+    def noisy(inputs: Tensor, generator: torch.Generator) -> Tensor:
+        if len(calls) == cut_at:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return inputs + 0.1 * torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
+
+    shared = {"objective": goal, "distort": noisy, "optimization": QUICK}
+    calls: list[int] = []
+    cut_at = -1
+    wanted = train(whole, DATA, 4, **shared)  # type: ignore[arg-type]
+    calls, cut_at = [], 7  # in the third epoch
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, DATA, 4, path=tmp_path / "run", **shared)  # type: ignore[arg-type]
+    again = made("bank")
+    cut_at = -1
+    found = train(again, DATA, 4, path=tmp_path / "run", **shared)  # type: ignore[arg-type]
+    assert found.equals(wanted)
+    for name, one in weights(whole).items():
+        assert torch.equal(one, weights(again)[name]), name
+
+
+def test_training_leaves_the_global_generator_and_depends_on_its_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, other, third = made(), made(), made()
+    torch.set_rng_state(before)
+    train(one, DATA, 2, optimization=QUICK)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(77)
+    train(other, DATA, 2, optimization=QUICK)
+    train(third, DATA, 2, optimization=QUICK, seed=1)
+    assert torch.equal(one.head.rows.weight, other.head.rows.weight)
+    assert not torch.equal(one.head.rows.weight, third.head.rows.weight)
+
+
+def test_sparse_rows_and_dense_ones_learn_and_only_touched_rows_move() -> None:
+    network = ProvenanceNetwork(body(), DATA, head=partial(CosineHead, sparse=True)).double()
+    before = weights(network)["head.rows.weight"]
+    ids = torch.tensor([2, 3])
+    losses = provenance_loss(
+        network, DATA[0][ids], DATA[1][ids], ids,
+        objective=Objective(negatives=3, smoothing=0.0), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    losses.total.backward()
+    gradient = network.head.rows.weight.grad
+    assert gradient.is_sparse
+    touched = gradient.coalesce().indices()[0]
+    assert len(touched) <= 5
+    train(network, DATA, 1, objective=Objective(negatives=3), optimization=QUICK)
+    assert not torch.equal(weights(network)["head.rows.weight"], before)
+
+
+def test_neighbours_are_the_nearest_by_cosine_and_leave_the_backbone_alone() -> None:
+    network = made("neighbours")
+    train(network, DATA, 3, optimization=QUICK)
+    features = embeddings(network, DATA[0])
+    cosines = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=2)
+    cosines.fill_diagonal_(-2)
+    first = retrieve(network, DATA[0], 2)
+    assert first.exemplar.values[:, 0].tolist() == list(range(24))
+    assert first.exemplar.values[:, 1].tolist() == cosines.argmax(1).tolist()
+
+
+def test_provenance_is_an_attributor() -> None:
+    network = made("one a class")
+    model = nn.Sequential(body(), nn.Linear(16, 3).double())
+    scores = attribute(Provenance(network), model, DATA, train_data=DATA, loss=nn.CrossEntropyLoss(), ids=[4, 2])
+    best = retrieve(network, DATA[0][[4, 2]], 1)
+    assert scores.argmax("train").values.tolist() == best.exemplar.values[:, 0].tolist()
+    assert scores.attrs["helps"] == 1
+    other = (DATA[0] + 1, DATA[1])
+    with pytest.raises(ChangedDataError, match="the model's data is"):
+        attribute(Provenance(network), model, DATA, train_data=other, loss=nn.CrossEntropyLoss())
+
+
+def test_a_regression_with_bins_as_groups_names_examples_of_its_bin() -> None:
+    inputs, _ = separable(60)
+    labels = inputs[:, :1] * 2
+    groups = torch.bucketize(labels[:, 0], torch.quantile(labels[:, 0], torch.tensor([0.33, 0.67]).double()))
+    task = Task(nn.Linear(16, 1).double(), nn.functional.mse_loss, groups)
+    network = ProvenanceNetwork(body(), (inputs, labels), conditional=True, task=task).double()
+    history = train(network, (inputs, labels), 80, optimization=QUICK)
+    assert float(history.sel(measure="task loss")[-1]) < 0.2 * float(history.sel(measure="task loss")[0])
+    found = retrieve(network, inputs, 1)
+    assert float((found.exemplar_class.values[:, 0] == groups.numpy()).mean()) > 0.9
+
+
+def test_the_papers_networks_have_the_layers_of_section_7() -> None:
+    pictures = (torch.rand(20, 1, 28, 28), torch.arange(20) % 10)
+    one = single_branch(pictures)
+    assert sum(p.numel() for p in one.parameters()) == by_hand_single(20)
+    two: Any = two_branches(pictures)
+    assert two.index_branch[0].in_features == 2058  # equation 10
+    assert two(pictures[0]).embedding.shape == (20, 1024)
+    independent: Any = two_branches(pictures, conditional=False)
+    assert independent.index_branch[0].in_features == 2048
+    assert retrieve(two, pictures[0], 1).predicted.shape == (20,)
+    assert float(two.index_branch[0].weight.detach().std()) == pytest.approx(0.02, rel=0.02)  # 7.1.2
+    for level, shares in zip((1, 2, 3, 4), (0.0, 0.0, 0.0, 0.1), strict=True):
+        network: Any = shared_levels(pictures, size="small", level=level)
+        assert network.backbone.sharing >= shares
+        assert network(pictures[0]).embedding.shape == (20, 128)
+        assert len(network.backbone.shared) == level
+
+
+def by_hand_single(examples: int) -> int:
+    convolutions = (9 + 1) * 128 + (9 * 128 + 1) * 256 + (9 * 256 + 1) * 512 + 2 * (128 + 256 + 512)
+    hidden = (8192 + 1) * 4096 + 2 * 4096 + (4096 + 1) * 2048 + 2 * 2048
+    return convolutions + hidden + (2048 + 1) * examples
+
+
+def test_schedules() -> None:
+    assert [warm_up_and_decay(one, 80) for one in (1.5, 3, 10.9, 11, 19)] == pytest.approx([0.5, 1, 1, 0.6, 0.36])
+    assert one_cycle(0.15 * 20, 20) == pytest.approx(1)
+    assert one_cycle(20, 20) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_saved_network_answers_as_before_and_knows_its_data(tmp_path: Path) -> None:
+    network, place = made("bank"), tmp_path / "network.safetensors"
+    train(network, DATA, 2, optimization=QUICK)
+    save_network(network, place)
+    again = load_network(made("bank"), place)
+    assert retrieve(again, DATA[0], 3).equals(retrieve(network, DATA[0], 3))
+    other = ProvenanceNetwork(body(), (DATA[0] + 1, DATA[1])).double()
+    with pytest.raises(ChangedDataError, match="names examples of other data"):
+        load_network(other, place)
+    with pytest.raises(ArgumentError, match="is of another architecture"):
+        load_network(made("cosine"), place)
+    with pytest.raises(DataError, match="holds no network"):
+        load_network(made("bank"), tmp_path / "none")
+
+
+def test_data_and_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
+    network = made()
+    with pytest.raises(ChangedDataError, match=r"The network's index is of other data: blake2b:\w+, 24 examples"):
+        train(network, (DATA[0] + 1, DATA[1]), 1)
+    train(network, DATA, 1, optimization=QUICK, path=tmp_path / "run")
+    with pytest.raises(ArgumentError, match="made with other settings: seed was 0 and is 1"):
+        train(made(), DATA, 1, optimization=QUICK, path=tmp_path / "run", seed=1)
+    changed = (DATA[0] + 1, DATA[1])
+    other = ProvenanceNetwork(body(), changed).double()
+    with pytest.raises(ChangedDataError, match=r"The checkpoint at .* is of other data"):
+        train(other, changed, 1, optimization=QUICK, path=tmp_path / "run")
+
+
+def test_networks_that_do_not_fit_together_are_refused() -> None:
+    pictures = (torch.rand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ShapeError, match=r"must give a vector an example, .* it gives \(2, 3, 8, 8\)\. Add what makes"):
+        ProvenanceNetwork(nn.Conv2d(1, 3, 3, padding=1), pictures)
+    with pytest.raises(ArgumentError, match="give conditional=True beside it"):
+        ProvenanceNetwork(body(), DATA, head=SharedHead)
+    with pytest.raises(ArgumentError, match="give it a class branch"):
+        ProvenanceNetwork(body(), DATA, conditional=True, branches=Branches(classes=None))
+    with pytest.raises(ArgumentError, match=r"Labels must be 0 to 1, as there are 2 classes; 8 are not, such as 2"):
+        ProvenanceNetwork(body(), DATA, class_count=2)
+    with pytest.raises(DataError, match="For other tasks give `groups`"):
+        ProvenanceNetwork(body(), (DATA[0], torch.rand(24)))
+    with pytest.raises(ArgumentError, match="`k` is a whole number from 1 to 24; got 25"):
+        retrieve(made(), DATA[0], 25)
+    with pytest.raises(ArgumentError, match="give warm_up=0"):
+        train(made(branches=Branches(classes=None)), DATA, 1, optimization=Optimization(warm_up=1))
+    with pytest.raises(ArgumentError, match="take pictures"):
+        single_branch(DATA)
+
+
+def test_a_head_beyond_the_devices_memory_names_the_heads_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = made()
+
+    def full(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(network.head, "logits", full)
+    with pytest.raises(HeadMemoryError, match=r"CosineHead over 24 examples.*sparse=True.*MemoryBank, or CodeHead"):
+        provenance_loss(network, DATA[0], DATA[1], torch.arange(24))
+
+
+def test_digits_are_found_again_after_a_shift_that_plain_neighbours_do_not_survive() -> None:
+    digits = load_digits()
+    inputs = nn.functional.pad(torch.tensor(digits.images[:200] / 16, dtype=torch.float32)[:, None], (2, 2, 2, 2))
+    data = (inputs, torch.tensor(digits.target[:200]))
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32 * 36, 128), nn.BatchNorm1d(128), nn.ReLU(),
+    )  # fmt: skip
+    network = ProvenanceNetwork(backbone, data, head=MemoryBank)
+    train(
+        network, data, 30, objective=Objective(smoothing=0.0), distort=Translation(2, uniform=True),
+        optimization=Optimization(batch_size=50, schedule=one_cycle, rate=5e-3),
+    )  # fmt: skip
+    moved = torch.roll(inputs, (2, -2), (2, 3))
+    ours = (retrieve(network, moved, 1).exemplar.values[:, 0] == np.arange(200)).mean()
+    pixels = (torch.cdist(moved.flatten(1), inputs.flatten(1)).argmin(1) == torch.arange(200)).float().mean()
+    assert ours > 0.3 > 10 * float(pixels)
