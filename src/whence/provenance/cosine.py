@@ -15,6 +15,8 @@ from whence._numbers import is_number
 from whence.provenance.heads import Logits, by_class
 from whence.provenance.indices import ClassIndex
 
+_SMALL = 1e-12
+
 
 @final
 class CosineHead(nn.Module):
@@ -88,11 +90,11 @@ class MemoryBank(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        return cosines(embedding, self._rows(ids), self.temperature)
+        return to_units(embedding, self._rows(ids), self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        score = partial(cosines, temperature=self.temperature)
+        score = partial(to_units, temperature=self.temperature)
         return by_class(score, (self._rows(None),), embedding, labels, self.index)
 
     def _rows(self, ids: Int[Tensor, " some"] | None) -> Float[Tensor, "some width"]:
@@ -148,11 +150,11 @@ class Neighbours(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        return cosines(embedding, self.bank if ids is None else self.bank[ids], self.temperature)
+        return to_units(embedding, self.bank if ids is None else self.bank[ids], self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        score = partial(cosines, temperature=self.temperature)
+        score = partial(to_units, temperature=self.temperature)
         return by_class(score, (self.bank,), embedding, labels, self.index)
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
@@ -168,7 +170,15 @@ def cosines(
     one: Float[Tensor, "rows width"], other: Float[Tensor, "columns width"], temperature: float
 ) -> Float[Tensor, "rows columns"]:
     """Return the cosine of each row with each of the other's, over the temperature."""
-    return F.linear(F.normalize(one, dim=1) / temperature, F.normalize(other, dim=1))
+    lengths: Tensor = torch.linalg.vector_norm(other, dim=1).clamp(min=_SMALL)
+    return to_units(one, other, temperature) / lengths
+
+
+def to_units(
+    one: Float[Tensor, "rows width"], units: Float[Tensor, "columns width"], temperature: float
+) -> Float[Tensor, "rows columns"]:
+    """Return the cosine of each row with each of some of length 1, over the temperature."""
+    return F.linear(F.normalize(one, dim=1) / temperature, units)
 
 
 def _one_each(embeddings: Tensor, rows: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from whence.provenance.network import ProvenanceNetwork, evaluating
 from whence.runs.trees import leaves, rows, to_device
 
 _FLOATS_A_LOGIT = 4  # logits, their logarithm, and what topk holds
+_LOWEST = -1e9
+_ROWS = 64  # fewer make a product slow
+_AT_ONCE = 2**22  # logits: more do not make it faster, they leave the processor's caches
 
 
 @final
@@ -28,15 +31,32 @@ class Read:
 
     Attributes:
         classes: Log probabilities of the classes, (inputs, classes); None of a single-branch network.
-        index: Log probabilities of all training examples, (inputs, examples).
+        logs: Log probabilities of the examples in ``columns``, (inputs, some).
+        columns: Which examples these are, (inputs, some), -1 for none; None for all in order.
+        examples: How many training examples there are.
         within: Log probabilities of the index given the class, the most probable one's, (inputs,).
         entropy: Of the index, given the class if the network is conditional, nats, (inputs,).
     """
 
     classes: Tensor | None
-    index: Tensor
+    logs: Tensor
+    columns: Tensor | None
+    examples: int
     within: Tensor
     entropy: Tensor
+
+    @property
+    def index(self) -> Float[Tensor, "inputs examples"]:
+        """Log probabilities of all training examples; minus infinity of those outside the classes considered."""
+        if self.columns is None:
+            return self.logs
+        found = self.logs.new_full((len(self.logs), self.examples + 1), float("-inf"))  # the last for those of no one
+        return found.scatter(1, self.columns % (self.examples + 1), self.logs)[:, :-1]
+
+    def best(self, k: int) -> tuple[Float[Tensor, "inputs k"], Int[Tensor, "inputs k"]]:
+        """Return log probabilities and ids of the ``k`` most probable examples."""
+        values, places = self.logs.topk(k, dim=1)
+        return values, places if self.columns is None else self.columns.gather(1, places)
 
 
 def retrieve(
@@ -59,7 +79,8 @@ def retrieve(
         memory_budget: Bytes to hold besides network and inputs.
 
     Returns:
-        Variables ``exemplar`` (id), ``score`` (log probability, nats) and ``exemplar_class``, dims ("query", "rank");
+        Variables ``exemplar`` (id; -1 where a class has no more), ``score`` (log probability, nats) and
+        ``exemplar_class``, dims ("query", "rank");
         and by "query": ``predicted`` (the class; of a single-branch network that of the first exemplar),
         ``class_confidence`` (log probability of it, nan of a single-branch network), ``index_confidence`` (log
         probability of the first exemplar, given the class if the network is conditional) and ``entropy`` (of the
@@ -69,21 +90,22 @@ def retrieve(
         ArgumentError: If k or considered is not from 1 to what there is.
     """
     index = network.index
-    _in_range("k", k, int(index.sizes.max()) if network.conditional and considered == 1 else len(index))
     _in_range("considered", considered, index.classes)
+    _in_range("k", k, considered * index.largest if network.conditional else len(index))
     parts = []
     for read in reading(network, inputs, considered=considered, memory_budget=memory_budget):
-        scores, best = read.index.topk(k, dim=1)
+        scores, best = read.best(k)
         first = index.labels[best[:, 0].cpu()]
         predicted = first if read.classes is None else read.classes.argmax(1).cpu()
         sure = torch.full((len(best),), torch.nan) if read.classes is None else read.classes.amax(1).cpu()
         parts.append((best.cpu(), scores.cpu(), predicted, sure, read.within.cpu(), read.entropy.cpu()))
     ids, values, known, confident, within, entropy = (torch.cat(one).numpy() for one in zip(*parts, strict=True))
+    no_more = np.isneginf(values)
     return xr.Dataset(
         {
-            "exemplar": (("query", "rank"), np.where(np.isneginf(values), -1, ids)),
+            "exemplar": (("query", "rank"), np.where(no_more, -1, ids)),
             "score": (("query", "rank"), values, {"unit": "nats, log probability"}),
-            "exemplar_class": (("query", "rank"), index.labels.numpy()[ids]),
+            "exemplar_class": (("query", "rank"), np.where(no_more, -1, index.labels.numpy()[ids])),
             "predicted": ("query", known),
             "class_confidence": ("query", confident, {"unit": "nats, log probability"}),
             "index_confidence": ("query", within, {"unit": "nats, log probability"}),
@@ -106,7 +128,9 @@ def reading(
         What the network says of each chunk.
     """
     count = len(next(leaves(inputs)))
-    chunk = max(1, min(1024, memory_budget // (4 * _FLOATS_A_LOGIT * len(network.index))))
+    columns = considered * network.index.largest if network.conditional else len(network.index)
+    fits = memory_budget // (4 * _FLOATS_A_LOGIT * columns)
+    chunk = max(1, min(1024, fits, max(_ROWS, _AT_ONCE // columns)))
     device = next(network.parameters()).device
     with progress("retrieving", count) as advance:
         for start in range(0, count, chunk):
@@ -143,26 +167,21 @@ def embeddings(
 def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     answer = network(inputs)
     classes = None if answer.classes is None else torch.log_softmax(answer.classes, 1)
+    many = len(network.index)
     if not network.conditional:
-        index = torch.log_softmax(network.head.logits(answer.embedding), 1)
-        return Read(classes, index, index.amax(1), _entropy(index))
+        logs = torch.log_softmax(network.head.logits(answer.embedding), 1)
+        return Read(classes, logs, None, many, logs.amax(1), -(logs.exp() * logs).sum(1))
     assert classes is not None
     table = network.index.table.to(classes.device)
-    found = classes.new_full((len(classes), len(network.index) + 1), float("-inf"))  # the last for numbers of no one
     chances, order = classes.topk(considered, dim=1)
-    within: list[Tensor] = []
+    within, joint = [], []
     for place in range(considered):
-        labels = order[:, place]
-        embedding = network.embed(answer.features, labels)
-        within.append(torch.log_softmax(network.head.within(embedding, labels), 1))
-        sure = within[-1] if considered == 1 else within[-1] + chances[:, place : place + 1]
-        found = found.scatter(1, table[labels] % (len(network.index) + 1), sure)
-    return Read(classes, found[:, :-1], within[0].amax(1), _entropy(within[0]))
-
-
-def _entropy(logs: Float[Tensor, "batch some"]) -> Float[Tensor, " batch"]:
-    """Return the entropy of each row of log probabilities, in nats; 0 · log 0 is 0."""
-    return -(logs.exp() * logs.masked_fill(torch.isneginf(logs), 0)).sum(1)
+        embedding = network.embed(answer.features, order[:, place])
+        within.append(torch.log_softmax(network.head.within(embedding, order[:, place]), 1))
+        joint.append(within[-1] if considered == 1 else within[-1] + chances[:, place : place + 1])
+    first = within[0]
+    entropy = -(first.exp() * first.clamp(min=_LOWEST)).sum(1)  # so that 0 · log 0 is 0
+    return Read(classes, torch.cat(joint, 1), table[order].flatten(1), many, first.amax(1), entropy)
 
 
 def _in_range(name: str, given: object, most: int) -> None:
