@@ -43,6 +43,7 @@ PIXELS = "nearest pixels"
 
 
 PLAIN = Objective(smoothing=0.0)
+DRAWN = Objective(smoothing=0.0, negatives=4096)
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,12 @@ class Setting:
 
 
 SETTINGS = {
-    "memory bank": Setting(MemoryBank),
+    "memory bank": Setting(MemoryBank, objective=DRAWN),
     "nearest neighbours": Setting(Neighbours, conditional=False),
-    "cosine": Setting(CosineHead, start="memory bank"),
+    "cosine": Setting(CosineHead, objective=DRAWN, start="memory bank"),
     "the paper's": Setting(SharedHead, distort=None, objective=Objective()),
     "codes": Setting(partial(CodeHead, base=64, levels=2), start="memory bank"),
-    "memory bank, class-independent": Setting(
-        MemoryBank, conditional=False, objective=Objective(smoothing=0.0, negatives=4096, neighbourhood=0.1)
-    ),
+    "memory bank, class-independent": Setting(MemoryBank, conditional=False, objective=DRAWN),
 }
 SHORT = 2  # epochs of a head that starts from another's network
 

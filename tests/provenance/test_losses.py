@@ -180,6 +180,23 @@ def test_objectives_outside_their_bounds_are_refused() -> None:
         Objective(index=-1.0)
     with pytest.raises(ArgumentError, match="`negatives` is a whole number"):
         Objective(negatives=0)
-    network = ProvenanceNetwork(body(), DATA, conditional=True).double()
-    with pytest.raises(ArgumentError, match="compares within classes: leave `negatives` out"):
-        provenance_loss(network, DATA[0], DATA[1], torch.arange(24), objective=Objective(negatives=5))
+
+
+def test_drawing_all_examples_compares_with_all_within_classes_or_without() -> None:
+    ids = torch.arange(24)
+    for conditional in (False, True):
+        network = ProvenanceNetwork(body(), DATA, conditional=conditional).double()
+        whole, drawn = (
+            provenance_loss(network, *DATA, ids, objective=Objective(negatives=negatives)).index
+            for negatives in (None, 5)  # the batch itself is all there is
+        )
+        torch.testing.assert_close(whole, drawn, rtol=1e-12, atol=1e-12)
+
+
+def test_views_count_like_the_inputs_in_one_pass() -> None:
+    network, ids = ProvenanceNetwork(body(), DATA).double(), torch.tensor([4, 5, 6])
+    inputs, labels = DATA[0][ids], DATA[1][ids]
+    views = inputs + 0.1
+    one, other = (provenance_loss(network, part, labels, ids).total for part in (inputs, views))
+    both = provenance_loss(network, inputs, labels, ids, views=views).total
+    torch.testing.assert_close(both, (one + other) / 2, rtol=1e-12, atol=1e-12)

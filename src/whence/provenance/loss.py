@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,8 +43,6 @@ def provenance_loss(
         HeadMemoryError: If the device's memory does not hold what the index head needs.
     """
     goal = Objective() if objective is None else objective
-    if network.conditional and goal.negatives is not None:
-        raise ArgumentError("A class-conditional network compares within classes: leave `negatives` out.")
     groups = _same_labels(network, labels, ids)
     try:
         return _losses(network, (inputs, views), (labels, groups.to(ids.device)), ids, goal, generator)
@@ -64,27 +63,37 @@ def _losses(
     goal: Objective,
     generator: torch.Generator | None,
 ) -> Losses:
-    answer = network(inputs[0], labels[1])
-    answers = [answer] if inputs[1] is None else [answer, network(inputs[1], labels[1])]
+    times = 1 if inputs[1] is None else 2  # one pass for both, so that batch normalisation sees both
+    both = inputs[0] if inputs[1] is None else joined(*inputs)
+    classes = labels[1].repeat(times)
+    answer = network(both, classes)
     nothing = answer.embedding.new_zeros(())
-    classes = index = near = task = nothing
-    for one in answers:
-        if one.classes is not None and goal.classes > 0:
-            classes = classes + F.cross_entropy(one.classes, labels[1]) / len(answers)
-        if one.task is not None and network.task_loss is not None:
-            task = task + network.task_loss(one.task, labels[0]) / len(answers)
+    of_classes = index = near = task = right = nothing
+    if answer.classes is not None:
+        right = (answer.classes[: len(ids)].argmax(1) == labels[1]).float().mean()
+        if goal.classes > 0:
+            of_classes = F.cross_entropy(answer.classes, classes)
+    if answer.task is not None and network.task_loss is not None:
+        task = network.task_loss(answer.task, labels[0] if times == 1 else joined(labels[0], labels[0]))
     if network.head.trained and (goal.index > 0 or goal.neighbourhood > 0):
-        embedding = torch.cat([one.embedding for one in answers])
         if isinstance(network.head, MemoryBank):
-            network.head.remember(ids, answer.embedding)
-        compared = compare(network, embedding, ids.repeat(len(answers)), goal.negatives, generator)
+            network.head.remember(ids, answer.embedding[: len(ids)])
+        compared = compare(network, answer.embedding, ids.repeat(times), goal.negatives, generator)
         index = index_loss(compared, network.index, goal, generator)
         near = neighbourhood_loss(compared, network.index) if goal.neighbourhood > 0 else nothing
         if isinstance(network.head, MemoryBank):
             network.head.forget()
-    total = goal.classes * classes + goal.index * index + goal.neighbourhood * near + goal.task * task
-    right = nothing if answer.classes is None else (answer.classes.argmax(1) == labels[1]).float().mean()
-    return Losses(total, classes, index, near, task, right)
+    total = goal.classes * of_classes + goal.index * index + goal.neighbourhood * near + goal.task * task
+    return Losses(total, of_classes, index, near, task, right)
+
+
+def joined(one: Any, other: Any) -> Any:
+    """Return two batches of the same structure as one."""
+    if isinstance(one, Tensor):
+        return torch.cat((one, other))
+    if isinstance(one, Mapping):
+        return {name: joined(value, other[name]) for name, value in one.items()}
+    return tuple(joined(*pair) for pair in zip(one, other, strict=True))
 
 
 def compare(
@@ -95,13 +104,17 @@ def compare(
     generator: torch.Generator | None = None,
 ) -> Compared:
     """Return the logits that the index loss of some training examples is over: of their class if conditional."""
-    if network.conditional:
-        labels = network.index.labels[ids.cpu()].to(ids.device)
+    labels = network.index.labels[ids.cpu()].to(ids.device)
+    if network.conditional and negatives is None:
         columns, target = network.index.table[labels.cpu()].to(ids.device), network.index.local[ids.cpu()]
         return Compared(network.head.within(embedding, labels), columns, target.to(ids.device))
     chosen, target = candidates(ids, len(network.index), negatives, generator)
     columns = torch.arange(len(network.index), device=ids.device) if chosen is None else chosen
-    return Compared(network.head.logits(embedding, chosen), columns, target)
+    logits = network.head.logits(embedding, chosen)
+    if network.conditional:
+        others = network.index.labels.to(ids.device)[columns][None] != labels[:, None]
+        logits = logits.masked_fill(others, float("-inf"))
+    return Compared(logits, columns, target)
 
 
 def _same_labels(network: ProvenanceNetwork, labels: Any, ids: Tensor) -> Tensor:

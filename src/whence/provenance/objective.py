@@ -33,7 +33,7 @@ class Objective:
         neighbourhood: Weight of the leave-one-out neighbourhood loss, which asks that the other examples that are
             retrieved are of the same class (Goldberger et al., 2004).
         negatives: Compare each batch with so many examples drawn at random, and itself, instead of with all; of a
-            class-conditional network, which compares within classes, None.
+            class-conditional network those of the class among them.
 
     Raises:
         ArgumentError: If a weight is negative, or a share not in 0 to 1.
