@@ -18,6 +18,7 @@ from whence.evaluation.orders import (
     upweighted,
     whole_clusters,
 )
+from whence.evaluation.provenance import membership_by_index
 from whence.evaluation.pruning import pruning
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
 from whence.evaluation.shortcut import Patch, ShortcutSizes, shortcut, square_patch
@@ -52,6 +53,7 @@ __all__ = (
     "linear_datamodeling_score",
     "load_table",
     "load_truth",
+    "membership_by_index",
     "membership_table",
     "model_randomisation",
     "most_harmful",
