@@ -18,7 +18,14 @@ from whence.evaluation.orders import (
     upweighted,
     whole_clusters,
 )
-from whence.evaluation.provenance import membership_by_index
+from whence.evaluation.provenance import (
+    Outliers,
+    add_outliers,
+    entropy_detection,
+    entropy_ranking,
+    entropy_sheet,
+    membership_by_index,
+)
 from whence.evaluation.pruning import pruning
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
 from whence.evaluation.shortcut import Patch, ShortcutSizes, shortcut, square_patch
@@ -30,6 +37,7 @@ __all__ = (
     "Blocks",
     "Intervention",
     "NoisyLabels",
+    "Outliers",
     "Patch",
     "ShortcutSizes",
     "Table",
@@ -37,6 +45,7 @@ __all__ = (
     "Truth",
     "TwoDigits",
     "add_label_noise",
+    "add_outliers",
     "at_random",
     "balanced_at_random",
     "block_digits",
@@ -45,6 +54,9 @@ __all__ = (
     "deletion",
     "diffroar",
     "duplicates",
+    "entropy_detection",
+    "entropy_ranking",
+    "entropy_sheet",
     "identical_class",
     "insertion",
     "label_noise",

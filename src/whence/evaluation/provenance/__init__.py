@@ -1,5 +1,19 @@
 """Applications of provenance networks, each measured beside what needs no such network."""
 
+from whence.evaluation.provenance.entropy import (
+    Outliers,
+    add_outliers,
+    entropy_detection,
+    entropy_ranking,
+    entropy_sheet,
+)
 from whence.evaluation.provenance.membership import membership_by_index
 
-__all__ = ("membership_by_index",)
+__all__ = (
+    "Outliers",
+    "add_outliers",
+    "entropy_detection",
+    "entropy_ranking",
+    "entropy_sheet",
+    "membership_by_index",
+)

@@ -1,4 +1,4 @@
-"""What the applications of provenance networks count: whether retrieved examples are the right ones, or of the class."""
+"""What the applications of provenance networks count: are retrieved examples the right ones, or of the class?"""
 
 from __future__ import annotations
 
