@@ -19,12 +19,15 @@ from whence.evaluation.orders import (
     whole_clusters,
 )
 from whence.evaluation.provenance import (
+    MakeNetwork,
     Outliers,
+    Trainings,
     add_outliers,
     entropy_detection,
     entropy_ranking,
     entropy_sheet,
     membership_by_index,
+    memorisation_curve,
 )
 from whence.evaluation.pruning import pruning
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
@@ -36,12 +39,14 @@ from whence.evaluation.truth import Truth, load_truth, random_parts, removal_los
 __all__ = (
     "Blocks",
     "Intervention",
+    "MakeNetwork",
     "NoisyLabels",
     "Outliers",
     "Patch",
     "ShortcutSizes",
     "Table",
     "Tables",
+    "Trainings",
     "Truth",
     "TwoDigits",
     "add_label_noise",
@@ -67,6 +72,7 @@ __all__ = (
     "load_truth",
     "membership_by_index",
     "membership_table",
+    "memorisation_curve",
     "model_randomisation",
     "most_harmful",
     "most_helpful",

@@ -8,12 +8,22 @@ from whence.evaluation.provenance.entropy import (
     entropy_sheet,
 )
 from whence.evaluation.provenance.membership import membership_by_index
+from whence.evaluation.provenance.memorisation import (
+    memorisation_curve,
+)
+from whence.evaluation.provenance.trainings import (
+    MakeNetwork,
+    Trainings,
+)
 
 __all__ = (
+    "MakeNetwork",
     "Outliers",
+    "Trainings",
     "add_outliers",
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
     "membership_by_index",
+    "memorisation_curve",
 )
