@@ -23,11 +23,13 @@ from whence.evaluation.provenance import (
     Outliers,
     Trainings,
     add_outliers,
+    conditions_sheet,
     entropy_detection,
     entropy_ranking,
     entropy_sheet,
     membership_by_index,
     memorisation_curve,
+    robustness,
 )
 from whence.evaluation.pruning import pruning
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
@@ -56,6 +58,7 @@ __all__ = (
     "block_digits",
     "class_balanced",
     "compare_attributors",
+    "conditions_sheet",
     "deletion",
     "diffroar",
     "duplicates",
@@ -81,6 +84,7 @@ __all__ = (
     "random_parts",
     "reinitialised",
     "removal_losses",
+    "robustness",
     "shortcut",
     "specificity",
     "square_patch",

@@ -11,6 +11,10 @@ from whence.evaluation.provenance.membership import membership_by_index
 from whence.evaluation.provenance.memorisation import (
     memorisation_curve,
 )
+from whence.evaluation.provenance.robustness import (
+    conditions_sheet,
+    robustness,
+)
 from whence.evaluation.provenance.trainings import (
     MakeNetwork,
     Trainings,
@@ -21,9 +25,11 @@ __all__ = (
     "Outliers",
     "Trainings",
     "add_outliers",
+    "conditions_sheet",
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
     "membership_by_index",
     "memorisation_curve",
+    "robustness",
 )

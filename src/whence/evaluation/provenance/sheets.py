@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from PIL import Image, ImageDraw
 
 from whence._errors import ArgumentError
+from whence._numbers import is_whole
 from whence.datasets import Examples
 from whence.regions.pictures import as_image, enlarged
 
@@ -41,12 +42,22 @@ def picture(examples: Examples, index: int, size: int) -> Image.Image:
     Raises:
         ArgumentError: If it is no image, or the size is too small for a caption.
     """
-    if size < LEAST:
-        raise ArgumentError(f"`size` is a number of pixels, at least {LEAST}, so that captions fit; got {size!r}.")
+    side = check_size(size)
     found = examples.picture(index)
     if found is None:
         raise ArgumentError(f"A sheet shows images, and example {index} is none. Look at the numbers instead.")
-    return enlarged(as_image(found), size)
+    return enlarged(as_image(found), side)
+
+
+def check_size(size: Any) -> int:
+    """Return the length of a picture's longer side.
+
+    Raises:
+        ArgumentError: If it is no whole number, or too small for a caption.
+    """
+    if not is_whole(size) or size < LEAST:
+        raise ArgumentError(f"`size` is a number of pixels, at least {LEAST}, so that captions fit; got {size!r}.")
+    return int(size)
 
 
 def sheet_of(rows: Sequence[Row], titles: Sequence[str]) -> Image.Image:
