@@ -19,17 +19,24 @@ from whence.evaluation.orders import (
     whole_clusters,
 )
 from whence.evaluation.provenance import (
+    TSNE,
+    UMAP,
     MakeNetwork,
     Outliers,
+    Projection,
     Trainings,
     add_outliers,
     conditions_sheet,
+    embedding_map,
     entropy_detection,
     entropy_ranking,
     entropy_sheet,
+    map_figure,
     membership_by_index,
     memorisation_curve,
     robustness,
+    styles,
+    styles_sheet,
 )
 from whence.evaluation.pruning import pruning
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
@@ -39,12 +46,15 @@ from whence.evaluation.table import Table, Tables, load_table
 from whence.evaluation.truth import Truth, load_truth, random_parts, removal_losses, subset_losses, truth_of
 
 __all__ = (
+    "TSNE",
+    "UMAP",
     "Blocks",
     "Intervention",
     "MakeNetwork",
     "NoisyLabels",
     "Outliers",
     "Patch",
+    "Projection",
     "ShortcutSizes",
     "Table",
     "Tables",
@@ -62,6 +72,7 @@ __all__ = (
     "deletion",
     "diffroar",
     "duplicates",
+    "embedding_map",
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
@@ -73,6 +84,7 @@ __all__ = (
     "linear_datamodeling_score",
     "load_table",
     "load_truth",
+    "map_figure",
     "membership_by_index",
     "membership_table",
     "memorisation_curve",
@@ -88,6 +100,8 @@ __all__ = (
     "shortcut",
     "specificity",
     "square_patch",
+    "styles",
+    "styles_sheet",
     "subset_losses",
     "truth_of",
     "two_digits",

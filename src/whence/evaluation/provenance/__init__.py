@@ -1,5 +1,14 @@
 """Applications of provenance networks, each measured beside what needs no such network."""
 
+from whence.evaluation.provenance.embedding import (
+    TSNE,
+    UMAP,
+    Projection,
+    embedding_map,
+    map_figure,
+    styles,
+    styles_sheet,
+)
 from whence.evaluation.provenance.entropy import (
     Outliers,
     add_outliers,
@@ -21,15 +30,22 @@ from whence.evaluation.provenance.trainings import (
 )
 
 __all__ = (
+    "TSNE",
+    "UMAP",
     "MakeNetwork",
     "Outliers",
+    "Projection",
     "Trainings",
     "add_outliers",
     "conditions_sheet",
+    "embedding_map",
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
+    "map_figure",
     "membership_by_index",
     "memorisation_curve",
     "robustness",
+    "styles",
+    "styles_sheet",
 )

@@ -15,6 +15,7 @@ from whence.regions.pictures import as_image, enlarged
 
 _GAP, _WIDE, _LINE = 6, 18, 14  # pixels between pictures, between groups, and of a line of text
 _TEXT, _QUIET = "#1f2933", "#52606d"
+_LETTERS = str.maketrans({"σ": "sigma", "α": "alpha", "×": "x"})  # that Pillow's own font lacks
 LEAST = 40  # side of a picture under which a caption fits
 
 
@@ -70,7 +71,7 @@ def sheet_of(rows: Sequence[Row], titles: Sequence[str]) -> Image.Image:
     images = [cell.image for row in rows for group in row.groups for cell in group if cell.image is not None]
     wide, high = max(one.width for one in images), max(one.height for one in images)
     captions = [cell.caption for row in rows for group in row.groups for cell in group]
-    step, row_step = max([wide + _GAP, *map(_length, captions)]), high + _LINE + _GAP
+    step, row_step = max([wide + _GAP, *map(_length, captions)]), high + _LINE * any(captions) + _GAP
     widths = [max([_length(title), *(len(row.groups[at]) * step for row in rows)]) for at, title in enumerate(titles)]
     first = _GAP + max(_length(row.name) for row in rows)
     lefts = [first + sum(widths[:place]) + place * _WIDE for place in range(len(widths))]
@@ -78,10 +79,10 @@ def sheet_of(rows: Sequence[Row], titles: Sequence[str]) -> Image.Image:
     sheet = Image.new("RGB", (lefts[-1] + widths[-1] + _GAP, head + len(rows) * row_step + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for title, left in zip(titles, lefts, strict=True):
-        draw.text((left, _GAP), title, fill=_TEXT)
+        draw.text((left, _GAP), title.translate(_LETTERS), fill=_TEXT)
     for place, row in enumerate(rows):
         top = head + place * row_step
-        draw.text((_GAP, top + high // 2 - _LINE // 2), row.name, fill=_TEXT)
+        draw.text((_GAP, top + high // 2 - _LINE // 2), row.name.translate(_LETTERS), fill=_TEXT)
         for group, left in zip(row.groups, lefts, strict=True):
             for column, cell in enumerate(group):
                 if cell.image is not None:
@@ -98,4 +99,4 @@ def class_name(examples: Examples, label: int) -> str:
 
 def _length(text: str) -> int:
     """Return how wide a line of text is, in pixels, with a gap."""
-    return int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)) + _GAP
+    return int(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text.translate(_LETTERS))) + _GAP
