@@ -60,10 +60,10 @@ def pruning(
         ShapeError: If the network's outputs are not (examples, classes).
     """
     given, parts, many = named(strategies, "order"), _checked(shares), as_count(seeds, "seeds")
-    examples, whole = as_examples(test), _count(given)
+    examples, whole = as_examples(test), examples_of(given)
     (inputs, _), labels = examples.batch(range(len(examples))), class_numbers(examples, "test")
     jobs = [
-        (sorted(_kept(one, round(share * whole), seed, name)), seed)
+        (sorted(left_of(one, round(share * whole), seed, name)), seed)
         for share in parts
         for name, one in given.items()
         for seed in range(many)
@@ -100,8 +100,12 @@ def _checked(shares: Sequence[float]) -> list[float]:
     return found
 
 
-def _count(strategies: dict[str, Order | Keep]) -> int:
-    """Return how many training examples there are; refuse orders that are not of all the same ids."""
+def examples_of(strategies: dict[str, Order | Keep]) -> int:
+    """Return how many training examples there are; refuse orders that are not of all the same ids.
+
+    Raises:
+        ArgumentError: If they are not.
+    """
     sizes = {name: len(one) for name, one in strategies.items() if not callable(one)}
     for name, one in strategies.items():
         if not callable(one) and not np.array_equal(np.sort(one), np.arange(len(one))):
@@ -116,8 +120,12 @@ def _count(strategies: dict[str, Order | Keep]) -> int:
     return len(next(iter(strategies.values()))(0, 0))  # type: ignore[operator]
 
 
-def _kept(strategy: Order | Keep, removed: int, seed: int, name: str) -> list[int]:
-    """Return what is left to train on."""
+def left_of(strategy: Order | Keep, removed: int, seed: int, name: str) -> list[int]:
+    """Return what is left to train on.
+
+    Raises:
+        ArgumentError: If that is nothing.
+    """
     left = strategy(removed, seed) if callable(strategy) else strategy[removed:]
     found = [int(one) for one in left]
     if not found:

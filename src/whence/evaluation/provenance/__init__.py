@@ -1,5 +1,10 @@
 """Applications of provenance networks, each measured beside what needs no such network."""
 
+from whence.evaluation.provenance.choices import (
+    least_ambiguous,
+    least_diverse,
+    least_prototypical,
+)
 from whence.evaluation.provenance.embedding import (
     TSNE,
     UMAP,
@@ -24,6 +29,12 @@ from whence.evaluation.provenance.robustness import (
     conditions_sheet,
     robustness,
 )
+from whence.evaluation.provenance.scaling import (
+    subset_scaling,
+)
+from whence.evaluation.provenance.sharing import (
+    sharing_by_size,
+)
 from whence.evaluation.provenance.trainings import (
     MakeNetwork,
     Trainings,
@@ -42,10 +53,15 @@ __all__ = (
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
+    "least_ambiguous",
+    "least_diverse",
+    "least_prototypical",
     "map_figure",
     "membership_by_index",
     "memorisation_curve",
     "robustness",
+    "sharing_by_size",
     "styles",
     "styles_sheet",
+    "subset_scaling",
 )

@@ -92,18 +92,20 @@ def trained(settings: Sequence[Setting], how: Trainings) -> list[list[Interval]]
     folder = None if how.path is None else Path(how.path)
     jobs = [(setting, seed) for setting in settings for seed in range(how.seeds)]
     keys = [_key(setting, seed, how) for setting, seed in jobs]
+    again = list(dict.fromkeys(keys))  # settings that come to the same, such as all of the data: train them once
 
     def make(place: int) -> NDArray[np.float64]:
-        setting, seed = jobs[place]
-        rest = None if folder is None else folder / f"unfinished-{keys[place].rpartition(':')[2]}"
+        setting, seed = jobs[keys.index(again[place])]
+        rest = None if folder is None else folder / f"unfinished-{again[place].rpartition(':')[2]}"
         network, data = _train(setting, seed, how, rest)
         found = np.array(setting.measure(network, data), dtype=np.float64)
         if rest is not None:
             shutil.rmtree(rest)
         return found
 
-    found = kept_arrays(make, keys, folder=folder, processes=how.processes, description="training networks")
-    by_setting = np.stack(found).reshape(len(settings), how.seeds, -1)
+    found = kept_arrays(make, again, folder=folder, processes=how.processes, description="training networks")
+    known = dict(zip(again, found, strict=True))
+    by_setting = np.stack([known[key] for key in keys]).reshape(len(settings), how.seeds, -1)
     return [[student_interval(one) for one in values.T] for values in by_setting]
 
 
