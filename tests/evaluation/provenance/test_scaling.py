@@ -84,13 +84,13 @@ def test_separable_classes_are_right_from_any_subset(conditional: bool) -> None:
     found = subset_scaling(make, data, blobs(seed=1), HOW, strategies=how, shares=[0.5, 1.0])
     for name in how:
         for share in (0.5, 1.0):
-            for column in ("class", "class of nearest in the embedding: any of five"):
+            for column in ("class", "class of nearest in the features: first"):
                 assert found[name].value(share, column).estimate == 1.0
             first = found[name].value(share, "class of retrieved: first").estimate
             assert first == 1.0 if conditional else first > 0.9  # nothing in the index loss asks for the class
             assert found[name].value(share, "index, training").estimate > 0.95
     assert sorted(made) == [18, 18, 18, 18, 36, 36]  # all of the data is trained once for both
-    assert len(found.figure().data) == 16
+    assert len(found.figure().data) == 18
 
 
 def test_parameters_are_those_of_the_layers_counted_by_hand(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_parameters_are_those_of_the_layers_counted_by_hand(tmp_path: Path) -> N
         share = found["parameters"].value(row, "shared, % without the index head").estimate
         assert share == pytest.approx(100 * shared / (whole - head))
         assert whole == sum(one.numel() for one in shared_levels(data, level=level).parameters())
-    assert found["accuracy"].data["estimate"].shape == (2, 8)
+    assert found["accuracy"].data["estimate"].shape == (2, 9)
     assert len(list(tmp_path.glob("*.npy"))) == 2
     again = sharing_by_size(data, test, how, sizes=["small"], levels=[1, 4])
     np.testing.assert_array_equal(again["accuracy"].data["estimate"], found["accuracy"].data["estimate"])

@@ -18,6 +18,7 @@ from whence._statistics import Interval, share_interval
 from whence.attribution.baselines import class_numbers
 from whence.datasets import as_examples
 from whence.provenance import CONDITIONS, Distortion, ProvenanceNetwork, embeddings, reading, retrieve
+from whence.provenance.network import evaluating
 
 FIVE = 5  # retrieved examples that the paper looks at
 FEW = ("first", "any of five", "majority of five")
@@ -108,6 +109,20 @@ def neighbours_in_embedding(
     """Return the training examples nearest by cosine in the network's own embedding: what the head has to beat."""
     bank, own = embeddings(network, train[0], network.index.labels), embeddings(network, inputs)
     return nearest(F.normalize(own, dim=1), F.normalize(bank, dim=1), k)
+
+
+def neighbours_in_features(
+    network: ProvenanceNetwork, train: Data, inputs: Tensor, k: int = FIVE
+) -> Int[NDArray[np.int64], "queries ranks"]:
+    """Return the training examples nearest by cosine in the features of the backbone, which no class enters."""
+    bank, own = (F.normalize(_features(network, one), dim=1) for one in (train[0], inputs))
+    return nearest(own, bank, k)
+
+
+def _features(network: ProvenanceNetwork, inputs: Tensor) -> Float[Tensor, "queries features"]:
+    device = next(network.parameters()).device
+    with evaluating(network), torch.no_grad():
+        return torch.cat([network(some.to(device)).features for some in inputs.split(_AT_ONCE)])
 
 
 def share_of(hits: Bool[NDArray[np.bool_], " queries"]) -> Interval:

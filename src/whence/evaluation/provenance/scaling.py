@@ -22,6 +22,7 @@ from whence.evaluation.provenance.measures import (
     class_hits,
     exemplars,
     neighbours_in_embedding,
+    neighbours_in_features,
     own_index,
 )
 from whence.evaluation.provenance.trainings import MakeNetwork, Setting, Trainings, over, trained
@@ -34,7 +35,7 @@ COLUMNS = (
     "class",
     *(f"class of retrieved: {few}" for few in FEW),
     "index, training",
-    *(f"class of nearest in the embedding: {few}" for few in FEW),
+    *(f"class of nearest in the {where}: {few}" for where in ("embedding", "features") for few in FEW[:2]),
 )
 
 
@@ -50,7 +51,7 @@ def subset_scaling(
     """Train network and index on a growing share of the data (Provenance Networks, 4.3 and 7.5, tables 1 and 4).
 
     The paper's accuracies of retrieval jump up and down with the share, of one training each; several seeds tell that
-    from noise, and the nearest neighbours in the network's own embedding are what its index head has to beat.
+    from noise, and the nearest neighbours in the network's own embedding and features are what its head has to beat.
 
     Args:
         make_network: Makes a network of the subset, such as `whence.provenance.two_branches`.
@@ -65,7 +66,8 @@ def subset_scaling(
     Returns:
         A table by strategy, a row each share kept. Columns: class accuracy on the test data (of a single-branch network
         that of the first retrieved); of the first retrieved example, any of five and the majority of five whether the
-        class is right; index accuracy on the subset; the same three of the nearest by cosine in the embedding.
+        class is right; index accuracy on the subset; the same of the nearest by cosine in the embedding, and in the
+        features of the backbone, which the class does not enter.
 
     Raises:
         ArgumentError: If a share is outside what is listed, orders are not of all the training examples, a subset has
@@ -134,11 +136,11 @@ def _setting(
 def measured(network: ProvenanceNetwork, data: Data, *, test: Data) -> list[float]:
     """Return what `COLUMNS` lists of a network, its training data and test data."""
     labels = test[1].numpy()
-    near = data[1].numpy()[neighbours_in_embedding(network, data, test[0])]
+    near = [of(network, data, test[0]) for of in (neighbours_in_embedding, neighbours_in_features)]
     hits = [
         class_hits(network, *test),
         *agreement(exemplars(network, test[0])[1], labels),
         own_index(network, data[0]),
-        *agreement(near, labels),
+        *(one for ids in near for one in agreement(data[1].numpy()[ids], labels)[:2]),
     ]
     return [float(np.mean(one)) for one in hits]
