@@ -42,6 +42,18 @@ def test_any_of_five_and_majority_of_five_written_by_hand() -> None:
     assert found.majority.tolist() == [False, True, True, False]
 
 
+def test_several_trainings_at_once_give_the_same(tmp_path: Path) -> None:
+    def how(processes: int, path: Path | None) -> Trainings:
+        return Trainings(2, 2, PLAIN, FAST, processes=processes, path=path)
+
+    one, two = (
+        memorisation_curve(single, blobs(), blobs(seed=1), how(processes, path), mixing=[0, 1])
+        for processes, path in ((1, None), (2, tmp_path))
+    )
+    np.testing.assert_array_equal(one.data["estimate"], two.data["estimate"])
+    assert len(list(tmp_path.glob("*.npy"))) == 4
+
+
 class CutOffError(Exception):
     """Somebody pulled the plug."""
 

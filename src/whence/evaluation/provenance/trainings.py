@@ -35,7 +35,8 @@ class Trainings:
         seeds: How many networks for each setting; tables give the mean and Student's interval over them.
         objective: Losses and weights, as `whence.provenance.train` takes them.
         optimization: Optimizer, batches and schedule, alike.
-        distort: Makes distorted inputs that keep their index, alike.
+        distort: Makes distorted inputs that keep their index, alike; with ``path`` something that prints the same in
+            every process, such as `whence.provenance.Mixture`, and no lambda, so that its checkpoints are known again.
         processes: How many trainings at once, on the CPU, each on one thread.
         path: A folder in which to keep each result as it is found, and a checkpoint of each unfinished training: a call
             that was interrupted goes on there. Results are told apart by data, settings, seed and the code that makes
