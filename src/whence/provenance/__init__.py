@@ -1,6 +1,7 @@
 """Provenance networks: models that name the training examples behind their answer."""
 
 from whence.provenance.attributor import Provenance
+from whence.provenance.backbones import small_backbone
 from whence.provenance.codes import CodeHead
 from whence.provenance.conditions import CONDITIONS, conditions
 from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
@@ -16,6 +17,7 @@ from whence.provenance.distortions import (
     Scaling,
     Translation,
 )
+from whence.provenance.folders import FolderSettings, NetworkFolder, folder_settings, open_folder, train_folder
 from whence.provenance.generative import (
     WEIGHTS,
     ClassHeads,
@@ -35,11 +37,12 @@ from whence.provenance.generative import (
 from whence.provenance.heads import IndexHead, LinearHead, SharedHead
 from whence.provenance.indices import ClassIndex, class_index
 from whence.provenance.loss import provenance_loss
-from whence.provenance.mixture import DISTORT, Mixture
+from whence.provenance.mixture import DISTORT, Mixture, mixture_for
 from whence.provenance.network import Answer, Branches, ProvenanceNetwork, Task
 from whence.provenance.objective import Losses, Objective, index_loss, neighbourhood_loss
 from whence.provenance.papers import shared_levels, single_branch, two_branches
 from whence.provenance.retrieval import embeddings, reading, retrieve
+from whence.provenance.sheets import retrieval_sheet
 from whence.provenance.storage import load_network, save_network
 from whence.provenance.training import Optimization, one_cycle, train, warm_up_and_decay
 
@@ -55,6 +58,7 @@ __all__ = (
     "CodeHead",
     "CosineHead",
     "Distortion",
+    "FolderSettings",
     "GaussianNoise",
     "GenerativeLoss",
     "GenerativeNetwork",
@@ -65,6 +69,7 @@ __all__ = (
     "Mixture",
     "MotionBlur",
     "Neighbours",
+    "NetworkFolder",
     "NoDistortion",
     "Objective",
     "Occlusion",
@@ -85,20 +90,26 @@ __all__ = (
     "conditions",
     "embeddings",
     "exemplar_sheet",
+    "folder_settings",
     "generate",
     "generative_loss",
     "index_loss",
     "load_network",
+    "mixture_for",
     "nearest_in_pixels",
     "neighbourhood_loss",
     "one_cycle",
+    "open_folder",
     "provenance_loss",
     "reading",
+    "retrieval_sheet",
     "retrieve",
     "save_network",
     "shared_levels",
     "single_branch",
+    "small_backbone",
     "train",
+    "train_folder",
     "train_generative",
     "two_branches",
     "warm_up_and_decay",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -36,7 +36,7 @@ class Mixture:
 
     To train index heads with: a picture keeps its number under all of these, so they learn to find it under the paper's
     distortions. Each of the five comes with the same chance and a strength of its own. Defaults are `DISTORT`, made for
-    pictures of 28×28; halve ``shift`` and ``occlusion`` on smaller ones.
+    pictures of 28×28; `mixture_for` gives those for another size.
 
     Args:
         rotation: The largest turn in degrees, either way.
@@ -106,3 +106,24 @@ class Mixture:
 
 
 DISTORT = Mixture()
+
+
+def mixture_for(side: int, low: float = 0.0, high: float = 1.0) -> Mixture:
+    """Return `DISTORT` for pictures of another size and range: what it counts in pixels, times ``side / 28``.
+
+    Args:
+        side: Of the pictures, the shorter one.
+        low, high: The ends of their range.
+
+    Raises:
+        ArgumentError: If the side is no whole number, at least 4, or the ends are no range.
+
+    Example:
+        >>> mixture_for(14).shift, mixture_for(14).occlusion
+        (2.0, 3)
+    """
+    check_whole(side, "side", 4)
+    scale = side / 28
+    blur = (DISTORT.blur[0] * scale, DISTORT.blur[1] * scale)
+    occlusion = max(1, round(DISTORT.occlusion * scale))
+    return replace(DISTORT, shift=DISTORT.shift * scale, occlusion=occlusion, blur=blur, low=low, high=high)
