@@ -44,6 +44,12 @@ from whence.evaluation.provenance import (
     subset_scaling,
 )
 from whence.evaluation.pruning import pruning
+from whence.evaluation.retrieval import (
+    distorted_retrieval,
+    evaluate_provenance,
+    provenance_membership,
+    retrieval_accuracy,
+)
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
 from whence.evaluation.shortcut import Patch, ShortcutSizes, shortcut, square_patch
 from whence.evaluation.specificity import TwoDigits, specificity, two_digits
@@ -76,11 +82,13 @@ __all__ = (
     "conditions_sheet",
     "deletion",
     "diffroar",
+    "distorted_retrieval",
     "duplicates",
     "embedding_map",
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
+    "evaluate_provenance",
     "identical_class",
     "insertion",
     "label_noise",
@@ -100,10 +108,12 @@ __all__ = (
     "most_harmful",
     "most_helpful",
     "most_redundant",
+    "provenance_membership",
     "pruning",
     "random_parts",
     "reinitialised",
     "removal_losses",
+    "retrieval_accuracy",
     "robustness",
     "sharing_by_size",
     "shortcut",

@@ -1,0 +1,282 @@
+"""How well a provenance network retrieves, beside what plain nearest neighbours would (Provenance Networks, 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence._errors import ArgumentError, ChangedDataError
+from whence._numbers import is_whole
+from whence._statistics import Interval, share_interval
+from whence.datasets import Examples, as_examples
+from whence.evaluation.membership import membership_table
+from whence.evaluation.table import Table, Tables, table_of
+from whence.membership import blind_control
+from whence.provenance import Distortion, ProvenanceNetwork, conditions, embeddings, retrieve
+from whence.provenance.backbones import range_of, some_pictures
+
+NETWORK, EMBEDDING, PIXELS = "provenance network", "neighbours in its embedding", "neighbours in pixels"
+_CHUNK = 1024  # examples read at once
+_AT_ONCE = 2**24  # distances held at once
+_EXACT = "Clopper-Pearson, over examples"
+
+Ids = Int[NDArray[np.int64], "queries rank"]
+
+
+def retrieval_accuracy(
+    network: ProvenanceNetwork, train_data: Any, test_data: Any, *, k: int = 5, limit: int | None = None
+) -> Tables:
+    """Measure what a provenance network answers and retrieves, beside nearest neighbours.
+
+    Neighbours are by cosine in the network's embedding, and by Euclidean distance in pixels. A class-conditional
+    network retrieves from the class that it predicts only, so the class of what it retrieves is right where its answer
+    is.
+
+    Args:
+        network: A trained network.
+        train_data: The data that it was made with.
+        test_data: Other data.
+        k: How many examples to retrieve.
+        limit: Take so many evenly spaced test examples, and training examples for the index, at most.
+
+    Returns:
+        Two tables. ``answers``: the share of test examples whose class is right, and of training examples for which the
+        first retrieved is itself. ``retrieved``: the share of test examples for which the class of the first retrieved
+        is right, of any of the k, and of most of them; of classes equally frequent, that of the more probable counts.
+
+    Raises:
+        ChangedDataError: If the training data is another.
+        ArgumentError: If ``k`` is not from 1 to what can be retrieved, or the limit is no whole number, at least 1.
+    """
+    train, test = _same(network, train_data), as_examples(test_data)
+    asked, own = spaced_ids(len(test), limit), spaced_ids(len(train), limit)
+    truth = test.labels[asked].cpu().numpy()
+    exemplars, predicted, queries = _retrieved(network, test, asked, k)
+    itself = _retrieved(network, train, own, 1)[0][:, 0] == np.array(own)
+    found = {
+        NETWORK: exemplars,
+        EMBEDDING: nearest(F.normalize(queries), F.normalize(_embedded(network, train)), k),
+        PIXELS: nearest(_flat(test, asked), _flat(train), k),
+    }
+    labels = network.index.labels.numpy()
+    right = {name: _right(ids, labels, truth) for name, ids in found.items()}
+    answers = table_of(
+        [[_share(predicted == truth)], [_share(itself)]],
+        ("of", [f"class of {len(asked):,} test examples", f"index of {len(own):,} training examples"]),
+        ("measure", ["share right"]),
+        title="Answers of the provenance network",
+        measure="share",
+        interval=_EXACT,
+    )
+    retrieved = table_of(
+        [[_share(one) for one in each] for each in right.values()],
+        ("retrieved by", list(right)),
+        ("right", ["class of the first", f"of any of {k}", f"of most of {k}"]),
+        title=f"Class of what is retrieved for {len(asked):,} test examples",
+        measure="share right",
+        interval=_EXACT,
+        notes=[_CONDITIONAL] if network.conditional else [],
+    )
+    return Tables({"answers": answers, "retrieved": retrieved})
+
+
+def distorted_retrieval(
+    network: ProvenanceNetwork,
+    train_data: Any,
+    distortions: Mapping[str, Distortion] | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Table:
+    """Measure whether the first example retrieved for a distorted training picture is that picture.
+
+    Args:
+        network: A trained network.
+        train_data: The pictures that it was made with.
+        distortions: By name; by default the paper's 15 conditions for the size and range of the pictures.
+        limit: Take so many evenly spaced training pictures, at most.
+        seed: Of the distortions; each begins with it anew.
+
+    Returns:
+        The share found exactly, a row a distortion: by the network, and by its nearest neighbours in the network's
+        embedding and in pixels, among all training pictures.
+
+    Raises:
+        ChangedDataError: If the training data is another.
+        ArgumentError: If the data is not of pictures, or the limit is no whole number, at least 1.
+    """
+    train = _same(network, train_data)
+    seen, ids = some_pictures(train), spaced_ids(len(train), limit)
+    side = min(seen.shape[2:])
+    kinds = conditions(*range_of(seen), side=side) if distortions is None else distortions
+    scaled = distortions is None and side != 28
+    bank, flat = F.normalize(_embedded(network, train)), _flat(train)
+    pictures, truth = torch.cat([train.batch(part)[0] for part in _parts(ids)]), np.array(ids)
+    rows = []
+    for distort in kinds.values():
+        views = distort(pictures, torch.Generator().manual_seed(seed))
+        answers = [retrieve(network, part, 1)["exemplar"].values for part in views.split(_CHUNK)]
+        near = nearest(F.normalize(embeddings(network, views).cpu().double()), bank, 1)
+        found = (np.concatenate(answers), near, nearest(views.flatten(1).double(), flat, 1))
+        rows.append([_share(one[:, 0] == truth) for one in found])
+    return table_of(
+        rows,
+        ("distortion", list(kinds)),
+        ("found by", [NETWORK, EMBEDDING, PIXELS]),
+        title=f"Distorted training pictures found exactly, of {len(ids):,}",
+        measure="share for which the first retrieved is the picture itself",
+        interval=_EXACT,
+        notes=[f"Strengths in pixels are the paper's, for a side of 28, times {side} / 28."] if scaled else [],
+    )
+
+
+def provenance_membership(
+    network: ProvenanceNetwork, train_data: Any, test_data: Any, *, limit: int | None = 2000, seed: int = 0
+) -> Table:
+    """Measure whether the network's confidence tells training examples from others, beside what inputs alone say.
+
+    Args:
+        network: A trained network.
+        train_data: The data that it was made with: the members.
+        test_data: Other data of the same kind.
+        limit: Take so many evenly spaced examples of each, at most.
+        seed: Of bootstrap and blind control.
+
+    Returns:
+        As `membership_table` gives it: confidence and entropy of the index, confidence of the class, blind control.
+
+    Raises:
+        ChangedDataError: If the training data is another.
+        ArgumentError: If there are fewer than five of either, or the limit is no whole number, at least 1.
+    """
+    both, read = (_same(network, train_data), as_examples(test_data)), []
+    inputs = [torch.cat([one.batch(part)[0] for part in _parts(spaced_ids(len(one), limit))]) for one in both]
+    for given in inputs:
+        found = [retrieve(network, part, 1) for part in given.split(_CHUNK)]
+        names = ("index_confidence", "entropy", "class_confidence")
+        read.append({name: np.concatenate([one[name].values for one in found]) for name in names})
+    scores = {"index confidence": tuple(one["index_confidence"] for one in read)}
+    scores |= {"index entropy": tuple(-one["entropy"] for one in read)}
+    if network.class_branch is not None:
+        scores |= {"class confidence": tuple(one["class_confidence"] for one in read)}
+    return membership_table(scores, blind=blind_control(*inputs, seed=seed), seed=seed)
+
+
+def evaluate_provenance(
+    network: ProvenanceNetwork,
+    train_data: Any,
+    test_data: Any,
+    *,
+    k: int = 5,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Tables:
+    """Measure all of it: `retrieval_accuracy`, `distorted_retrieval` and `provenance_membership`.
+
+    Args:
+        network, train_data, test_data, k, limit: As in `retrieval_accuracy`.
+        seed: Of distortions, bootstrap and blind control.
+
+    Returns:
+        Tables ``answers``, ``retrieved``, ``distorted`` and ``membership``.
+
+    Raises:
+        ChangedDataError: If the training data is another.
+        ArgumentError: As in each of these.
+    """
+    accuracy = retrieval_accuracy(network, train_data, test_data, k=k, limit=limit)
+    distorted = distorted_retrieval(network, train_data, limit=limit, seed=seed)
+    members = provenance_membership(network, train_data, test_data, limit=limit or 2000, seed=seed)
+    return Tables({**accuracy.parts, "distorted": distorted, "membership": members})
+
+
+def nearest(queries: Float[Tensor, "queries width"], bank: Float[Tensor, "examples width"], k: int) -> Ids:
+    """Return the rows of a bank at the smallest Euclidean distance from each query, nearest first.
+
+    Of rows of length 1 these are the nearest by cosine.
+    """
+    sizes, chunk = (bank**2).sum(1), max(1, _AT_ONCE // len(bank))
+    found = [(sizes - 2 * part @ bank.T).topk(k, dim=1, largest=False).indices for part in queries.split(chunk)]
+    return torch.cat(found).numpy()
+
+
+def spaced_ids(count: int, limit: int | None) -> list[int]:
+    """Return evenly spaced ids, all of them where there are no more than the limit.
+
+    Raises:
+        ArgumentError: If the limit is no whole number, at least 1.
+    """
+    if limit is not None and (not is_whole(limit) or limit < 1):
+        raise ArgumentError(f"`limit` is a whole number, at least 1, or None for all; got {limit!r}.")
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [place * count // limit for place in range(limit)]
+
+
+_CONDITIONAL = (
+    "The network is class-conditional: it retrieves from the class that it predicts, so the class of what it retrieves "
+    "says nothing beyond its answer."
+)
+
+
+def _same(network: ProvenanceNetwork, train_data: Any) -> Examples:
+    """Return the training data as examples.
+
+    Raises:
+        ChangedDataError: If it is not what the network was made with.
+    """
+    examples = as_examples(train_data)
+    if examples.fingerprint != network.fingerprint:
+        raise ChangedDataError(
+            f"The network's index is of other data: {network.fingerprint}; this is {examples.fingerprint}. Give the "
+            "training data that the network was made with."
+        )
+    return examples
+
+
+def _parts(ids: Sequence[int]) -> list[Sequence[int]]:
+    return [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+
+
+def _retrieved(
+    network: ProvenanceNetwork, examples: Examples, ids: Sequence[int], k: int
+) -> tuple[Ids, NDArray[np.int64], Float[Tensor, "queries width"]]:
+    """Return exemplars, predicted classes and embeddings of some examples."""
+    exemplars, predicted, embedded = [], [], []
+    for part in _parts(ids):
+        inputs = examples.batch(part)[0]
+        found = retrieve(network, inputs, k)
+        exemplars.append(found["exemplar"].values)
+        predicted.append(found["predicted"].values)
+        embedded.append(embeddings(network, inputs).cpu().double())
+    return np.concatenate(exemplars), np.concatenate(predicted), torch.cat(embedded)
+
+
+def _embedded(network: ProvenanceNetwork, examples: Examples) -> Float[Tensor, "examples width"]:
+    parts = _parts(range(len(examples)))
+    return torch.cat([embeddings(network, examples.batch(part)[0]).cpu().double() for part in parts])
+
+
+def _flat(examples: Examples, ids: Sequence[int] | None = None) -> Float[Tensor, "examples numbers"]:
+    chosen = range(len(examples)) if ids is None else ids
+    return torch.cat([examples.batch(part)[0].flatten(1).double() for part in _parts(chosen)])
+
+
+def _right(ids: Ids, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
+    """Return whether the class of the first, of any and of most is right, for each row; an id of -1 is of no class."""
+    classes = np.where(ids < 0, -1, labels[ids])
+    votes = ((classes[:, :, None] == classes[:, None, :]) & (classes >= 0)[:, :, None]).sum(2)
+    most = np.take_along_axis(classes, votes.argmax(1)[:, None], 1)[:, 0]  # of equals the first
+    hits = classes == truth[:, None]
+    return [hits[:, 0], hits.any(1), most == truth]
+
+
+def _share(right: NDArray[np.bool_]) -> Interval:
+    return share_interval(int(right.sum()), len(right))
