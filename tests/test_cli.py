@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,12 +24,15 @@ from whence.cli.attributing import METHODS_SAID
 from whence.cli.ending import show
 from whence.counterfactual import load_effects
 from whence.datasets import load_digits
-from whence.evaluation import load_table
+from whence.evaluation import evaluate_provenance, load_table
+from whence.provenance import open_folder, retrieve
+from whence.provenance.folders import HEADS
 from whence.regions import load_maps
 from whence.report import demo as demo_module
 from whence.report.methods import METHODS, RECIPES, named_method, named_recipe
 
 COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate")
+PROVENANCE = ("train", "retrieve", "evaluate")
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
 
@@ -300,6 +304,8 @@ def test_a_limit_below_one_is_answered_as_a_limit(made: Path, tmp_path: Path, li
         (("verify", "run", "--modle", "m"), "No such option: --modle (Possible options: --model) See: whence verify"),
         (("audit", "run", "--limit", "few"), "Invalid value for '--limit': "),
         (("report", "run"), "Missing option '--audit'. See: whence report --help"),
+        (("provenance", "retriev"), "No such command 'retriev'. Did you mean 'retrieve'? See: whence provenance"),
+        (("provenance", "retrieve", "n", "digits", "--ids", "a"), "Invalid value for '--ids': "),
     ],
 )
 def test_words_that_cannot_be_read_are_named_in_one_line(words: tuple[str, ...], message: str) -> None:
@@ -331,9 +337,9 @@ def test_a_run_that_is_not_there_is_named() -> None:
     assert "There is no run at nowhere" in result.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"provenance {one}" for one in PROVENANCE)])
 def test_each_command_has_a_help_with_an_example_that_it_understands(command: str) -> None:
-    text = call(command, "--help").stdout
+    text = call(*command.split(), "--help").stdout
     assert text.count("Example:") == 1
     example = text.partition("Example:")[2]
     assert f"whence {command}" in example
@@ -343,6 +349,9 @@ def test_each_command_has_a_help_with_an_example_that_it_understands(command: st
 
 def test_the_commands_are_those_promised_and_the_version_is_the_packages() -> None:
     assert {command.callback.__name__ for command in cli.app.registered_commands if command.callback} == set(COMMANDS)
+    (group,) = cli.app.registered_groups
+    assert group.typer_instance is not None
+    assert [one.callback.__name__ for one in group.typer_instance.registered_commands if one.callback] == [*PROVENANCE]
     assert call("--version").stdout.strip().count(".") == 2
 
 
@@ -552,3 +561,127 @@ def test_a_page_shows_an_evaluation_and_refuses_that_of_another_run(made: Path, 
     assert none.exit_code == 1
     assert f"{tmp_path / 'nothing.json'} holds no table: " in none.stderr
     assert not (tmp_path / "q.html").exists()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("provenance") / "network"
+    result = call("provenance", "train", "digits", folder, "--epochs", 2, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["network"], found["head"], found["training_examples"]) == (str(folder), "cosine", 1442)
+    assert found["class_accuracy"] > 0.8
+    return folder
+
+
+def test_a_provenance_network_that_is_whole_is_not_trained_again(network: Path) -> None:
+    kept = {file: file.stat().st_mtime_ns for file in network.rglob("*") if file.is_file()}
+    assert {"settings.json", "network.safetensors", "training.json"} <= {file.name for file in kept}
+    again = call("provenance", "train", "digits", network, "--epochs", 2)
+    assert again.exit_code == 0, again.output
+    assert re.search(r"^training examples +1,442$", again.stdout, re.MULTILINE)
+    assert {file: file.stat().st_mtime_ns for file in network.rglob("*") if file.is_file()} == kept
+
+
+def test_retrieve_names_the_training_examples_and_draws_them(network: Path, tmp_path: Path) -> None:
+    opened = open_folder(network, load_digits("train")).network
+    inputs = whence.as_examples(load_digits("test")).batch([5, 0, 9])[0]
+    expected = retrieve(opened, inputs, 3)
+    words = ("provenance", "retrieve", network, "digits", "--ids", 5, 0, 9, "-k", 3)
+    result = call(*words, "--picture", tmp_path / "sheet.png", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [row["id"] for row in found["results"]] == [5, 0, 9]
+    for place, row in enumerate(found["results"]):
+        assert row["predicted"] == str(int(expected["predicted"][place]))
+        assert row["confidence"] == pytest.approx(float(np.exp(expected["class_confidence"][place])), rel=1e-5)
+        ids, classes = ([one[key] for one in row["exemplars"]] for key in ("id", "class"))
+        assert ids == expected["exemplar"].values[place].tolist()
+        assert classes == [str(one) for one in expected["exemplar_class"].values[place].tolist()]
+    with Image.open(found["picture"]) as drawn:
+        assert drawn.height > 3 * 96
+    plain = call(*words)
+    first = found["results"][0]["exemplars"][0]
+    assert f"| #{first['id']}, {first['class']} ({np.exp(first['score']):.3f}) |" in plain.stdout
+    assert "it is not what caused the answer" in plain.stdout
+    again = call(*words, "--picture", tmp_path / "sheet.png")
+    assert again.exit_code == 1
+    assert "Something stands at" in again.stderr
+
+
+def test_training_data_in_a_folder_is_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("dark", "light"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for place in range(4):
+            shade = 20 * place + 120 * (label == "light")
+            Image.new("L", (8, 8), shade).save(tmp_path / "data" / label / f"{place}.png")
+    monkeypatch.chdir(tmp_path)
+    result = call(
+        "provenance", "train", "data", "net", "--epochs", 1, "--head", "codes", "--conditional", "--no-distort"
+    )
+    assert result.exit_code == 0, result.output
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = call("provenance", "retrieve", "../net", "../data", "--ids", 0, "-k", 1)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"\| 0 \| (dark|light) \(0\.\d+\) \| #\d, (dark|light)", result.stdout)
+
+
+def test_evaluating_a_provenance_network_prints_and_keeps_what_the_library_measures(
+    network: Path, tmp_path: Path
+) -> None:
+    words = ("provenance", "evaluate", network, "--test", "digits", "--limit", 20, "-k", 3)
+    result = call(*words, "--out", tmp_path / "tables")
+    assert result.exit_code == 0, result.output
+    opened = open_folder(network, load_digits("train")).network
+    expected = evaluate_provenance(opened, load_digits("train"), load_digits("test"), k=3, limit=20)
+    assert str(expected) in result.stdout
+    for name, table in expected.parts.items():
+        assert str(load_table(tmp_path / "tables" / f"{name}.json")) == str(table)
+    found = json.loads(call(*words, "--json").stdout)
+    assert found["retrieved"] == expected["retrieved"].plain()
+    again = call(*words, "--out", tmp_path / "tables")
+    assert again.exit_code == 1
+    assert "Something stands at" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "digits", "{net}", "--epochs", 3), "settings: epochs was 2 and is 3. Give the same to go on there"),
+        (
+            ("train", "digits", "{new}", "--head", "cosinus"),
+            "No head 'cosinus' (similar: cosine). Choose one of cosine",
+        ),
+        (("train", "digits", "{new}", "--head", "shared"), "shared numbers examples within their class: make the net"),
+        (("train", "nowhere", "{new}"), "No data 'nowhere': give digits, mnist, mnist:FOLDER, a .parquet file"),
+        (("retrieve", "{new}", "digits", "--ids", 0), "new holds no provenance network: "),
+        (("retrieve", "{net}", "digits", "--ids", 0, 355), "No example 355: there are 355, with ids 0 to 354."),
+        (("retrieve", "{net}", "digits", "--ids", 0, "-k", 1443), "`k` is a whole number from 1 to 1442; got 1443."),
+        (
+            ("retrieve", "{net}", "digits", "--ids", 0, "--data", "tests.test_cli:other_digits"),
+            "names examples of other data, blake2b:",
+        ),
+        (("evaluate", "{net}", "--test", "digits", "--limit", 0), "`limit` is a whole number, at least 1, or None"),
+    ],
+)
+def test_provenance_names_what_it_cannot_do(
+    words: tuple[object, ...], message: str, network: Path, tmp_path: Path
+) -> None:
+    places = {"{net}": network, "{new}": tmp_path / "new"}
+    result = call("provenance", *(places.get(str(one), one) for one in words))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def other_digits() -> Any:
+    """Return data whose fingerprint is another."""
+    return load_digits("test")
+
+
+def test_the_help_names_every_head() -> None:
+    text = " ".join(call("provenance", "train", "--help").stdout.split())
+    assert ", ".join([*HEADS][:-1]) + f" or {[*HEADS][-1]}." in text

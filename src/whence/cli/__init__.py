@@ -1,5 +1,5 @@
 """The command line of Whence."""
 
-from whence.cli.evaluating import app
+from whence.cli.tracing import app
 
 __all__ = ["app"]

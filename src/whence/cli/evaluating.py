@@ -1,4 +1,4 @@
-"""The command that measures which attributor to trust; with it, the command line is whole."""
+"""The command that measures which attributor to trust."""
 
 from __future__ import annotations
 

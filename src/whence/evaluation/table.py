@@ -179,6 +179,19 @@ class Tables:
         """Return all of them in Markdown."""
         return "\n\n".join(str(one) for one in self.parts.values())
 
+    def save(self, folder: str | Path) -> None:
+        """Write each table as a JSON file of its name in a new folder; `load_table` opens each.
+
+        Raises:
+            AuditError: If something stands at ``folder``.
+            ArgumentError: If a file stands where the folder above it would be.
+            DiskError: If the disk is full or refuses to write.
+        """
+        place = Path(folder)
+        refuse_existing(place)
+        for name, table in self.parts.items():
+            table.save(place / f"{name}.json")
+
     def figure(self) -> Any:
         """Return a plotly figure with the plots of all side by side."""
         from plotly.subplots import make_subplots

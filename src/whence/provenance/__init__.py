@@ -1,5 +1,6 @@
 """Provenance networks: models that name the training examples behind their answer."""
 
+from whence.provenance.asking import retrieval_rows, retrieve_examples
 from whence.provenance.attributor import Provenance
 from whence.provenance.backbones import small_backbone
 from whence.provenance.codes import CodeHead
@@ -102,8 +103,10 @@ __all__ = (
     "open_folder",
     "provenance_loss",
     "reading",
+    "retrieval_rows",
     "retrieval_sheet",
     "retrieve",
+    "retrieve_examples",
     "save_network",
     "shared_levels",
     "single_branch",

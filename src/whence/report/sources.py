@@ -95,6 +95,15 @@ def named_data(spec: str, split: Split, option: str = "--data") -> Examples:
     )
 
 
+def lasting_name(spec: str) -> str:
+    """Return what data is called from any folder: a path in it made absolute."""
+    word, _, rest = spec.partition(":")
+    if word == "mnist" and rest:
+        return f"mnist:{Path(rest).resolve()}"
+    known = spec not in {"digits", "mnist"} and Path(spec).exists()
+    return str(Path(spec).resolve()) if known else spec
+
+
 def _made(spec: str, what: str) -> Any:
     """Return what a factory gives; something ready is returned as it is."""
     found = _attribute(spec, what)
