@@ -63,7 +63,12 @@ def test_the_demonstration_says_where_the_page_is_and_how_complete_the_audit(mad
     assert str(made / "report.html") in again.stdout
     assert "355 targets: mean error" in again.stdout
     assert (made / "report.html").stat().st_size < 8_000_000
+    assert re.search(
+        r"^recognised +The network answers [\d.]+ % of 355 targets rightly, and takes ", again.stdout, re.M
+    )
+    assert 'id="provenance"' in (made / "report.html").read_text()
     found = json.loads(call("demo", "--out", made, "--epochs", 2, "--json").stdout)
+    assert found["provenance"] == str(made / "provenance")
     assert found["correlation"] > 0.999
     assert found["mean_error"] < 1e-4
 
@@ -675,6 +680,21 @@ def test_provenance_names_what_it_cannot_do(
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_page_shows_a_provenance_network_and_refuses_that_of_other_data(
+    made: Path, network: Path, tmp_path: Path
+) -> None:
+    audited = ("--audit", made / "audit.zarr", *DIGITS, "--targets", "digits", "--k", 1, "--target", 0)
+    words = ("report", made / "run", *audited, "--out", tmp_path / "p.html")
+    result = call(*words, "--provenance", network)
+    assert result.exit_code == 0, result.output
+    assert 'id="provenance"' in (tmp_path / "p.html").read_text()
+    other = call("provenance", "train", "tests.test_cli:other_digits", tmp_path / "other", "--epochs", 1)
+    assert other.exit_code == 0, other.output
+    refused = call(*words, "--provenance", tmp_path / "other")
+    assert refused.exit_code == 1
+    assert "names examples of other data, blake2b:" in refused.stderr
 
 
 def other_digits() -> Any:

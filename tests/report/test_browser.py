@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.report.making import picture_case
 from whence.attribution import GradDot
+from whence.provenance import ProvenanceNetwork, small_backbone
 from whence.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -30,7 +32,10 @@ pytestmark = [
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     case = picture_case(folder, ("top", "<b>middle</b>", "bottom"))
-    return write_report(case.run, case.audit, case.targets, folder / "page.html", k=6, methods=(GradDot(),))
+    torch.manual_seed(0)
+    network = ProvenanceNetwork(small_backbone(case.run.examples), case.run.examples).eval()
+    asked: dict[str, Any] = {"methods": (GradDot(),), "provenance": network}
+    return write_report(case.run, case.audit, case.targets, folder / "page.html", k=6, **asked)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,25 @@ def test_a_switch_changes_the_method_whose_lists_are_shown(browser: Any, page_fi
         assert all(one.get_attribute("src").startswith("data:image/png") for one in pictures)
         audit.press("Enter")
         assert [one.is_visible() for one in lists] == [True, False]
+
+
+def test_a_slider_shows_the_image_as_distorted_as_it_says_by_keyboard_too(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        slider, steps = page.locator("input[data-slide='slide-rotation']"), page.locator("#slide-rotation")
+        assert steps.locator("[data-step]:visible").count() == 1
+        assert steps.inner_text().startswith("0°: ")
+        first = steps.locator("img:visible").first.get_attribute("src")
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        assert steps.locator("[data-step]:visible").get_attribute("data-step") == "1"
+        assert steps.inner_text().startswith("7.5°: ")
+        assert slider.get_attribute("aria-valuetext") == steps.locator("p:visible").inner_text()
+        shown = steps.locator("img:visible")
+        assert shown.count() == 2
+        assert shown.evaluate_all("images => images.every(image => image.complete && image.naturalWidth > 0)")
+        assert shown.first.get_attribute("src") != first
+        page.keyboard.press("End")
+        assert steps.locator("[data-step]:visible").get_attribute("data-step") == "8"
 
 
 def panel_number(page: Any, position: int) -> str:

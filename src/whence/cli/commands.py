@@ -95,6 +95,8 @@ def demo(
 
         made = demonstrate(out, data=data, data_dir=data_dir, epochs=epochs, batches=batches, targets=targets)
         facts = {"page": made.page, "run": made.run, "audit": made.audit_path, "seconds": round(made.seconds, 1)}
+        if made.provenance is not None:
+            facts |= {"provenance": made.provenance, "recognised": made.recognised}
         show({**facts, **_completeness(made.audit)}, as_json)
 
 
@@ -232,12 +234,16 @@ def report(
     evaluation: Annotated[
         Path | None, typer.Option(help="What whence evaluate --out kept: which method to trust on this run.")
     ] = None,
+    provenance: Annotated[
+        Path | None, typer.Option(help="What whence provenance train wrote on the same data: what it takes each for.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
     with expected("an earlier page is as it was"):
         from whence.audit import load_audit
         from whence.evaluation import load_table
+        from whence.provenance import open_folder
         from whence.report import write_report
         from whence.report.methods import named_methods
         from whence.report.sources import named_data
@@ -247,6 +253,7 @@ def report(
         examples = named_data(targets, "test", "--targets")
         opened = open_named(run, model, data, loss)
         asked: dict[str, Any] = {"remove": remove, "retrain": retrain, "regions": regions, "evaluation": measured}
+        asked["provenance"] = None if provenance is None else open_folder(provenance, opened.examples).network
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 

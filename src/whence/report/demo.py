@@ -22,7 +22,9 @@ from whence.attribution import Attributor, GradCos, PathSimilarity, Random, audi
 from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
 from whence.evaluation import Table, compare_attributors, load_table
+from whence.provenance import FolderSettings, train_folder
 from whence.report.page import write_report
+from whence.report.recognition import Recogniser
 from whence.report.training import spaced
 from whence.runs import Run, open_run, record
 
@@ -42,6 +44,8 @@ class Demonstration:
         audit_path: The audit on disk.
         audit: The audit, read lazily.
         seconds: How long it all took.
+        provenance: The folder of the provenance network, if one was trained.
+        recognised: What it recognises, in a sentence.
     """
 
     page: Path
@@ -49,6 +53,8 @@ class Demonstration:
     audit_path: Path
     audit: Audit
     seconds: float
+    provenance: Path | None = None
+    recognised: str = ""
 
 
 @final
@@ -68,6 +74,7 @@ class Plan:
         remove: Examples to propose for removal, for each wrong answer explained.
         retrain: For how many of these to train again without them.
         sets: Trainings without random examples, to measure which method to trust; 0 to leave that out.
+        recognise: Whether a provenance network is trained beside it, for as many epochs.
     """
 
     train: Examples
@@ -81,6 +88,7 @@ class Plan:
     remove: int
     retrain: int
     sets: int
+    recognise: bool = False
 
     @property
     def steps(self) -> int:
@@ -136,6 +144,8 @@ def demonstrate(
         train(plan, folder / "run")
         run = open_run(folder / "run", plan.model, plan.train, loss=functional.cross_entropy)
         found = _audited(run, plan, folder / "audit.zarr")
+        place, settings = folder / "provenance", FolderSettings(epochs=plan.epochs)
+        traced = train_folder(plan.train, place, settings, source=data) if plan.recognise else None
         page = write_report(
             run,
             found,
@@ -146,9 +156,12 @@ def demonstrate(
             methods=tuple(_METHODS.values()),
             regions=5,
             evaluation=_evaluated(run, found, plan, folder) if plan.sets else None,
+            provenance=None if traced is None else traced.network,
         )
+        said = "" if traced is None else Recogniser(traced.network, plan.train).verdict(plan.targets, plan.ids)
     run.close()
-    return Demonstration(page, folder / "run", folder / "audit.zarr", found, time.monotonic() - started)
+    kept, seconds = place if traced else None, time.monotonic() - started
+    return Demonstration(page, folder / "run", folder / "audit.zarr", found, seconds, kept, said)
 
 
 def train(plan: Plan, path: Path) -> None:
@@ -275,7 +288,7 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
             raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
-        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson", 20, 1, 8)
+        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson", 20, 1, 8, True)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))

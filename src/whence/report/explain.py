@@ -21,6 +21,7 @@ from whence.report.listed import Listed, Ranking, entries
 from whence.report.maps import Mapped
 from whence.report.others import Ranked
 from whence.report.repair import repair_ranking, repair_story
+from whence.report.traced import Traced
 from whence.report.words import count, label_name, listing, number, percent, short_unit, signed
 
 _CLASSES_LISTED = 5
@@ -44,6 +45,7 @@ class Explanation:
         figures: The plots.
         others: The lists of other methods, if any were asked.
         mapped: Training images with the regions that mattered, if they were asked.
+        traced: What a provenance network takes it for, if one was given.
     """
 
     key: str
@@ -58,6 +60,7 @@ class Explanation:
     figures: tuple[Figure, ...]
     others: tuple[Ranked, ...] = ()
     mapped: tuple[Mapped, ...] = ()
+    traced: Traced | None = None
 
     @property
     def all_rankings(self) -> tuple[Ranking, ...]:

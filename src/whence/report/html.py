@@ -50,7 +50,10 @@ def _pictures(page: Page) -> dict[str, str]:
     for one in page.explanations:
         for each in one.mapped:
             mapped |= {f"{one.key}-map-{each.index}": each.picture, f"own-{each.index}": each.control}
-    return {key: picture for key, picture in {**targets, **train, **mapped}.items() if picture is not None}
+    slides = () if page.recognition is None else page.recognition.slides
+    changed = {f"{one.key}-{place}": step.picture for one in slides for place, step in enumerate(one.steps)}
+    every: dict[str, str | None] = {**targets, **train, **mapped, **changed}
+    return {key: picture for key, picture in every.items() if picture is not None}
 
 
 def _asset(name: str) -> str:

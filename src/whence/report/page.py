@@ -15,6 +15,7 @@ from whence.audit.chunks import labels_of
 from whence.counterfactual import repairs
 from whence.datasets import Examples, as_examples
 from whence.evaluation import Table
+from whence.provenance import ProvenanceNetwork
 from whence.report.answers import Answerer
 from whence.report.choice import (
     choice_said,
@@ -31,6 +32,7 @@ from whence.report.mapped import with_regions
 from whence.report.others import Others
 from whence.report.pictures import Look, look
 from whence.report.proof import Proof, proof
+from whence.report.recognition import Recogniser, Recognition, shown_ids
 from whence.report.summary import layer_names, run_facts, summary
 from whence.report.training import curves, training_figures
 from whence.report.trust import Trust, trust
@@ -58,6 +60,7 @@ class Page:
         rule: What a sign means.
         choice: Which targets were chosen, in a sentence.
         trust: Which method to trust, if that was measured.
+        recognition: What a provenance network recognises, if one was given.
     """
 
     title: str
@@ -74,6 +77,7 @@ class Page:
     rule: str
     choice: str
     trust: Trust | None = None
+    recognition: Recognition | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -96,6 +100,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     methods: Sequence[Attributor] = (),
     regions: int = 0,
     evaluation: Table | None = None,
+    provenance: ProvenanceNetwork | None = None,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -120,6 +125,8 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
             `whence.regions.region_map`, with the control that never saw the target.
         evaluation: Which method to trust on this run, as `whence.evaluation.compare_attributors` measures it; the page
             shows the table and its plot.
+        provenance: A provenance network trained on the run's data: the page shows which training images it takes each
+            target for, beside the nearest in pixels, and one training image distorted more and more.
 
     Returns:
         ``path``.
@@ -129,6 +136,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         AuditError: If the audit or the evaluation is of another run.
         DataError: If ``targets`` cannot be read.
         LabelError: If a chosen target was not audited.
+        ChangedDataError: If the provenance network was trained on other data.
         DiskError: If the disk is full or refuses to write.
     """
     from whence.report.html import render
@@ -149,6 +157,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         methods=methods,
         regions=regions,
         evaluation=evaluation,
+        provenance=provenance,
     )
     write_atomically(place, render(page).encode("utf-8"))
     return place
@@ -166,6 +175,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     methods: Sequence[Attributor] = (),
     regions: int = 0,
     evaluation: Table | None = None,
+    provenance: ProvenanceNetwork | None = None,
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
@@ -177,6 +187,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
     refuse_another_run(run, audit.data.attrs)
     measured = None if evaluation is None else trust(run, evaluation)
+    recogniser = None if provenance is None else Recogniser(provenance, run.examples)
     indices = example_indices(audit, targets)
     asked = sorted(set(indices))
     answerer = Answerer(run)
@@ -194,7 +205,12 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         explanations = _with_others(run, targets, explanations, methods, names, k)
     if regions:
         explanations = with_regions(as_trained(run), targets, explanations, regions)
+    recognised = None
+    if recogniser is not None:
+        explanations = recogniser.traced(targets, explanations)
+        recognised = recogniser.recognition(targets, asked, explanations)
     listed = {one.index for each in explanations for ranking in each.all_rankings for one in ranking.listed}
+    listed |= shown_ids(recognised, explanations)
     return Page(
         f"Why {type(run.model).__name__} answers as it does",
         summary(run, audit, answers),
@@ -210,6 +226,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         _rule(audit),
         choice_said(explanations, answers),
         measured,
+        recognised,
     )
 
 

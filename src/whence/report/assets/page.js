@@ -76,6 +76,18 @@
     });
   }
 
+  for (const range of document.querySelectorAll("input[data-slide]")) {
+    const steps = document.getElementById(range.dataset.slide);
+    const slide = () => {
+      for (const step of steps.children) step.hidden = step.dataset.step !== range.value;
+      const shown = steps.querySelector(":scope > :not([hidden])");
+      range.setAttribute("aria-valuetext", shown.querySelector("p").textContent.trim());
+      fill(steps);
+    };
+    range.addEventListener("input", slide);
+    slide();
+  }
+
   const asked = () => {
     const name = location.hash.startsWith("#target-") ? decodeURIComponent(location.hash.slice(8)) : null;
     return buttons.find((button) => document.getElementById("panel-" + button.dataset.panel).dataset.name === name);
