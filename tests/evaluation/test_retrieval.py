@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import Tensor
 
 from whence._errors import ArgumentError, ChangedDataError
 from whence._statistics import share_interval
 from whence.datasets import Images
-from whence.evaluation import distorted_retrieval, evaluate_provenance, provenance_membership, retrieval_accuracy
+from whence.evaluation import (
+    distorted_retrieval,
+    evaluate_provenance,
+    provenance_membership,
+    retrieval,
+    retrieval_accuracy,
+)
 from whence.evaluation.noise import auroc
 from whence.provenance import (
     Distortion,
@@ -190,3 +197,14 @@ def test_what_it_does_not_take_is_said(
     network, data, test = case
     with pytest.raises(kind, match=message):
         retrieval_accuracy(network, **{"train_data": data, "test_data": test, **change})
+
+
+def test_reading_a_part_at_a_time_changes_nothing(
+    case: tuple[ProvenanceNetwork, Images, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, data, test = case
+    whole = evaluate_provenance(network, data, test, k=4)
+    monkeypatch.setattr(retrieval, "_CHUNK", 7)
+    parts = evaluate_provenance(network, data, test, k=4)
+    for name, table in whole.parts.items():
+        xr.testing.assert_allclose(parts[name].data, table.data)

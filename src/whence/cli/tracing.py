@@ -97,7 +97,7 @@ def evaluate(
     folder: Folder,
     test: Annotated[str, typer.Option(help=f"Data that it was not trained on (test part): {NAMED}")],
     k: Annotated[int, typer.Option("-k", "--k", help="Training examples to retrieve.")] = 5,
-    limit: Annotated[int | None, typer.Option(help="Take so many evenly spaced examples at most.")] = None,
+    limit: Annotated[int, typer.Option(help="Take so many evenly spaced examples at most.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of distortions and intervals.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for a JSON file of each table.")] = None,
     train_data: Trained = None,

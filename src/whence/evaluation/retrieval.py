@@ -31,7 +31,7 @@ Ids = Int[NDArray[np.int64], "queries rank"]
 
 
 def retrieval_accuracy(
-    network: ProvenanceNetwork, train_data: Any, test_data: Any, *, k: int = 5, limit: int | None = None
+    network: ProvenanceNetwork, train_data: Any, test_data: Any, *, k: int = 5, limit: int | None = 2000
 ) -> Tables:
     """Measure what a provenance network answers and retrieves, beside nearest neighbours.
 
@@ -44,7 +44,7 @@ def retrieval_accuracy(
         train_data: The data that it was made with.
         test_data: Other data.
         k: How many examples to retrieve.
-        limit: Take so many evenly spaced test examples, and training examples for the index, at most.
+        limit: Take so many evenly spaced test examples, and training examples for the index, at most; None for all.
 
     Returns:
         Two tables. ``answers``: the share of test examples whose class is right, and of training examples for which the
@@ -63,7 +63,7 @@ def retrieval_accuracy(
     found = {
         NETWORK: exemplars,
         EMBEDDING: nearest(F.normalize(queries), F.normalize(_embedded(network, train)), k),
-        PIXELS: nearest(_flat(test, asked), _flat(train), k),
+        PIXELS: nearest_examples(_flat(test, asked), train, k),
     }
     labels = network.index.labels.numpy()
     right = {name: _right(ids, labels, truth) for name, ids in found.items()}
@@ -92,7 +92,7 @@ def distorted_retrieval(
     train_data: Any,
     distortions: Mapping[str, Distortion] | None = None,
     *,
-    limit: int | None = None,
+    limit: int | None = 2000,
     seed: int = 0,
 ) -> Table:
     """Measure whether the first example retrieved for a distorted training picture is that picture.
@@ -101,7 +101,7 @@ def distorted_retrieval(
         network: A trained network.
         train_data: The pictures that it was made with.
         distortions: By name; by default the paper's 15 conditions for the size and range of the pictures.
-        limit: Take so many evenly spaced training pictures, at most.
+        limit: Take so many evenly spaced training pictures, at most; None for all.
         seed: Of the distortions; each begins with it anew.
 
     Returns:
@@ -117,14 +117,14 @@ def distorted_retrieval(
     side = min(seen.shape[2:])
     kinds = conditions(*range_of(seen), side=side) if distortions is None else distortions
     scaled = distortions is None and side != 28
-    bank, flat = F.normalize(_embedded(network, train)), _flat(train)
+    bank = F.normalize(_embedded(network, train))
     pictures, truth = torch.cat([train.batch(part)[0] for part in _parts(ids)]), np.array(ids)
     rows = []
     for distort in kinds.values():
         views = distort(pictures, torch.Generator().manual_seed(seed))
         answers = [retrieve(network, part, 1)["exemplar"].values for part in views.split(_CHUNK)]
         near = nearest(F.normalize(embeddings(network, views).cpu().double()), bank, 1)
-        found = (np.concatenate(answers), near, nearest(views.flatten(1).double(), flat, 1))
+        found = (np.concatenate(answers), near, nearest_examples(views.flatten(1).double(), train, 1))
         rows.append([_share(one[:, 0] == truth) for one in found])
     return table_of(
         rows,
@@ -146,7 +146,7 @@ def provenance_membership(
         network: A trained network.
         train_data: The data that it was made with: the members.
         test_data: Other data of the same kind.
-        limit: Take so many evenly spaced examples of each, at most.
+        limit: Take so many evenly spaced examples of each, at most; None for all.
         seed: Of bootstrap and blind control.
 
     Returns:
@@ -175,7 +175,7 @@ def evaluate_provenance(
     test_data: Any,
     *,
     k: int = 5,
-    limit: int | None = None,
+    limit: int | None = 2000,
     seed: int = 0,
 ) -> Tables:
     """Measure all of it: `retrieval_accuracy`, `distorted_retrieval` and `provenance_membership`.
@@ -193,7 +193,7 @@ def evaluate_provenance(
     """
     accuracy = retrieval_accuracy(network, train_data, test_data, k=k, limit=limit)
     distorted = distorted_retrieval(network, train_data, limit=limit, seed=seed)
-    members = provenance_membership(network, train_data, test_data, limit=limit or 2000, seed=seed)
+    members = provenance_membership(network, train_data, test_data, limit=limit, seed=seed)
     return Tables({**accuracy.parts, "distorted": distorted, "membership": members})
 
 
@@ -205,6 +205,21 @@ def nearest(queries: Float[Tensor, "queries width"], bank: Float[Tensor, "exampl
     sizes, chunk = (bank**2).sum(1), max(1, _AT_ONCE // len(bank))
     found = [(sizes - 2 * part @ bank.T).topk(k, dim=1, largest=False).indices for part in queries.split(chunk)]
     return torch.cat(found).numpy()
+
+
+def nearest_examples(queries: Float[Tensor, "queries numbers"], examples: Examples, k: int) -> Ids:
+    """Return the examples whose inputs are at the smallest Euclidean distance from each query, nearest first.
+
+    They are read a part at a time, so that no more of them is held.
+    """
+    values, ids = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    for part in _parts(range(len(examples))):
+        rows = _flat(examples, part)
+        values = torch.cat([values, (rows**2).sum(1) - 2 * queries @ rows.T], 1)
+        ids = torch.cat([ids, torch.tensor(part).expand(len(queries), -1)], 1)
+        values, order = values.topk(min(k, values.shape[1]), dim=1, largest=False)
+        ids = ids.gather(1, order)
+    return ids.numpy()
 
 
 def spaced_ids(count: int, limit: int | None) -> list[int]:
@@ -264,9 +279,8 @@ def _embedded(network: ProvenanceNetwork, examples: Examples) -> Float[Tensor, "
     return torch.cat([embeddings(network, examples.batch(part)[0]).cpu().double() for part in parts])
 
 
-def _flat(examples: Examples, ids: Sequence[int] | None = None) -> Float[Tensor, "examples numbers"]:
-    chosen = range(len(examples)) if ids is None else ids
-    return torch.cat([examples.batch(part)[0].flatten(1).double() for part in _parts(chosen)])
+def _flat(examples: Examples, ids: Sequence[int]) -> Float[Tensor, "examples numbers"]:
+    return torch.cat([examples.batch(part)[0].flatten(1).double() for part in _parts(ids)])
 
 
 def _right(ids: Ids, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> list[NDArray[np.bool_]]:

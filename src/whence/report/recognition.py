@@ -15,7 +15,7 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence.datasets import Examples
 from whence.datasets.images import picture
-from whence.evaluation.retrieval import nearest, spaced_ids
+from whence.evaluation.retrieval import nearest_examples, spaced_ids
 from whence.provenance import GaussianNoise, ProvenanceNetwork, retrieve
 from whence.provenance.backbones import range_of, some_pictures
 from whence.provenance.pixels import warped
@@ -113,7 +113,6 @@ class Recogniser:
             raise ArgumentError(
                 "The provenance panel shows images, and these training examples are none. Leave `provenance` out."
             )
-        self._flat = torch.cat([self._inputs(train, part).flatten(1) for part in _parts(range(len(train)))]).double()
         self._named = min(_NAMED, int(network.index.sizes.max()) if network.conditional else len(train))
 
     def traced(self, targets: Examples, explanations: tuple[Explanation, ...]) -> tuple[Explanation, ...]:
@@ -123,7 +122,7 @@ class Recogniser:
         inputs = self._inputs(targets, [one.index for one in explanations])
         found = retrieve(self.network, inputs, self._named)
         flat = inputs.flatten(1).double()
-        near = nearest(flat, self._flat, self._named)
+        near = nearest_examples(flat, self.train, self._named)
         return tuple(
             replace(one, traced=self._traced(found.isel(query=place), flat[place], near[place].tolist()))
             for place, one in enumerate(explanations)
@@ -177,7 +176,7 @@ class Recogniser:
 
     def _traced(self, found: xr.Dataset, own: Tensor, near: list[int]) -> Traced:
         exemplars, sure = self._exemplars(found), float(found["class_confidence"])
-        distances = (self._flat[near] - own).norm(dim=1).tolist()
+        distances = (self._inputs(self.train, near).flatten(1).double() - own).norm(dim=1).tolist()
         nearest_ones = tuple(
             Exemplar(one, self._label(one), f"d {number(far, 2)}") for one, far in zip(near, distances, strict=True)
         )
