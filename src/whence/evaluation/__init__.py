@@ -27,16 +27,19 @@ from whence.evaluation.provenance import (
     Trainings,
     add_outliers,
     conditions_sheet,
+    distorted_retrieval,
     embedding_map,
     entropy_detection,
     entropy_ranking,
     entropy_sheet,
+    evaluate_provenance,
     least_ambiguous,
     least_diverse,
     least_prototypical,
     map_figure,
     membership_by_index,
     memorisation_curve,
+    retrieval_accuracy,
     robustness,
     sharing_by_size,
     styles,
@@ -44,12 +47,6 @@ from whence.evaluation.provenance import (
     subset_scaling,
 )
 from whence.evaluation.pruning import pruning
-from whence.evaluation.retrieval import (
-    distorted_retrieval,
-    evaluate_provenance,
-    provenance_membership,
-    retrieval_accuracy,
-)
 from whence.evaluation.sanity import duplicates, identical_class, model_randomisation, reinitialised
 from whence.evaluation.shortcut import Patch, ShortcutSizes, shortcut, square_patch
 from whence.evaluation.specificity import TwoDigits, specificity, two_digits
@@ -108,7 +105,6 @@ __all__ = (
     "most_harmful",
     "most_helpful",
     "most_redundant",
-    "provenance_membership",
     "pruning",
     "random_parts",
     "reinitialised",

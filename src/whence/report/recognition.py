@@ -15,7 +15,7 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence.datasets import Examples
 from whence.datasets.images import picture
-from whence.evaluation.retrieval import nearest_examples, spaced_ids
+from whence.evaluation.provenance.retrieval import nearest_examples, spaced_ids
 from whence.provenance import GaussianNoise, ProvenanceNetwork, retrieve
 from whence.provenance.backbones import range_of, some_pictures
 from whence.provenance.pixels import warped

@@ -25,6 +25,7 @@ from whence.evaluation.provenance.membership import membership_by_index
 from whence.evaluation.provenance.memorisation import (
     memorisation_curve,
 )
+from whence.evaluation.provenance.retrieval import distorted_retrieval, evaluate_provenance, retrieval_accuracy
 from whence.evaluation.provenance.robustness import (
     conditions_sheet,
     robustness,
@@ -49,16 +50,19 @@ __all__ = (
     "Trainings",
     "add_outliers",
     "conditions_sheet",
+    "distorted_retrieval",
     "embedding_map",
     "entropy_detection",
     "entropy_ranking",
     "entropy_sheet",
+    "evaluate_provenance",
     "least_ambiguous",
     "least_diverse",
     "least_prototypical",
     "map_figure",
     "membership_by_index",
     "memorisation_curve",
+    "retrieval_accuracy",
     "robustness",
     "sharing_by_size",
     "styles",

@@ -14,17 +14,23 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, ChangedDataError
 from whence._numbers import is_whole
-from whence._statistics import Interval, share_interval
 from whence.datasets import Examples, as_examples
-from whence.evaluation.membership import membership_table
+from whence.evaluation.provenance.measures import Data, agreement, nearest, share_of
+from whence.evaluation.provenance.membership import membership_by_index
 from whence.evaluation.table import Table, Tables, table_of
-from whence.membership import blind_control
-from whence.provenance import Distortion, ProvenanceNetwork, conditions, embeddings, retrieve
+from whence.provenance import (
+    Distortion,
+    NoDistortion,
+    ProvenanceNetwork,
+    Translation,
+    conditions,
+    embeddings,
+    retrieve,
+)
 from whence.provenance.backbones import range_of, some_pictures
 
 NETWORK, EMBEDDING, PIXELS = "provenance network", "neighbours in its embedding", "neighbours in pixels"
 _CHUNK = 1024  # examples read at once
-_AT_ONCE = 2**24  # distances held at once
 _EXACT = "Clopper-Pearson, over examples"
 
 Ids = Int[NDArray[np.int64], "queries rank"]
@@ -66,9 +72,9 @@ def retrieval_accuracy(
         PIXELS: nearest_examples(_flat(test, asked), train, k),
     }
     labels = network.index.labels.numpy()
-    right = {name: _right(ids, labels, truth) for name, ids in found.items()}
+    right = {name: agreement(np.where(ids < 0, -1, labels[ids]), truth) for name, ids in found.items()}
     answers = table_of(
-        [[_share(predicted == truth)], [_share(itself)]],
+        [[share_of(predicted == truth)], [share_of(itself)]],
         ("of", [f"class of {len(asked):,} test examples", f"index of {len(own):,} training examples"]),
         ("measure", ["share right"]),
         title="Answers of the provenance network",
@@ -76,7 +82,7 @@ def retrieval_accuracy(
         interval=_EXACT,
     )
     retrieved = table_of(
-        [[_share(one) for one in each] for each in right.values()],
+        [[share_of(one) for one in each] for each in right.values()],
         ("retrieved by", list(right)),
         ("right", ["class of the first", f"of any of {k}", f"of most of {k}"]),
         title=f"Class of what is retrieved for {len(asked):,} test examples",
@@ -125,7 +131,7 @@ def distorted_retrieval(
         answers = [retrieve(network, part, 1)["exemplar"].values for part in views.split(_CHUNK)]
         near = nearest(F.normalize(embeddings(network, views).cpu().double()), bank, 1)
         found = (np.concatenate(answers), near, nearest_examples(views.flatten(1).double(), train, 1))
-        rows.append([_share(one[:, 0] == truth) for one in found])
+        rows.append([share_of(one[:, 0] == truth) for one in found])
     return table_of(
         rows,
         ("distortion", list(kinds)),
@@ -137,38 +143,6 @@ def distorted_retrieval(
     )
 
 
-def provenance_membership(
-    network: ProvenanceNetwork, train_data: Any, test_data: Any, *, limit: int | None = 2000, seed: int = 0
-) -> Table:
-    """Measure whether the network's confidence tells training examples from others, beside what inputs alone say.
-
-    Args:
-        network: A trained network.
-        train_data: The data that it was made with: the members.
-        test_data: Other data of the same kind.
-        limit: Take so many evenly spaced examples of each, at most; None for all.
-        seed: Of bootstrap and blind control.
-
-    Returns:
-        As `membership_table` gives it: confidence and entropy of the index, confidence of the class, blind control.
-
-    Raises:
-        ChangedDataError: If the training data is another.
-        ArgumentError: If there are fewer than five of either, or the limit is no whole number, at least 1.
-    """
-    both, read = (_same(network, train_data), as_examples(test_data)), []
-    inputs = [torch.cat([one.batch(part)[0] for part in _parts(spaced_ids(len(one), limit))]) for one in both]
-    for given in inputs:
-        found = [retrieve(network, part, 1) for part in given.split(_CHUNK)]
-        names = ("index_confidence", "entropy", "class_confidence")
-        read.append({name: np.concatenate([one[name].values for one in found]) for name in names})
-    scores = {"index confidence": tuple(one["index_confidence"] for one in read)}
-    scores |= {"index entropy": tuple(-one["entropy"] for one in read)}
-    if network.class_branch is not None:
-        scores |= {"class confidence": tuple(one["class_confidence"] for one in read)}
-    return membership_table(scores, blind=blind_control(*inputs, seed=seed), seed=seed)
-
-
 def evaluate_provenance(
     network: ProvenanceNetwork,
     train_data: Any,
@@ -178,14 +152,15 @@ def evaluate_provenance(
     limit: int | None = 2000,
     seed: int = 0,
 ) -> Tables:
-    """Measure all of it: `retrieval_accuracy`, `distorted_retrieval` and `provenance_membership`.
+    """Measure all of it: `retrieval_accuracy`, `distorted_retrieval` and `membership_by_index`.
 
     Args:
         network, train_data, test_data, k, limit: As in `retrieval_accuracy`.
         seed: Of distortions, bootstrap and blind control.
 
     Returns:
-        Tables ``answers``, ``retrieved``, ``distorted`` and ``membership``.
+        Tables ``answers``, ``retrieved``, ``distorted``, ``membership`` and ``shifted membership``: the same of shifted
+        pictures.
 
     Raises:
         ChangedDataError: If the training data is another.
@@ -193,18 +168,19 @@ def evaluate_provenance(
     """
     accuracy = retrieval_accuracy(network, train_data, test_data, k=k, limit=limit)
     distorted = distorted_retrieval(network, train_data, limit=limit, seed=seed)
-    members = provenance_membership(network, train_data, test_data, limit=limit, seed=seed)
-    return Tables({**accuracy.parts, "distorted": distorted, "membership": members})
+    both = [_some(one, limit) for one in (_same(network, train_data), as_examples(test_data))]
+    shift = next(
+        one for one in conditions(*range_of(both[0][0]), side=min(both[0][0].shape[2:])).values() if _moves(one)
+    )
+    kinds: dict[str, Distortion] = {"membership": NoDistortion(), "shifted membership": shift}
+    members = membership_by_index(network, *both, conditions=kinds, seed=seed)
+    return Tables({**accuracy.parts, "distorted": distorted, **members.parts})
 
 
-def nearest(queries: Float[Tensor, "queries width"], bank: Float[Tensor, "examples width"], k: int) -> Ids:
-    """Return the rows of a bank at the smallest Euclidean distance from each query, nearest first.
-
-    Of rows of length 1 these are the nearest by cosine.
-    """
-    sizes, chunk = (bank**2).sum(1), max(1, _AT_ONCE // len(bank))
-    found = [(sizes - 2 * part @ bank.T).topk(k, dim=1, largest=False).indices for part in queries.split(chunk)]
-    return torch.cat(found).numpy()
+def _some(examples: Examples, limit: int | None) -> Data:
+    """Return evenly spaced examples."""
+    ids = spaced_ids(len(examples), limit)
+    return torch.cat([examples.batch(part)[0] for part in _parts(ids)]), examples.labels[ids]
 
 
 def nearest_examples(queries: Float[Tensor, "queries numbers"], examples: Examples, k: int) -> Ids:
@@ -281,16 +257,3 @@ def _embedded(network: ProvenanceNetwork, examples: Examples) -> Float[Tensor, "
 
 def _flat(examples: Examples, ids: Sequence[int]) -> Float[Tensor, "examples numbers"]:
     return torch.cat([examples.batch(part)[0].flatten(1).double() for part in _parts(ids)])
-
-
-def _right(ids: Ids, labels: NDArray[np.int64], truth: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
-    """Return whether the class of the first, of any and of most is right, for each row; an id of -1 is of no class."""
-    classes = np.where(ids < 0, -1, labels[ids])
-    votes = ((classes[:, :, None] == classes[:, None, :]) & (classes >= 0)[:, :, None]).sum(2)
-    most = np.take_along_axis(classes, votes.argmax(1)[:, None], 1)[:, 0]  # of equals the first
-    hits = classes == truth[:, None]
-    return [hits[:, 0], hits.any(1), most == truth]
-
-
-def _share(right: NDArray[np.bool_]) -> Interval:
-    return share_interval(int(right.sum()), len(right))
