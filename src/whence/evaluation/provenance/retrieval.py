@@ -169,9 +169,8 @@ def evaluate_provenance(
     accuracy = retrieval_accuracy(network, train_data, test_data, k=k, limit=limit)
     distorted = distorted_retrieval(network, train_data, limit=limit, seed=seed)
     both = [_some(one, limit) for one in (_same(network, train_data), as_examples(test_data))]
-    shift = next(
-        one for one in conditions(*range_of(both[0][0]), side=min(both[0][0].shape[2:])).values() if _moves(one)
-    )
+    known = conditions(*range_of(both[0][0]), side=min(both[0][0].shape[2:]))
+    shift = next(one for one in known.values() if isinstance(one, Translation))
     kinds: dict[str, Distortion] = {"membership": NoDistortion(), "shifted membership": shift}
     members = membership_by_index(network, *both, conditions=kinds, seed=seed)
     return Tables({**accuracy.parts, "distorted": distorted, **members.parts})
