@@ -198,10 +198,11 @@ def fitted(network: provenance.ProvenanceNetwork, name: str, train: Data, epochs
 
 
 def membership(network: provenance.ProvenanceNetwork, members: Tensor, outside: Tensor) -> dict[str, float]:
-    """Return areas under the ROC curve, training against other images: by index confidence, and entropy."""
+    """Return areas under the ROC curve, training against other images, by what the index says, and the class."""
     one, other = (provenance.retrieve(network, inputs, 1) for inputs in (members, outside))
     which = np.arange(len(members) + len(outside)) < len(members)
     scores = {
+        "index logit": [part.index_logit.values for part in (one, other)],
         "index confidence": [part.index_confidence.values for part in (one, other)],
         "index entropy": [-part.entropy.values for part in (one, other)],
         "class confidence": [part.class_confidence.values for part in (one, other)],
@@ -245,13 +246,15 @@ def write(found: dict[str, Any], results: Path) -> None:
         f"Machine: {json.dumps(found['machine'], sort_keys=True)}",
         "",
         "| head | class | index on training | retrieved class, first / any of 5 | neighbours in its embedding | "
-        "membership AUC, clean / shifted | parameters | training, s | retrieval of 10,000, s |",
+        "membership AUC by logit, confidence, clean / shifted | parameters | training, s | retrieval of 10,000, s |",
         "|" + "---|" * 9,
     ]
     for name, one in heads.items():
         both = " / ".join(f"{value:.4f}" for value in one["retrieved class"])
         near = " / ".join(f"{value:.4f}" for value in one["neighbours' class"])
-        member = " / ".join(f"{part['index confidence']:.3f}" for part in one["membership"].values())
+        member = " / ".join(
+            f"{part['index logit']:.3f}, {part['index confidence']:.3f}" for part in one["membership"].values()
+        )
         lines.append(
             f"| {name} | {one['class']:.4f} | {one['index on training']:.4f} | {both} | {near} | {member} | "
             f"{one['parameters']:,} | {one['training']:.0f} | {one['retrieval of 10,000']:.1f} |"

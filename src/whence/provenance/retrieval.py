@@ -36,6 +36,8 @@ class Read:
         examples: How many training examples there are.
         within: Log probabilities of the index given the class, the most probable one's, (inputs,).
         entropy: Of the index, given the class if the network is conditional, nats, (inputs,).
+        logit: The largest logit of the index, given the class if the network is conditional, (inputs,): of heads that
+            compare by cosine, how alike the most alike example is, whatever the others are.
     """
 
     classes: Tensor | None
@@ -44,6 +46,7 @@ class Read:
     examples: int
     within: Tensor
     entropy: Tensor
+    logit: Tensor
 
     @property
     def index(self) -> Float[Tensor, "inputs examples"]:
@@ -83,8 +86,9 @@ def retrieve(
         ``exemplar_class``, dims ("query", "rank");
         and by "query": ``predicted`` (the class; of a single-branch network that of the first exemplar),
         ``class_confidence`` (log probability of it, nan of a single-branch network), ``index_confidence`` (log
-        probability of the first exemplar, given the class if the network is conditional) and ``entropy`` (of the
-        index, nats).
+        probability of the first exemplar, given the class if the network is conditional), ``entropy`` (of the index,
+        nats) and ``index_logit`` (the largest; of heads that compare by cosine, how alike the first exemplar is over
+        the temperature: what tells members best).
 
     Raises:
         ArgumentError: If k or considered is not from 1 to what there is.
@@ -98,8 +102,11 @@ def retrieve(
         first = index.labels[best[:, 0].cpu()]
         predicted = first if read.classes is None else read.classes.argmax(1).cpu()
         sure = torch.full((len(best),), torch.nan) if read.classes is None else read.classes.amax(1).cpu()
-        parts.append((best.cpu(), scores.cpu(), predicted, sure, read.within.cpu(), read.entropy.cpu()))
-    ids, values, known, confident, within, entropy = (torch.cat(one).numpy() for one in zip(*parts, strict=True))
+        parts.append(
+            (best.cpu(), scores.cpu(), predicted, sure, read.within.cpu(), read.entropy.cpu(), read.logit.cpu())
+        )
+    arrays = (torch.cat(one).numpy() for one in zip(*parts, strict=True))
+    ids, values, known, confident, within, entropy, logit = arrays
     no_more = np.isneginf(values)
     return xr.Dataset(
         {
@@ -110,6 +117,7 @@ def retrieve(
             "class_confidence": ("query", confident, {"unit": "nats, log probability"}),
             "index_confidence": ("query", within, {"unit": "nats, log probability"}),
             "entropy": ("query", entropy, {"unit": "nats"}),
+            "index_logit": ("query", logit),
         },
         {"query": np.arange(len(ids)), "rank": np.arange(1, k + 1)},
         {"head": type(network.head).__name__, "fingerprint": network.fingerprint},
@@ -169,19 +177,22 @@ def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     classes = None if answer.classes is None else torch.log_softmax(answer.classes, 1)
     many = len(network.index)
     if not network.conditional:
-        logs = torch.log_softmax(network.head.logits(answer.embedding), 1)
-        return Read(classes, logs, None, many, logs.amax(1), -(logs.exp() * logs).sum(1))
+        logits = network.head.logits(answer.embedding)
+        logs = torch.log_softmax(logits, 1)
+        return Read(classes, logs, None, many, logs.amax(1), -(logs.exp() * logs).sum(1), logits.amax(1))
     assert classes is not None
     table = network.index.table.to(classes.device)
     chances, order = classes.topk(considered, dim=1)
-    within, joint = [], []
+    logits, joint = [], []
     for place in range(considered):
         embedding = network.embed(answer.features, order[:, place])
-        within.append(torch.log_softmax(network.head.within(embedding, order[:, place]), 1))
-        joint.append(within[-1] if considered == 1 else within[-1] + chances[:, place : place + 1])
-    first = within[0]
+        logits.append(network.head.within(embedding, order[:, place]))
+        within = torch.log_softmax(logits[-1], 1)
+        joint.append(within if considered == 1 else within + chances[:, place : place + 1])
+    first = torch.log_softmax(logits[0], 1)
     entropy = -(first.exp() * first.clamp(min=_LOWEST)).sum(1)  # so that 0 · log 0 is 0
-    return Read(classes, torch.cat(joint, 1), table[order].flatten(1), many, first.amax(1), entropy)
+    columns, largest = table[order].flatten(1), logits[0].amax(1)
+    return Read(classes, torch.cat(joint, 1), columns, many, first.amax(1), entropy, largest)
 
 
 def _in_range(name: str, given: object, most: int) -> None:

@@ -45,10 +45,10 @@ def membership_by_index(
         seed: Of the distortions, the blind control and the bootstrap.
 
     Returns:
-        A table of `membership_table` by condition. Rows: confidence and entropy of the index (given the predicted class
-        if the network is conditional) and of the classes, the log margin of the true class, minus the distance to the
-        nearest of the undistorted members in pixels and in the network's embedding, and the blind control, which sees
-        the distorted inputs alone.
+        A table of `membership_table` by condition. Rows: confidence, entropy and largest logit of the index (given the
+        predicted class if the network is conditional), confidence and entropy of the classes, the log margin of the
+        true class, minus the distance to the nearest of the undistorted members in pixels and in the network's
+        embedding, and the blind control, which sees the distorted inputs alone.
 
     Raises:
         LabelError: If there is no condition of a name.
@@ -80,8 +80,9 @@ def membership_by_index(
 
 def _scores(network: ProvenanceNetwork, inputs: Tensor, labels: Int[Tensor, " examples"], bank: Tensor) -> Scores:
     """Return a number an example by score, higher = more likely a member."""
-    index, spread = [], []
+    index, spread, alike = [], [], []
     for read in reading(network, inputs):
+        alike.append(read.logit.cpu().double())
         index.append(log_margin(read.index.cpu()))
         spread.append(entropy(read.index.cpu()))
     classes = class_logs(network, inputs)
@@ -89,6 +90,7 @@ def _scores(network: ProvenanceNetwork, inputs: Tensor, labels: Int[Tensor, " ex
     return {
         "index confidence": torch.cat(index),
         "index entropy": torch.cat(spread),
+        "index logit": torch.cat(alike),
         "class confidence": log_margin(classes),
         "class entropy": entropy(classes),
         "class margin of the label": log_margin(classes, labels),
