@@ -309,3 +309,23 @@ def test_digits_are_found_again_after_a_shift_that_plain_neighbours_do_not_survi
     ours = (retrieve(network, moved, 1).exemplar.values[:, 0] == np.arange(200)).mean()
     pixels = (torch.cdist(moved.flatten(1), inputs.flatten(1)).argmin(1) == torch.arange(200)).float().mean()
     assert ours > 0.3 > 10 * float(pixels)
+
+
+def test_a_class_without_examples_has_no_exemplar_rather_than_a_number_that_is_none() -> None:
+    for head in (CosineHead, SharedHead, LinearHead, MemoryBank):
+        network = ProvenanceNetwork(body(), DATA, head=head, conditional=True, class_count=4).double()
+        with torch.no_grad():
+            network.class_branch.bias[3] = 99  # type: ignore[union-attr, index, operator]
+        found = retrieve(network, DATA[0][:2], 2)
+        assert found.predicted.values.tolist() == [3, 3]
+        assert found.exemplar.values.tolist() == found.exemplar_class.values.tolist() == [[-1, -1], [-1, -1]]
+        assert np.isneginf(found.score.values).all()
+        assert np.isneginf(found.index_confidence.values).all()
+        assert not np.isnan(retrieve(network, DATA[0][:2], 2, considered=4).score.values).any()
+
+
+def test_inputs_that_are_no_batch_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="the batch has 0 examples"):
+        retrieve(made(), DATA[0][:0], 1)
+    with pytest.raises(DataError, match=r"got ndarray\. torch\.as_tensor makes one"):
+        retrieve(made(), DATA[0].numpy(), 1)

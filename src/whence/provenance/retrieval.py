@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, DataError
 from whence._numbers import is_whole
 from whence._progress import progress
 from whence.provenance.network import ProvenanceNetwork, evaluating
@@ -91,7 +91,8 @@ def retrieve(
         the temperature: what tells members best).
 
     Raises:
-        ArgumentError: If k or considered is not from 1 to what there is.
+        ArgumentError: If k or considered is not from 1 to what there is, or there is no input.
+        DataError: If inputs are not tensors.
     """
     index = network.index
     _in_range("considered", considered, index.classes)
@@ -135,7 +136,7 @@ def reading(
     Yields:
         What the network says of each chunk.
     """
-    count = len(next(leaves(inputs)))
+    count = _count(inputs)
     columns = considered * network.index.largest if network.conditional else len(network.index)
     fits = memory_budget // (4 * _FLOATS_A_LOGIT * columns)
     chunk = max(1, min(1024, fits, max(_ROWS, _AT_ONCE // columns)))
@@ -167,7 +168,7 @@ def embeddings(
                 to_device(rows(inputs, start, start + chunk), device),
                 None if labels is None else labels[start : start + chunk].to(device),
             ).embedding
-            for start in range(0, len(next(leaves(inputs))), chunk)
+            for start in range(0, _count(inputs), chunk)
         ]
     return torch.cat(found)
 
@@ -183,16 +184,37 @@ def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     assert classes is not None
     table = network.index.table.to(classes.device)
     chances, order = classes.topk(considered, dim=1)
-    logits, joint = [], []
+    logits: list[Tensor] = []
+    within: list[Tensor] = []
+    joint: list[Tensor] = []
     for place in range(considered):
         embedding = network.embed(answer.features, order[:, place])
         logits.append(network.head.within(embedding, order[:, place]))
-        within = torch.log_softmax(logits[-1], 1)
-        joint.append(within if considered == 1 else within + chances[:, place : place + 1])
-    first = torch.log_softmax(logits[0], 1)
+        logs = torch.log_softmax(logits[-1], 1)
+        within.append(logs.masked_fill(table[order[:, place]] < 0, float("-inf")))  # nan in a class without examples
+        joint.append(within[-1] if considered == 1 else within[-1] + chances[:, place : place + 1])
+    first = within[0]
     entropy = -(first.exp() * first.clamp(min=_LOWEST)).sum(1)  # so that 0 · log 0 is 0
     columns, largest = table[order].flatten(1), logits[0].amax(1)
     return Read(classes, torch.cat(joint, 1), columns, many, first.amax(1), entropy, largest)
+
+
+def _count(inputs: Any) -> int:
+    """Return how many inputs a batch has.
+
+    Raises:
+        DataError: If it is not of tensors.
+        ArgumentError: If it has none.
+    """
+    count = next((len(one) for one in leaves(inputs) if one.dim()), None)
+    if count is None:
+        raise DataError(
+            f"Inputs must be a batch as the backbone takes it, a tensor or a dict or tuple of tensors; got "
+            f"{type(inputs).__name__}. torch.as_tensor makes one of an array."
+        )
+    if count == 0:
+        raise ArgumentError("There is no input to answer: the batch has 0 examples.")
+    return count
 
 
 def _in_range(name: str, given: object, most: int) -> None:
