@@ -45,13 +45,19 @@ class CosineHead(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        return cosines(embedding, self.rows.weight if ids is None else self.rows(ids), self.temperature)
+        return cosines(embedding, self._rows(ids), self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
-        rows = self.rows(torch.arange(len(self.index), device=embedding.device))
         score = partial(cosines, temperature=self.temperature)
-        return by_class(score, (rows,), embedding, labels, self.index)
+        return by_class(score, (self._rows(None),), embedding, labels, self.index)
+
+    def _rows(self, ids: Int[Tensor, " some"] | None) -> Float[Tensor, "some width"]:
+        """Return some rows, or all; looked up if sparse, as `torch.optim.SparseAdam` refuses other gradients."""
+        if ids is None and not self.rows.sparse:
+            return self.rows.weight
+        found: Tensor = self.rows(torch.arange(len(self.index), device=self.rows.weight.device) if ids is None else ids)
+        return found
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Take the embeddings, scaled to length 1, as rows (Liu et al., 2021).
