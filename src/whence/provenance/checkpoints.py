@@ -34,7 +34,11 @@ class Checkpoint:
 
     def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
         make_folder(folder)
-        self.folder, self.told, self._snapshots = folder, json.loads(json.dumps(told)), Snapshots(folder)
+        self.folder, self.told, self._snapshots = (
+            folder,
+            json.loads(json.dumps(told, default=_plain)),
+            Snapshots(folder),
+        )
 
     def keep(self, network: nn.Module, optimizers: Sequence[Optimizer], history: list[list[float]]) -> None:
         """Write the state after an epoch, whole or not at all; then let the one before go.
@@ -101,6 +105,11 @@ class Checkpoint:
                 f"{found.get(other[0])!r} and is {self.told[other[0]]!r}. Give the same, or another `path`."
             )
         return history
+
+
+def _plain(number: Any) -> Any:
+    """Return a number of NumPy's as Python's."""
+    return number.item()
 
 
 def _read(place: Path) -> dict[str, Any]:

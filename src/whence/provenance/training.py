@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -126,8 +127,8 @@ def train(
     if steps.warm_up and network.class_branch is None:
         raise ArgumentError("A single-branch network has nothing to learn without the index loss: give warm_up=0.")
     told = {"fingerprint": network.fingerprint, "epochs": epochs, "seed": seed, "head": type(network.head).__name__}
-    told |= {"objective": asdict(goal), "optimization": {**asdict(steps), "schedule": steps.schedule.__name__}}
-    told |= {"distort": None if distort is None else repr(distort)}
+    told |= {"objective": asdict(goal), "optimization": {**asdict(steps), "schedule": _named(steps.schedule)}}
+    told |= {"distort": None if distort is None else _same_everywhere(distort)}
     device = next(network.parameters()).device
     optimizers = _optimizers(network, steps)
     checkpoint = None if path is None else Checkpoint(Path(path), told)
@@ -211,6 +212,15 @@ def _epoch(
         sums += torch.stack([one.detach().float() for one in parts]) * len(ids)
         advance(len(ids))
     return [float(one) for one in (sums / len(examples)).tolist()]
+
+
+def _named(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", None) or _same_everywhere(function))
+
+
+def _same_everywhere(given: object) -> str:
+    """Return what a thing is called, without its place in memory, which is another in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(given))
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:
