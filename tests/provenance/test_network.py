@@ -1,5 +1,6 @@
 """Provenance networks: retrieval, training, resume, storage, and what is refused."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from tests.provenance.networks import body, separable
-from whence._errors import ArgumentError, ChangedDataError, DataError, HeadMemoryError, ShapeError
+from whence._errors import ArgumentError, ChangedDataError, DataError, HeadMemoryError, LabelError, ShapeError
 from whence.attribution import attribute
 from whence.provenance import (
     Branches,
@@ -41,6 +42,7 @@ from whence.provenance import (
     two_branches,
     warm_up_and_decay,
 )
+from whence.provenance.checkpoints import Checkpoint
 
 DATA = separable()
 QUICK = Optimization(batch_size=8, schedule=one_cycle, rate=0.02)
@@ -329,3 +331,56 @@ def test_inputs_that_are_no_batch_are_refused() -> None:
         retrieve(made(), DATA[0][:0], 1)
     with pytest.raises(DataError, match=r"got ndarray\. torch\.as_tensor makes one"):
         retrieve(made(), DATA[0].numpy(), 1)
+
+
+def test_a_bank_lets_go_of_a_batch_whose_loss_was_refused() -> None:
+    labels = torch.tensor([0] + [1] * 23)
+    network = ProvenanceNetwork(body(), (DATA[0], labels), head=MemoryBank).double()
+    with pytest.raises(ArgumentError, match="Labels cannot be mixed"):
+        provenance_loss(network, DATA[0], labels, torch.arange(24), objective=Objective(mixing=0.5))
+    copy.deepcopy(network)  # which a gradient would not let happen
+    assert not network.head.logits(torch.ones(1, 128, dtype=torch.float64)).requires_grad
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_sparse_rows_learn_without_negatives_too(conditional: bool) -> None:
+    network = ProvenanceNetwork(body(), DATA, head=partial(CosineHead, sparse=True), conditional=conditional).double()
+    dense = made("cosine within" if conditional else "cosine")
+    dense.load_state_dict(network.state_dict())
+    for one in (network, dense):
+        provenance_loss(one, DATA[0], DATA[1], torch.arange(24)).total.backward()
+    torch.testing.assert_close(network.head.rows.weight.grad.to_dense(), dense.head.rows.weight.grad)
+    train(network, DATA, 1, optimization=QUICK)
+
+
+def test_a_training_goes_on_in_another_process_whatever_its_functions_are(tmp_path: Path) -> None:
+    for _ in range(2):  # the same code, made anew, is at another place in memory
+
+        def brighter(inputs: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+            return inputs + 0.1
+
+        steps = Optimization(batch_size=8, schedule=partial(one_cycle))
+        train(made(), DATA, 1, distort=brighter, optimization=steps, path=tmp_path / "run")
+
+
+def test_numbers_of_numpy_can_be_kept_in_a_checkpoint(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "run", {"epochs": np.int64(3), "rate": np.float32(0.5)})
+    assert kept.told == {"epochs": 3, "rate": 0.5}
+
+
+def test_batches_that_do_not_fit_their_ids_are_refused() -> None:
+    network, inputs, labels, ids = made(), DATA[0][:4], DATA[1][:4], torch.arange(4)
+    wanted = provenance_loss(network, inputs, labels, ids).total
+    assert torch.equal(provenance_loss(network, inputs, labels.numpy().astype("int32"), ids.int()).total, wanted)
+    with pytest.raises(LabelError, match="No example id 24: the network was made with 24 training examples"):
+        provenance_loss(network, inputs, labels, ids + 21)
+    with pytest.raises(LabelError, match="No example id -1"):
+        provenance_loss(network, inputs, labels, ids - 1)
+    with pytest.raises(ArgumentError, match="There are 3 ids and 4 inputs"):
+        provenance_loss(network, inputs, labels[:3], ids[:3])
+    with pytest.raises(ArgumentError, match=r"one label an example, \(4,\).* got labels of shape \(3,\)"):
+        provenance_loss(network, inputs, labels[:3], ids)
+    with pytest.raises(ArgumentError, match=r"got labels of shape \(4, 1\)"):
+        provenance_loss(network, inputs, labels[:, None], ids)
+    with pytest.raises(ArgumentError, match="There are 4 ids and 2 views"):
+        provenance_loss(network, inputs, labels, ids, views=inputs[:2])

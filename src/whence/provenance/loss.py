@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError, HeadMemoryError
+from whence._errors import ArgumentError, HeadMemoryError, LabelError
 from whence.provenance.cosine import MemoryBank
 from whence.provenance.network import ProvenanceNetwork
 from whence.provenance.objective import Compared, Losses, Objective, candidates, index_loss, neighbourhood_loss
+from whence.runs.trees import leaves
 
 
 def provenance_loss(
@@ -39,13 +40,15 @@ def provenance_loss(
 
     Raises:
         ArgumentError: If an id has another label than it had when the network was made, so that ids have changed;
-            or labels are mixed and a class has one example.
+            labels are mixed and a class has one example; or there is not one id, label and view an input.
+        LabelError: If an id is none of the training examples.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
     """
     goal = Objective() if objective is None else objective
-    groups = _same_labels(network, labels, ids)
+    known = _known_ids(network, ids, inputs, views)
+    groups = _same_labels(network, labels, known)
     try:
-        return _losses(network, (inputs, views), (labels, groups.to(ids.device)), ids, goal, generator)
+        return _losses(network, (inputs, views), (labels, groups.to(known.device)), known, goal, generator)
     except torch.OutOfMemoryError as error:
         raise HeadMemoryError(
             f"The device's memory is too small for this batch and the {type(network.head).__name__} over "
@@ -78,11 +81,13 @@ def _losses(
     if network.head.trained and (goal.index > 0 or goal.neighbourhood > 0):
         if isinstance(network.head, MemoryBank):
             network.head.remember(ids, answer.embedding[: len(ids)])
-        compared = compare(network, answer.embedding, ids.repeat(times), goal.negatives, generator)
-        index = index_loss(compared, network.index, goal, generator)
-        near = neighbourhood_loss(compared, network.index) if goal.neighbourhood > 0 else nothing
-        if isinstance(network.head, MemoryBank):
-            network.head.forget()
+        try:
+            compared = compare(network, answer.embedding, ids.repeat(times), goal.negatives, generator)
+            index = index_loss(compared, network.index, goal, generator)
+            near = neighbourhood_loss(compared, network.index) if goal.neighbourhood > 0 else nothing
+        finally:  # also after an error that the caller lives on with, such as too little memory
+            if isinstance(network.head, MemoryBank):
+                network.head.forget()
     total = goal.classes * of_classes + goal.index * index + goal.neighbourhood * near + goal.task * task
     return Losses(total, of_classes, index, near, task, right)
 
@@ -117,6 +122,30 @@ def compare(
     return Compared(logits, columns, target)
 
 
+def _known_ids(network: ProvenanceNetwork, ids: Tensor, inputs: Any, views: Any) -> Tensor:
+    """Return the ids of a batch as int64 on the network's device, checked.
+
+    Raises:
+        ArgumentError: If they are not whole numbers along one axis, one an input and view.
+        LabelError: If one is none of the training examples.
+    """
+    if ids.dim() != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ArgumentError(
+            f"ids must be whole numbers along one axis, at least one; got {ids.dtype}, shape {tuple(ids.shape)}."
+        )
+    for name, given in (("inputs", inputs), ("views", views)):
+        counts = {len(one) for one in leaves(given) if one.dim()}
+        if counts - {len(ids)}:
+            raise ArgumentError(f"There are {len(ids)} ids and {max(counts - {len(ids)})} {name}: give one id each.")
+    low, high = (int(extreme) for extreme in ids.aminmax())
+    if low < 0 or high >= len(network.index):
+        raise LabelError(
+            f"No example id {low if low < 0 else high}: the network was made with {len(network.index)} training "
+            "examples, and their ids are their places there. Of other data make the network anew."
+        )
+    return ids.to(next(network.parameters()).device, torch.int64)
+
+
 def _same_labels(network: ProvenanceNetwork, labels: Any, ids: Tensor) -> Tensor:
     """Return the groups of a batch; its labels must be those that the ids had.
 
@@ -125,11 +154,17 @@ def _same_labels(network: ProvenanceNetwork, labels: Any, ids: Tensor) -> Tensor
     """
     known = network.index.labels[ids.cpu()]
     if network.task_branch is None:
-        wrong = (known != labels.cpu()).nonzero()[:, 0].tolist()
+        given = torch.as_tensor(labels).cpu()
+        if given.shape != known.shape:
+            raise ArgumentError(
+                f"A batch needs one label an example, ({len(known)},) as there are {len(known)} ids; got labels of "
+                f"shape {tuple(given.shape)}."
+            )
+        wrong = (known != given).nonzero()[:, 0].tolist()
         if wrong:
             one = wrong[0]
             raise ArgumentError(
-                f"Example {int(ids[one])} has the label {int(labels[one])}; it had {int(known[one])} when the network "
+                f"Example {int(ids[one])} has the label {given[one].item()}; it had {int(known[one])} when the network "
                 "was made. An example's index must stay the same in all epochs: give ids that come with "
                 "the examples (such as from a dataset that returns them), not places in a shuffled batch."
             )
