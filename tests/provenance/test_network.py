@@ -17,6 +17,7 @@ from whence._errors import ArgumentError, ChangedDataError, DataError, HeadMemor
 from whence.attribution import attribute
 from whence.provenance import (
     Branches,
+    ClassIndex,
     CodeHead,
     CosineHead,
     LinearHead,
@@ -317,7 +318,7 @@ def test_a_class_without_examples_has_no_exemplar_rather_than_a_number_that_is_n
     for head in (CosineHead, SharedHead, LinearHead, MemoryBank):
         network = ProvenanceNetwork(body(), DATA, head=head, conditional=True, class_count=4).double()
         with torch.no_grad():
-            network.class_branch.bias[3] = 99  # type: ignore[union-attr, index, operator]
+            network.class_branch.bias[3] = 99  # type: ignore[union-attr, operator]
         found = retrieve(network, DATA[0][:2], 2)
         assert found.predicted.values.tolist() == [3, 3]
         assert found.exemplar.values.tolist() == found.exemplar_class.values.tolist() == [[-1, -1], [-1, -1]]
@@ -356,7 +357,7 @@ def test_sparse_rows_learn_without_negatives_too(conditional: bool) -> None:
 def test_a_training_goes_on_in_another_process_whatever_its_functions_are(tmp_path: Path) -> None:
     for _ in range(2):  # the same code, made anew, is at another place in memory
 
-        def brighter(inputs: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+        def brighter(inputs: Tensor, generator: torch.Generator) -> Tensor:
             return inputs + 0.1
 
         steps = Optimization(batch_size=8, schedule=partial(one_cycle))
@@ -384,3 +385,30 @@ def test_batches_that_do_not_fit_their_ids_are_refused() -> None:
         provenance_loss(network, inputs, labels[:, None], ids)
     with pytest.raises(ArgumentError, match="There are 4 ids and 2 views"):
         provenance_loss(network, inputs, labels, ids, views=inputs[:2])
+
+
+def test_a_network_is_of_its_backbones_dtype_and_data_of_another_is_refused() -> None:
+    network = ProvenanceNetwork(body(), DATA, conditional=True)
+    assert {one.dtype for one in network.parameters()} == {torch.float64}
+    train(network, DATA, 1, optimization=QUICK)
+    with pytest.raises(ArgumentError, match=r"computes in torch\.float32 and is given torch\.float64.*inputs\.float\("):
+        ProvenanceNetwork(body().float(), DATA)
+
+
+def test_a_class_branch_of_another_number_of_classes_is_refused() -> None:
+    for many in (2, 9):
+        parts = Branches(classes=nn.Linear(16, many).double())
+        with pytest.raises(ArgumentError, match=f"gives {many} numbers an example, and there are 3 classes"):
+            ProvenanceNetwork(body(), DATA, branches=parts)
+    assert ProvenanceNetwork(body(), DATA, branches=parts, class_count=9)(DATA[0]).classes.shape == (24, 9)
+
+
+def made_by_a_function(width: int, index: ClassIndex) -> Neighbours:
+    return Neighbours(width, index, temperature=0.2)
+
+
+@pytest.mark.parametrize("head", [Neighbours, partial(Neighbours, temperature=0.2), made_by_a_function])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_plain_neighbours_compare_what_the_backbone_gives_and_nothing_else(head: Any, conditional: bool) -> None:
+    network = ProvenanceNetwork(body(), DATA, head=head, conditional=conditional)
+    assert torch.equal(embeddings(network, DATA[0], DATA[1]), network.backbone(DATA[0]))

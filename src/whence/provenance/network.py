@@ -16,8 +16,8 @@ from whence._errors import ArgumentError, DataError, ShapeError
 from whence.datasets import as_examples, call_model
 from whence.provenance.cosine import CosineHead
 from whence.provenance.heads import IndexHead, MakeHead
-from whence.provenance.indices import class_index
-from whence.runs.trees import to_device
+from whence.provenance.indices import ClassIndex, class_index
+from whence.runs.trees import leaves, to_device
 
 
 class Answer(NamedTuple):
@@ -45,7 +45,7 @@ class Branches:
         pool: Applied to what the backbone gives, before class and index branch: it must leave a vector an example.
         classes: Features to class logits; ``"linear"`` for a linear layer; None for none, a single-branch network.
         index: Features, with one-hot classes behind them if the network is conditional, to the embedding. By default a
-            linear layer to ``width`` numbers, or nothing before a head that is not trained.
+            linear layer to ``width`` numbers; before a head that is not trained nothing, and no classes.
         width: Of the embedding, where ``index`` is left out.
     """
 
@@ -98,7 +98,7 @@ class ProvenanceNetwork(nn.Module):
 
     Raises:
         DataError: If labels are no class numbers and there is no task with groups, or not one group an example.
-        ArgumentError: If branches and head do not go together.
+        ArgumentError: If branches and head do not go together, or backbone and data are of different dtypes.
         ShapeError: If the features are not a vector an example.
 
     Example:
@@ -132,19 +132,19 @@ class ProvenanceNetwork(nn.Module):
         self.backbone, self.pool = backbone, nn.Identity() if parts.pool is None else parts.pool
         self.task_branch = None if task is None else task.branch
         self.task_loss = None if task is None else task.loss
-        features = _width(nn.Sequential(_Called(backbone), self.pool), examples.batch([0, 0])[0])
-        if isinstance(parts.classes, str) and parts.classes != "linear":
-            raise ArgumentError(f"`classes` is a module, 'linear' or None; got {parts.classes!r}.")
-        self.class_branch: nn.Module | None
-        if isinstance(parts.classes, str):
-            self.class_branch = nn.Linear(features, self.index.classes)
-        else:
-            self.class_branch = parts.classes
-        seen = features + (self.index.classes if conditional else 0)
-        self.index_branch = parts.index if parts.index is not None else _default(head, seen, parts.width)
-        self.head: Any = head(_width(self.index_branch, torch.zeros(2, seen)), self.index)
+        pooled = _tried(nn.Sequential(_Called(backbone), self.pool), examples.batch([0, 0])[0])
+        self.class_branch = _class_branch(parts.classes, pooled, self.index.classes)
+        trained = parts.index is not None or _trained(head, self.index)
+        self.sees_class = conditional and trained  # nothing beside the embedding that plain neighbours are looked up in
+        seen = pooled.shape[1] + (self.index.classes if self.sees_class else 0)
+        branch = (nn.Linear(seen, parts.width) if trained else nn.Identity()) if parts.index is None else parts.index
+        self.index_branch = branch.to(pooled) if parts.index is None else branch
+        embedded = _tried(self.index_branch, pooled.new_zeros(2, seen))
+        self.head: Any = head(embedded.shape[1], self.index)
         if not isinstance(self.head, IndexHead):
             raise ArgumentError(f"`head` must make an IndexHead; it made a {type(self.head).__name__}.")
+        if isinstance(self.head, nn.Module):
+            self.head.to(embedded)
         if getattr(self.head, "only_within", False) and not conditional:
             raise ArgumentError("SharedHead numbers examples within their class: give conditional=True beside it.")
 
@@ -175,8 +175,9 @@ class ProvenanceNetwork(nn.Module):
         if self.conditional:
             if labels is None:
                 raise ArgumentError("The index branch of a class-conditional network needs the class of each row.")
-            one_hot = F.one_hot(labels.to(features.device), self.index.classes).to(features)
-            seen = torch.cat((seen, one_hot), 1)
+            if self.sees_class:
+                one_hot = F.one_hot(labels.to(features.device), self.index.classes).to(features)
+                seen = torch.cat((seen, one_hot), 1)
         found: Tensor = self.index_branch(seen)
         return found
 
@@ -194,21 +195,53 @@ class _Called(nn.Module):
         return call_model(self.backbone, inputs)
 
 
-def _default(head: MakeHead, seen: int, width: int) -> nn.Module:
-    """Return the index branch where none is given."""
-    trained = getattr(getattr(head, "func", head), "trained", True)
-    return nn.Linear(seen, width) if trained else nn.Identity()
+def _trained(head: MakeHead, index: ClassIndex) -> bool:
+    """Say whether a head learns by the index loss; of a function that does not tell, by making a narrow one."""
+    kind = getattr(head, "func", head)
+    return bool(getattr(kind if hasattr(kind, "trained") else head(2, index), "trained", True))
 
 
-def _width(module: nn.Module, inputs: Any) -> int:
-    """Return how many numbers a row a module gives, found by trying it in evaluation mode.
+def _class_branch(given: nn.Module | str | None, pooled: Tensor, classes: int) -> nn.Module | None:
+    """Return the class branch of some features, as `Branches` describes it.
+
+    Raises:
+        ArgumentError: If it is no module, or does not give a number a class.
+    """
+    if given == "linear":
+        return nn.Linear(pooled.shape[1], classes).to(pooled)
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise ArgumentError(f"`classes` is a module, 'linear' or None; got {given!r}.")
+    found = _tried(given, pooled).shape[1]
+    if found != classes:
+        raise ArgumentError(
+            f"The class branch gives {found} numbers an example, and there are {classes} classes. Give it {classes} "
+            "outputs, or class_count= where some classes have no example in this data."
+        )
+    return given
+
+
+def _tried(module: nn.Module, inputs: Any) -> Tensor:
+    """Return what a module gives in evaluation mode, a vector a row.
 
     Raises:
         ShapeError: If it does not give a vector a row.
+        ArgumentError: If the module is of another dtype than the inputs.
+        RuntimeError: What else the module raises.
     """
-    device = next((one.device for one in module.parameters()), torch.device("cpu"))
-    with evaluating(module), torch.no_grad():
-        found = module(to_device(inputs, device))
+    own = next(module.parameters(), None)
+    try:
+        with evaluating(module), torch.no_grad():
+            found = module(to_device(inputs, torch.device("cpu") if own is None else own.device))
+    except RuntimeError as error:
+        dtypes = {one.dtype for one in leaves(inputs) if one.is_floating_point()}
+        if own is None or not dtypes or own.dtype in dtypes:
+            raise
+        raise ArgumentError(
+            f"The network computes in {own.dtype} and is given {dtypes.pop()}: {error}. Give the data as {own.dtype}, "
+            "such as inputs.float(), or all parts of the network in the data's dtype, such as backbone.double()."
+        ) from error
     if not isinstance(found, Tensor) or found.dim() != 2:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ShapeError(
@@ -216,7 +249,7 @@ def _width(module: nn.Module, inputs: Any) -> int:
             "Branches(pool=nn.Flatten()), or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) for feature maps; of "
             "tokens take one, or their mean."
         )
-    return found.shape[1]
+    return found
 
 
 @contextmanager
