@@ -200,3 +200,14 @@ def test_views_count_like_the_inputs_in_one_pass() -> None:
     one, other = (provenance_loss(network, part, labels, ids).total for part in (inputs, views))
     both = provenance_loss(network, inputs, labels, ids, views=views).total
     torch.testing.assert_close(both, (one + other) / 2, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("goal", [Objective(), Objective(mixing=0.3, neighbourhood=0.5)])
+def test_the_index_loss_is_in_full_precision_whatever_the_logits_are_computed_in(goal: Objective) -> None:
+    compared = all_columns()
+    half = compared._replace(logits=compared.logits.bfloat16())
+    full = compared._replace(logits=half.logits.float())
+    for loss in (index_loss(half, INDEX, goal), neighbourhood_loss(half, INDEX)):
+        assert loss.dtype == torch.float32
+    torch.testing.assert_close(index_loss(half, INDEX, goal), index_loss(full, INDEX, goal))
+    torch.testing.assert_close(neighbourhood_loss(half, INDEX), neighbourhood_loss(full, INDEX))

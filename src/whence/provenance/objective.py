@@ -98,7 +98,7 @@ def index_loss(
     Raises:
         ArgumentError: If labels are mixed and a class has a single example.
     """
-    logits, target, smoothing = compared.logits, compared.target, objective.smoothing
+    logits, target, smoothing = _full(compared.logits), compared.target, objective.smoothing
     if smoothing == 0 and objective.mixing == 0:
         return F.cross_entropy(logits, target)
     count = torch.isfinite(logits).sum(1)
@@ -126,7 +126,7 @@ def neighbourhood_loss(compared: Compared, index: ClassIndex) -> Float[Tensor, "
     others of its class it is 0.
     """
     same = _same_class(compared, index)
-    logits = compared.logits.scatter(1, compared.target[:, None], float("-inf"))
+    logits = _full(compared.logits).scatter(1, compared.target[:, None], float("-inf"))
     known = same.any(1)
     inside = torch.logsumexp(logits.masked_fill(~same, float("-inf"))[known], 1)
     lost = torch.logsumexp(logits[known], 1) - inside
@@ -149,6 +149,11 @@ def candidates(
     drawn = torch.randint(examples, (negatives,), generator=generator, device=ids.device)
     columns = torch.cat((ids, drawn)).unique()
     return columns, torch.searchsorted(columns, ids)
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Return logits in at least 32 bits: autocast leaves logsumexp in bfloat16, where 11 and 11.04 are the same."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _at(logits: Float[Tensor, "batch some"], columns: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
