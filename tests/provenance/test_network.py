@@ -84,6 +84,7 @@ def test_every_head_learns_which_example_it_is_given(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_probabilities_of_the_index_sum_to_one_and_entropy_is_their_own(name: str) -> None:
     network = made(name)
+    network.head.initialise(embeddings(network, *DATA))
     for read in reading(network, DATA[0]):
         chances = read.index.exp()
         torch.testing.assert_close(chances.sum(1), torch.ones(24, dtype=torch.float64))
@@ -412,3 +413,22 @@ def made_by_a_function(width: int, index: ClassIndex) -> Neighbours:
 def test_plain_neighbours_compare_what_the_backbone_gives_and_nothing_else(head: Any, conditional: bool) -> None:
     network = ProvenanceNetwork(body(), DATA, head=head, conditional=conditional)
     assert torch.equal(embeddings(network, DATA[0], DATA[1]), network.backbone(DATA[0]))
+
+
+def test_neighbours_that_were_never_filled_say_how_to_fill_them() -> None:
+    for conditional in (False, True):
+        network = ProvenanceNetwork(body(), DATA, head=Neighbours, conditional=conditional)
+        with pytest.raises(ArgumentError, match=r"head\.initialise\(embeddings\(network, inputs, labels\)\)"):
+            retrieve(network, DATA[0], 1)
+        network.head.initialise(embeddings(network, *DATA))
+        assert not conditional or retrieve(network, DATA[0], 1).exemplar.shape == (24, 1)
+    plain = ProvenanceNetwork(body(), DATA, head=Neighbours)
+    plain.head.initialise(embeddings(plain, *DATA))
+    assert retrieve(plain, DATA[0], 1).exemplar.values[:, 0].tolist() == list(range(24))
+
+
+def test_a_training_in_which_nothing_learns_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="Nothing would learn"):
+        train(made(), DATA, 1, objective=Objective(classes=0, index=0))
+    with pytest.raises(ArgumentError, match="Nothing would learn"):
+        train(made("neighbours", branches=Branches(classes=None)), DATA, 1)

@@ -156,12 +156,26 @@ class Neighbours(nn.Module):
 
     def logits(self, embedding: Float[Tensor, "batch width"], ids: Int[Tensor, " some"] | None = None) -> Logits:
         """Return the logits of some examples, as `IndexHead` does."""
-        return to_units(embedding, self.bank if ids is None else self.bank[ids], self.temperature)
+        return to_units(embedding, self._filled() if ids is None else self._filled()[ids], self.temperature)
 
     def within(self, embedding: Float[Tensor, "batch width"], labels: Int[Tensor, " batch"]) -> Logits:
         """Return the logits within classes, as `IndexHead` does."""
         score = partial(to_units, temperature=self.temperature)
-        return by_class(score, (self.bank,), embedding, labels, self.index)
+        return by_class(score, (self._filled(),), embedding, labels, self.index)
+
+    def _filled(self) -> Float[Tensor, "examples width"]:
+        """Return the embeddings.
+
+        Raises:
+            ArgumentError: If there are none yet.
+        """
+        if not (bool(self.bank[0].any()) or bool(self.bank.any())):
+            raise ArgumentError(
+                "Neighbours have no embeddings to compare with yet. `train` takes them at its end; of a network that "
+                "is trained already take them by network.head.initialise(embeddings(network, inputs, labels)), of the "
+                "training data."
+            )
+        return self.bank
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Take the embeddings, scaled to length 1.

@@ -185,7 +185,11 @@ def _epoch(
     when: tuple[int, int, int],
     advance: Advance,
 ) -> list[float]:
-    """Train for an epoch and return the means of what `MEASURES` lists."""
+    """Train for an epoch and return the means of what `MEASURES` lists.
+
+    Raises:
+        ArgumentError: If no loss reaches a parameter.
+    """
     (goal, steps, distort), (epoch, epochs, seed) = how, when
     if epoch < steps.warm_up:
         goal = replace(goal, index=0.0, neighbourhood=0.0)
@@ -204,6 +208,12 @@ def _epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=steps.mixed_precision and device.type == "cuda"):
             losses = provenance_loss(
                 network, inputs, labels, ids.to(device), objective=goal, views=views, generator=generator
+            )
+        if not losses.total.requires_grad:
+            raise ArgumentError(
+                "Nothing would learn: no loss with a weight above 0 reaches a parameter that is not frozen. Weigh the "
+                "classes or the index in Objective; to look up Neighbours in a network that is trained already, "
+                "network.head.initialise(embeddings(network, inputs, labels)) is enough."
             )
         losses.total.backward()
         for optimizer in optimizers:
