@@ -97,17 +97,18 @@ def retrieve(
     index = network.index
     _in_range("considered", considered, index.classes)
     _in_range("k", k, considered * index.largest if network.conditional else len(index))
-    parts = []
+    count, start = _count(inputs), 0
+    ids, values = np.empty((count, k), np.int64), np.empty((count, k))
+    known, sure, within, entropy, logit = np.empty(count, np.int64), *(np.full(count, np.nan) for _ in range(4))
+    # filled in place: small arrays kept from each chunk would stand between the large ones and break up the memory
     for read in reading(network, inputs, considered=considered, memory_budget=memory_budget):
-        scores, best = read.best(k)
-        first = index.labels[best[:, 0].cpu()]
-        predicted = first if read.classes is None else read.classes.argmax(1).cpu()
-        sure = torch.full((len(best),), torch.nan) if read.classes is None else read.classes.amax(1).cpu()
-        parts.append(
-            (best.cpu(), scores.cpu(), predicted, sure, read.within.cpu(), read.entropy.cpu(), read.logit.cpu())
-        )
-    arrays = (torch.cat(one).numpy() for one in zip(*parts, strict=True))
-    ids, values, known, confident, within, entropy, logit = arrays
+        scores, best = (one.cpu() for one in read.best(k))
+        rows = slice(start, start := start + len(best))
+        ids[rows], values[rows] = best, scores
+        known[rows] = index.labels[best[:, 0]] if read.classes is None else read.classes.argmax(1).cpu()
+        if read.classes is not None:
+            sure[rows] = read.classes.amax(1).cpu()
+        within[rows], entropy[rows], logit[rows] = read.within.cpu(), read.entropy.cpu(), read.logit.cpu()
     no_more = np.isneginf(values)
     return xr.Dataset(
         {
@@ -115,7 +116,7 @@ def retrieve(
             "score": (("query", "rank"), values, {"unit": "nats, log probability"}),
             "exemplar_class": (("query", "rank"), np.where(no_more, -1, index.labels.numpy()[ids])),
             "predicted": ("query", known),
-            "class_confidence": ("query", confident, {"unit": "nats, log probability"}),
+            "class_confidence": ("query", sure, {"unit": "nats, log probability"}),
             "index_confidence": ("query", within, {"unit": "nats, log probability"}),
             "entropy": ("query", entropy, {"unit": "nats"}),
             "index_logit": ("query", logit),
@@ -184,18 +185,18 @@ def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     assert classes is not None
     table = network.index.table.to(classes.device)
     chances, order = classes.topk(considered, dim=1)
-    logits: list[Tensor] = []
+    whole: list[Tensor] = []
     within: list[Tensor] = []
     joint: list[Tensor] = []
     for place in range(considered):
         embedding = network.embed(answer.features, order[:, place])
-        logits.append(network.head.within(embedding, order[:, place]))
-        logs = torch.log_softmax(logits[-1], 1)
+        whole.append(network.head.within(embedding, order[:, place]))
+        logs = torch.log_softmax(whole[-1], 1)
         within.append(logs.masked_fill(table[order[:, place]] < 0, float("-inf")))  # nan in a class without examples
         joint.append(within[-1] if considered == 1 else within[-1] + chances[:, place : place + 1])
     first = within[0]
     entropy = -(first.exp() * first.clamp(min=_LOWEST)).sum(1)  # so that 0 · log 0 is 0
-    columns, largest = table[order].flatten(1), logits[0].amax(1)
+    columns, largest = table[order].flatten(1), whole[0].amax(1)
     return Read(classes, torch.cat(joint, 1), columns, many, first.amax(1), entropy, largest)
 
 
