@@ -253,7 +253,8 @@ def write(found: dict[str, Any], results: Path) -> None:
         both = " / ".join(f"{value:.4f}" for value in one["retrieved class"])
         near = " / ".join(f"{value:.4f}" for value in one["neighbours' class"])
         member = " / ".join(
-            f"{part['index logit']:.3f}, {part['index confidence']:.3f}" for part in one["membership"].values()
+            ", ".join(f"{part[key]:.3f}" for key in ("index logit", "index confidence") if key in part)
+            for part in one["membership"].values()
         )
         lines.append(
             f"| {name} | {one['class']:.4f} | {one['index on training']:.4f} | {both} | {near} | {member} | "
@@ -269,7 +270,8 @@ def write(found: dict[str, Any], results: Path) -> None:
     ]
     for name in CONDITIONS:
         cells = [f"{one['exact'][name]:.3f}" for one in heads.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} | {found[PIXELS].get(name, np.nan):.3f} |")
+        pixels = f"{found[PIXELS][name]:.3f}" if name in found[PIXELS] else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {pixels} |")
     means = [np.mean([one["exact"][name] for name in BARS]) for one in heads.values()]
     cells = [f"{one:.3f}" for one in (*means, np.mean([found[PIXELS][name] for name in BARS]))]
     lines.append(f"| **mean of the five** | {' | '.join(cells)} |")
