@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence._errors import ArgumentError, ChangedDataError
+from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence.datasets import Examples, as_examples
 from whence.evaluation.provenance.measures import Data, agreement, nearest, share_of
@@ -28,6 +28,7 @@ from whence.provenance import (
     retrieve,
 )
 from whence.provenance.backbones import range_of, some_pictures
+from whence.provenance.training import same_data
 
 NETWORK, EMBEDDING, PIXELS = "provenance network", "neighbours in its embedding", "neighbours in pixels"
 _CHUNK = 1024  # examples read at once
@@ -223,11 +224,7 @@ def _same(network: ProvenanceNetwork, train_data: Any) -> Examples:
         ChangedDataError: If it is not what the network was made with.
     """
     examples = as_examples(train_data)
-    if examples.fingerprint != network.fingerprint:
-        raise ChangedDataError(
-            f"The network's index is of other data: {network.fingerprint}; this is {examples.fingerprint}. Give the "
-            "training data that the network was made with."
-        )
+    same_data(network, examples)
     return examples
 
 
