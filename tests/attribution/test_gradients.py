@@ -25,14 +25,13 @@ from whence.attribution import (
     TracIn,
     as_trained,
     attribute,
-    features,
     load_scores,
-    products,
     self_influence,
 )
-from whence.attribution.projection import projected
 from whence.attribution.protocol import check_method
 from whence.gradients import capture
+from whence.kernel import features, products
+from whence.kernel.projection import projected
 from whence.runs import Run
 
 TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}  # float64, sums of a few hundred products

@@ -5,14 +5,14 @@ from whence.attribution.comparing import GradCos, GradDot, PathSimilarity, TracI
 from whence.attribution.ekfac import EKFAC
 from whence.attribution.indexes import FlatIndex, HNSWIndex, Index
 from whence.attribution.influence import Influence
-from whence.attribution.parameters import Layers, check_layer, parameters_of
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, attribute
 from whence.attribution.recorded import Counterfactual, PathAudit, audit_scores
 from whence.attribution.scores import harmful, helpful, label, load_scores, save_scores
 from whence.attribution.similarity import NearestNeighbours, RepresentationCos, RepresentationDot
-from whence.attribution.trained import Trained, as_trained, at_step
 from whence.attribution.trak import TRAK
 from whence.attribution.wrappers import ClassBalanced, Ensemble, Relative, self_influence
+from whence.kernel.parameters import Layers, check_layer, parameters_of
+from whence.kernel.trained import Trained, as_trained, at_step
 
 __all__ = (
     "EKFAC",

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence.attribution.scores import label
-from whence.attribution.trained import Trained
 from whence.audit.chunks import labels_of
 from whence.datasets import Examples
+from whence.kernel.trained import Trained
 
 
 @final

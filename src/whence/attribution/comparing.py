@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import final
 
 from whence.attribution.gradients import Comparison, FittedGradients
-from whence.attribution.moments import end_of, with_learning_rates, with_preconditioners
-from whence.attribution.parameters import Layers, parameters_of
-from whence.attribution.projection import as_projection
-from whence.attribution.trained import Trained
 from whence.audit.quantities import Numbers
+from whence.kernel.moments import end_of, with_learning_rates, with_preconditioners
+from whence.kernel.parameters import Layers, parameters_of
+from whence.kernel.projection import as_projection
+from whence.kernel.trained import Trained
 
 
 @final

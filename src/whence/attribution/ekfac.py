@@ -19,13 +19,13 @@ from whence._errors import ArgumentError, GradientError
 from whence._extras import require
 from whence._progress import Advance, progress
 from whence.attribution.drawn import FISHERS, can_be_drawn, drawn_labels
-from whence.attribution.parameters import Layers, parameters_of
 from whence.attribution.scores import label
 from whence.attribution.scratch import Scratch
-from whence.attribution.trained import Trained
 from whence.audit.chunks import ROOT, outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity, evaluate
 from whence.datasets import Examples, call_model
+from whence.kernel.parameters import Layers, parameters_of
+from whence.kernel.trained import Trained
 from whence.runs import cast_floating, kept_randomness, to_device
 
 _EXTRA = "baselines"

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from whence._numbers import even_parts
 from whence._progress import Advance, progress
-from whence.attribution.features import Features
-from whence.attribution.moments import Moment
-from whence.attribution.products import Gradients, inner_products, squared_norms
 from whence.attribution.scores import label
-from whence.attribution.trained import Trained
 from whence.audit.products import fast_products
 from whence.audit.quantities import Numbers
 from whence.datasets import Examples
+from whence.kernel.features import Features
+from whence.kernel.moments import Moment
+from whence.kernel.products import Gradients, inner_products, squared_norms
+from whence.kernel.trained import Trained
 
 _MEASURED = 64  # targets and training examples of which projected scores are compared with exact ones
 _LEAST = 2**20  # bytes that a slab of written-out gradients may always take

@@ -15,13 +15,13 @@ from whence._errors import ArgumentError, GradientError
 from whence._numbers import even_parts
 from whence._progress import progress
 from whence.attribution.gradients import Comparison, FittedGradients
-from whence.attribution.moments import end_of
-from whence.attribution.parameters import Layers, parameters_of
-from whence.attribution.products import Gradients
-from whence.attribution.trained import Trained
 from whence.audit.quantities import Numbers
 from whence.datasets import call_model
 from whence.gradients import Dense, differentiable_once_only, twice_differentiable
+from whence.kernel.moments import end_of
+from whence.kernel.parameters import Layers, parameters_of
+from whence.kernel.products import Gradients
+from whence.kernel.trained import Trained
 from whence.runs import cast_floating, to_device
 
 LARGEST = 10_000  # parameters; their Hessian takes 800 MB in float64

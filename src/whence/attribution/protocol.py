@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence.attribution.scores import save_scores
-from whence.attribution.trained import Trained, as_trained
 from whence.audit.chunks import chosen_ids
 from whence.audit.storage import refuse_existing
 from whence.datasets import Examples, as_examples
+from whence.kernel.trained import Trained, as_trained
 from whence.runs import Run
 
 

@@ -10,12 +10,12 @@ import xarray as xr
 
 from whence._errors import ArgumentError
 from whence.attribution.scores import label
-from whence.attribution.trained import Trained
 from whence.audit.api import audit
 from whence.audit.quantities import Numbers
 from whence.audit.result import Audit
 from whence.counterfactual.api import counterfactual
 from whence.datasets import Examples
+from whence.kernel.trained import Trained
 
 
 @final

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError
 from whence.attribution.measures import Cosine, Distance, Dot, Measure
-from whence.attribution.parameters import check_layer
-from whence.attribution.trained import Trained
 from whence.attribution.vectors import FittedVectors
 from whence.datasets import call_model
+from whence.kernel.parameters import check_layer
+from whence.kernel.trained import Trained
 
 
 @final

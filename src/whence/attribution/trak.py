@@ -23,12 +23,12 @@ from whence._extras import require
 from whence._numbers import even_parts, is_whole
 from whence._progress import Advance, progress
 from whence.attribution.baselines import class_numbers
-from whence.attribution.parameters import Layers, parameters_of
 from whence.attribution.scores import label
 from whence.attribution.scratch import Scratch
-from whence.attribution.trained import Trained, on_same_data
 from whence.audit.chunks import outputs_on_one
 from whence.datasets import Examples, call_model
+from whence.kernel.parameters import Layers, parameters_of
+from whence.kernel.trained import Trained, on_same_data
 from whence.runs import Run, to_device
 
 _EXTRA = "baselines"

@@ -17,8 +17,8 @@ from whence._progress import Advance, progress
 from whence.attribution.indexes import FlatIndex, Index, Lookup, as_index
 from whence.attribution.measures import Measure
 from whence.attribution.scores import label
-from whence.attribution.trained import Trained
 from whence.datasets import Examples
+from whence.kernel.trained import Trained
 from whence.runs import to_device
 
 _ROWS = 256  # examples that go through the model at once, at most

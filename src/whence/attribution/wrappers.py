@@ -14,8 +14,8 @@ from whence._errors import ArgumentError
 from whence._progress import progress
 from whence.attribution.baselines import class_numbers
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, check_method
-from whence.attribution.trained import Trained, as_trained, on_same_data
 from whence.datasets import Examples
+from whence.kernel.trained import Trained, as_trained, on_same_data
 from whence.runs import Run
 
 _BLOCK = 64  # examples scored against all to read off the diagonal, where a method has no shorter way

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from whence.attribution import GradCos, Trained
-from whence.attribution.features import Features
-from whence.attribution.moments import end_of
-from whence.attribution.products import Gradients
+from whence.kernel.features import Features
+from whence.kernel.moments import end_of
+from whence.kernel.products import Gradients
 from whence.regions.recipe import Score
 from whence.regions.surface import Surface
 

@@ -14,9 +14,9 @@ from whence._errors import ArgumentError, GradientError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
 from whence.attribution import GradCos, Influence, Trained, as_trained, parameters_of
-from whence.attribution.features import Features
 from whence.audit.quantities import Quantity
 from whence.datasets import as_examples
+from whence.kernel.features import Features
 from whence.regions.accumulate import Maps, setting
 from whence.regions.directions import directions
 from whence.regions.engines import Difference, Engine, Forward

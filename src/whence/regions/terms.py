@@ -13,11 +13,11 @@ from torch import Tensor
 from whence._errors import GradientError, LabelError
 from whence._numbers import even_parts
 from whence.attribution import Trained, at_step, parameters_of
-from whence.attribution.features import Features
-from whence.attribution.moments import end_of
-from whence.attribution.products import Gradients
 from whence.audit.quadrature import rule
 from whence.audit.terms import StepTerms
+from whence.kernel.features import Features
+from whence.kernel.moments import end_of
+from whence.kernel.products import Gradients
 from whence.regions.accumulate import Maps
 from whence.regions.recipe import AuditTerm
 

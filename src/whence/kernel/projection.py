@@ -11,8 +11,8 @@ from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
-from whence.attribution.products import Gradients
 from whence.gradients import Dense, Outer, PerExample
+from whence.kernel.products import Gradients
 
 _SLAB = 2**22  # entries of a random matrix that are made at once
 

@@ -8,14 +8,14 @@ from typing import final
 import torch
 
 from whence._numbers import even_parts
-from whence.attribution.moments import Moment
-from whence.attribution.products import Gradients, compact
-from whence.attribution.projection import projected
-from whence.attribution.trained import Trained
 from whence.audit.chunks import outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity
 from whence.audit.targets import TargetPass
 from whence.datasets import Examples
+from whence.kernel.moments import Moment
+from whence.kernel.products import Gradients, compact
+from whence.kernel.projection import projected
+from whence.kernel.trained import Trained
 from whence.runs import size, to_device
 
 _ROWS = 512  # examples that go through the model at once, at most

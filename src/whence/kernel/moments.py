@@ -12,8 +12,8 @@ from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
-from whence.attribution.products import Scales
-from whence.attribution.trained import Trained
+from whence.kernel.products import Scales
+from whence.kernel.trained import Trained
 from whence.optimizers import linear_step
 from whence.runs import ReplayedStep, Run
 

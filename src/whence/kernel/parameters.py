@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from whence._errors import ArgumentError, LabelError
-from whence.attribution.trained import Trained
+from whence.kernel.trained import Trained
 
 Layers = Literal["all", "last"] | Sequence[str]
 """``"all"``, ``"last"`` (the last module with parameters of its own), or names of modules, each with all below it."""
