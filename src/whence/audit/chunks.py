@@ -180,23 +180,28 @@ def labels_of(examples: Examples) -> Tensor | None:
     return examples.labels if isinstance(first, Tensor) and first.ndim == 1 else None
 
 
-def chosen_ids(ids: Sequence[int] | None, count: int) -> Tensor:
+def chosen_ids(ids: Sequence[int] | None, count: int, what: str = "target") -> Tensor:
     """Return the ids that a caller chose, all of ``count`` by default.
 
+    Args:
+        ids: What was given.
+        count: How many there are.
+        what: What they are ids of, for the message.
+
     Raises:
-        ArgumentError: If they are not some of the targets, each once.
+        ArgumentError: If they are not some of those, each once.
     """
     if ids is None:
         return torch.arange(count)
     if isinstance(ids, int | str):
-        raise ArgumentError(f"`ids` is a sequence of target numbers; got {ids!r}. For one target give a list of one.")
+        raise ArgumentError(f"`ids` is a sequence of {what} numbers; got {ids!r}. For one {what} give a list of one.")
     if not all(is_whole(one) for one in ids):
         raise ArgumentError(f"`ids` are whole numbers; got {list(ids)[:10]}.")
     ids = [int(one) for one in ids]
     outside = [one for one in ids if not 0 <= one < count]
     if outside or len(ids) == 0 or len(set(ids)) != len(ids):
         raise ArgumentError(
-            f"`ids` must name some of the {count} targets (0..{count - 1}), each once; got {list(ids)[:10]}"
+            f"`ids` must name some of the {count} {what}s (0..{count - 1}), each once; got {list(ids)[:10]}"
             f"{' ...' if len(ids) > 10 else ''}."
         )
     return torch.tensor(ids)
