@@ -202,7 +202,15 @@ def followed(options: argparse.Namespace) -> evaluation.Table:
         for x, y in sides
     )
     left[CONTROL] = right[CONTROL] = own_saliency(trained, range(TARGETS), recipe=OWN)
-    return evaluation.specificity(left, right, made.inside)
+    return evaluation.specificity(*without_empty(left, right), made.inside)
+
+
+def without_empty(left: dict[str, Any], right: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the maps of those pairs of which no map is zero everywhere, as with ReLU some are; say how many."""
+    kept = np.all([np.asarray(one).any((1, 2)) for side in (left, right) for one in side.values()], axis=0)
+    print(f"specificity: {int(kept.sum())} of {len(kept)} pairs; in the others a map is zero everywhere")
+    first, second = ({name: np.asarray(one)[kept] for name, one in side.items()} for side in (left, right))
+    return first, second
 
 
 def write(tables: dict[str, evaluation.Table], options: argparse.Namespace) -> None:
