@@ -19,7 +19,7 @@ from whence.audit.quantities import Numbers
 from whence.datasets import Examples
 from whence.kernel.features import Features
 from whence.kernel.moments import Moment
-from whence.kernel.products import Gradients, inner_products, squared_norms
+from whence.kernel.products import Gradients, inner_products, squared_norms, weighed
 from whence.kernel.trained import Trained
 
 _MEASURED = 64  # targets and training examples of which projected scores are compared with exact ones
@@ -133,9 +133,10 @@ class FittedGradients:
             own = [(here, self._transformed(one)) for here, one in features.blocks(moment, part, self._rows)]
             if self._what.cosine:
                 norms += torch.cat([squared_norms(left, moment.scales, self._slab) for _, left in own])
+            ready = [weighed(left, moment.scales) for _, left in own]
             for there, right in self._blocks(number, advance):
                 with fast_products():
-                    products = [inner_products(left, right, moment.scales, self._slab) for _, left in own]
+                    products = [inner_products(left, right, rest, self._slab) for left, rest in ready]
                 total[:, there.start : there.stop] += torch.cat(products)
         return _cosine(total, norms, self._self_products()) if self._what.cosine else total
 

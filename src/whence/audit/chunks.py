@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,15 @@ _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "float64": torch.fl
 _FACTORS = {"mixed": torch.bfloat16}
 ROOT = "(model)"  # the layer of parameters that the model owns itself; no module can be called so
 _PASS_ROWS = 1024  # targets that go through the model at once, at most
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """What batches of examples are read from: `Examples`, or something in its place."""
+
+    def batch(self, ids: Sequence[int] | Tensor) -> tuple[Any, Any]:
+        """Return inputs and labels of some examples."""
+        ...
 
 
 @final
@@ -211,7 +220,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(one.dtype for one in model.parameters() if one.is_floating_point())
 
 
-def outputs_on_one(model: nn.Module, examples: Examples, ids: Tensor) -> Any:
+def outputs_on_one(model: nn.Module, examples: Batched, ids: Tensor) -> Any:
     """Return the model's outputs on one target, to see their shape."""
     inputs, _ = examples.batch(ids[:1])
     modes = {module: module.training for module in model.modules()}

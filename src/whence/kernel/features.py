@@ -12,6 +12,7 @@ from whence.audit.chunks import outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity
 from whence.audit.targets import TargetPass
 from whence.datasets import Examples
+from whence.kernel.answers import Answered
 from whence.kernel.moments import Moment
 from whence.kernel.products import Gradients, compact
 from whence.kernel.projection import projected
@@ -34,16 +35,18 @@ class Features:
         quantity: What to differentiate, as in `whence.audit`.
         names: The parameters.
         projection: Numbers to project each parameter's gradient to, or None to leave it as it is.
+        dtype: In which to compute; None is the model's own.
     """
 
     def __init__(
         self,
         trained: Trained,
-        examples: Examples,
+        examples: Examples | Answered,
         ids: Sequence[int],
         quantity: str | Numbers,
         names: tuple[str, ...],
         projection: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._examples, self.ids, self._device = examples, list(ids), trained.device
         self._projection = projection
@@ -53,7 +56,7 @@ class Features:
         )
         first = next(one for one in trained.model.parameters() if one.is_floating_point())
         inputs, labels = to_device(examples.batch(rows[:1]), self._device)
-        self.dtype = first.dtype
+        self.dtype = first.dtype if dtype is None else dtype
         self._pass = TargetPass(trained.model, inputs, labels, self.quantity, names, self.dtype)
 
     def measure(self, moment: Moment) -> tuple[int, int]:

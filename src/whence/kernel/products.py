@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whence.audit.products import add_product
 from whence.gradients import Dense, Outer, PerExample, Scatter, Sum
 from whence.runs import size
 
@@ -29,8 +30,31 @@ def compact(gradient: PerExample) -> PerExample:
     return Dense(gradient.part(0, shape[0]).clone().reshape(gradient.examples, *shape))
 
 
+def weighed(gradients: Gradients, scales: Scales) -> tuple[Gradients, Scales]:
+    """Multiply weights that are one an entry into gradients that are compared with many, and return what is left.
+
+    Gradients are written out there; lookups stay as they are, with their weights. Products with the result and the
+    weights left are the ones with the gradients and weights given.
+    """
+    made: dict[str, PerExample] = {}
+    left: dict[str, float | Tensor] = {}
+    for name, gradient in gradients.items():
+        scale = scales.get(name, 1.0)
+        if isinstance(scale, Tensor) and not isinstance(gradient, Scatter):
+            shape = gradient.shape
+            made[name] = Dense((gradient.part(0, shape[0]) * scale.flatten()).reshape(gradient.examples, *shape))
+        else:
+            made[name], left[name] = gradient, scale
+    return made, left
+
+
+def first_rows(gradients: Gradients, count: int) -> Gradients:
+    """Return the gradients of the first examples, sharing memory."""
+    return {name: _first(one, count) for name, one in gradients.items()}
+
+
 def inner_products(
-    left: Gradients, right: Gradients, scales: Scales, memory_budget: int
+    left: Gradients, right: Gradients, scales: Scales, memory_budget: int, factors: torch.dtype | None = None
 ) -> Float[Tensor, "left_examples right_examples"]:
     """Return Σ_k s_k ⟨l_ik, r_jk⟩ over parameters k, for every pair (i, j).
 
@@ -42,11 +66,12 @@ def inner_products(
         left, right: Gradients by parameter name.
         scales: Weights of the products; a name that is missing has 1.
         memory_budget: Bytes that gradients written out may take.
+        factors: A lower type to round gradients that are written out to before they are multiplied, or None.
     """
     one, other = next(iter(left.values())), next(iter(right.values()))
     total = _like(one).new_zeros(one.examples, other.examples)
     for name in left.keys() & right.keys():
-        _add(total, left[name], right[name], scales.get(name, 1.0), memory_budget)
+        _add(total, left[name], right[name], scales.get(name, 1.0), memory_budget, factors)
     return total
 
 
@@ -59,6 +84,10 @@ def squared_norms(gradients: Gradients, scales: Scales, memory_budget: int) -> F
         if isinstance(gradient, Outer) and gradient.rows.shape[1] == 1 and not isinstance(scale, Tensor):
             total += scale * gradient.rows.square().sum((1, 2)) * gradient.columns.square().sum((1, 2))
             continue
+        if isinstance(gradient, Outer) and gradient.rows.shape[1] == 1 and isinstance(scale, Tensor):
+            weights = scale.reshape(gradient.rows.shape[2], -1)
+            total += ((gradient.rows[:, 0].square() @ weights) * gradient.columns[:, 0].square()).sum(1)
+            continue
         for start, stop in _slabs(gradient, gradient.examples, memory_budget):
             part = gradient.part(start, stop)
             weight = _rows(scale, start, stop) if isinstance(scale, Tensor) else scale
@@ -66,7 +95,16 @@ def squared_norms(gradients: Gradients, scales: Scales, memory_budget: int) -> F
     return total
 
 
-def _add(total: Tensor, left: PerExample, right: PerExample, scale: float | Tensor, memory_budget: int) -> None:
+def _add(
+    total: Tensor,
+    left: PerExample,
+    right: PerExample,
+    scale: float | Tensor,
+    memory_budget: int,
+    factors: torch.dtype | None,
+) -> None:
+    if not isinstance(scale, Tensor) and scale == 0:
+        return
     if isinstance(left, Outer) and isinstance(right, Outer) and not isinstance(scale, Tensor):
         positions = left.rows.shape[1] * right.rows.shape[1]
         if positions * (left.rows.shape[2] + left.columns.shape[2]) <= left.shape.numel():
@@ -76,10 +114,8 @@ def _add(total: Tensor, left: PerExample, right: PerExample, scale: float | Tens
         left, right, scale = _looked_up_by_both(left, right, scale)
     for start, stop in _slabs(left, left.examples + right.examples, memory_budget):
         part, other = left.part(start, stop), right.part(start, stop)
-        if isinstance(scale, Tensor):
-            total.addmm_(part * _rows(scale, start, stop), other.T)
-        else:
-            total.addmm_(part, other.T, alpha=scale)
+        weighted, factor = (part * _rows(scale, start, stop), 1.0) if isinstance(scale, Tensor) else (part, scale)
+        add_product(total, weighted, other if factors is None else other.to(factors), factor)
 
 
 def _add_factors(total: Tensor, left: Outer, right: Outer, scale: float, memory_budget: int) -> None:
@@ -116,6 +152,16 @@ def _slabs(gradient: PerExample, examples: int, memory_budget: int) -> list[tupl
     row = max(1, gradient.shape[1:].numel()) * examples * _like(gradient).itemsize
     most = max(1, min(rows, memory_budget // row))
     return [(start, min(start + most, rows)) for start in range(0, rows, most)]
+
+
+def _first(gradient: PerExample, count: int) -> PerExample:
+    if isinstance(gradient, Outer):
+        return Outer(gradient.rows[:count], gradient.columns[:count], gradient.shape)
+    if isinstance(gradient, Scatter):
+        return Scatter(gradient.indices[:count], gradient.values[:count], gradient.shape)
+    if isinstance(gradient, Sum):
+        return Sum(tuple(_first(term, count) for term in gradient.terms))
+    return Dense(gradient.part(0, gradient.shape[0])[:count].reshape(-1, *gradient.shape))
 
 
 def _rows(scale: Tensor, start: int, stop: int) -> Tensor:
