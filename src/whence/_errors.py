@@ -19,6 +19,7 @@ WhenceError
 ├── GradientError           per-example gradients of this model cannot be formed
 ├── HeadMemoryError         the memory does not hold an index head over so many examples
 ├── AuditError              an audit cannot be made, saved, resumed or read as asked
+├── AttackError             an attack found fewer adversarial inputs than asked for
 ├── ArgumentError           an argument is outside what a function accepts (also a ValueError)
 ├── LabelError              no such id along an axis (also a KeyError)
 ├── ShapeError              an array has the wrong shape (also a ValueError)
@@ -102,6 +103,10 @@ class HeadMemoryError(WhenceError):
 
 class AuditError(WhenceError):
     """An audit cannot be made, saved, resumed or read as asked."""
+
+
+class AttackError(WhenceError):
+    """An attack found fewer adversarial inputs than asked for."""
 
 
 class ArgumentError(WhenceError, ValueError):

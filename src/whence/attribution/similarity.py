@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence.attribution.measures import Cosine, Distance, Dot, Measure
 from whence.attribution.vectors import FittedVectors
-from whence.datasets import call_model
-from whence.kernel.parameters import check_layer
+from whence.kernel.activations import activations_of
 from whence.kernel.trained import Trained
 
 
@@ -33,7 +30,7 @@ class RepresentationCos:
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedVectors:
         """Compute the training examples' activations; see `Attributor.fit`."""
-        read = _activations(trained.model, self.layer)
+        read = activations_of(trained.model, self.layer)
         return FittedVectors(trained, read, Cosine(), "representation cosine", "cosine", memory_budget)
 
 
@@ -50,7 +47,7 @@ class RepresentationDot:
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedVectors:
         """Compute the training examples' activations; see `Attributor.fit`."""
-        read = _activations(trained.model, self.layer)
+        read = activations_of(trained.model, self.layer)
         return FittedVectors(trained, read, Dot(), "representation dot", "products of activations", memory_budget)
 
 
@@ -78,7 +75,7 @@ class NearestNeighbours:
         """
         if self.metric not in _METRICS:
             raise ArgumentError(f"`metric` is {' or '.join(map(repr, _METRICS))}; got {self.metric!r}.")
-        read = _inputs if self.layer is None else _activations(trained.model, self.layer)
+        read = _inputs if self.layer is None else activations_of(trained.model, self.layer)
         where = "of inputs" if self.layer is None else f"at {self.layer}"
         measure, unit = _METRICS[self.metric]
         return FittedVectors(trained, read, measure, f"nearest neighbours {where}", unit, memory_budget)
@@ -96,44 +93,6 @@ def _inputs(inputs: Any) -> Tensor:
             "outputs are compared instead."
         )
     return inputs if inputs.is_floating_point() else inputs.to(torch.float32)
-
-
-def _activations(model: nn.Module, layer: str | None) -> Callable[[Any], Tensor]:
-    """Return what reads a layer's output, or the input of the last layer with parameters.
-
-    Raises:
-        LabelError: If there is no such layer.
-    """
-    if layer is None:
-        last = [one for one in model.modules() if any(True for _ in one.parameters(recurse=False))][-1]
-        return partial(_seen, model, last, True)
-    check_layer(model, layer)
-    return partial(_seen, model, model.get_submodule(layer), False)
-
-
-def _seen(model: nn.Module, module: nn.Module, entering: bool, inputs: Any) -> Tensor:
-    """Call the model and return what entered or left a module.
-
-    Raises:
-        ArgumentError: If the module is not called, or its output is no tensor.
-    """
-    found: list[Any] = []
-
-    def see(_module: nn.Module, args: Any, out: Any) -> None:
-        found.append(args[0] if entering else out)
-
-    handle = module.register_forward_hook(see)
-    try:
-        call_model(model, inputs)
-    finally:
-        handle.remove()
-    if len(found) != 1 or not isinstance(found[0], Tensor):
-        given = f"{len(found)} calls" if len(found) != 1 else f"an output of type {type(found[0]).__name__}"
-        raise ArgumentError(
-            f"The layer {type(module).__name__} must be called once with a tensor to compare; there were {given}. "
-            "Name another layer."
-        )
-    return found[0]
 
 
 _METRICS: dict[str, tuple[Measure, str]] = {

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence.kernel.products import Scales
-from whence.kernel.trained import Trained
+from whence.kernel.trained import Trained, with_state
 from whence.optimizers import linear_step
 from whence.runs import Run, StepRecord
 from whence.runs.settings import new_optimizer, optimizer_class
@@ -177,6 +177,21 @@ def ends_of_epochs(run: Run) -> tuple[int, ...]:
     """Return after which steps the epochs of a run end."""
     epochs = run.epoch_of_steps()
     return tuple(int(one) + 1 for one in np.flatnonzero(np.append(epochs[1:] != epochs[:-1], True)))
+
+
+def trained_at(run: Run, steps: Sequence[int]) -> Iterator[Trained]:
+    """Yield the model after so many steps, in order, in evaluation mode: one walk over the run for all of them.
+
+    Args:
+        run: The run; another walk over it must not begin meanwhile.
+        steps: After how many steps, in order, between 0 and ``run.steps``.
+
+    Raises:
+        ReplayError: If the run does not replay.
+        SnapshotError: If a snapshot needed is truncated, altered or missing.
+    """
+    for moment in states(run, steps, nothing):
+        yield with_state(run, moment.parameters, moment.buffers)
 
 
 def _by_snapshot(run: Run, steps: Sequence[int]) -> list[tuple[int, set[int]]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whence._errors import ArgumentError
 from whence.datasets import Examples, as_examples
@@ -112,10 +112,15 @@ def at_step(run: Run, step: int) -> Trained:
         run: The recorded run.
         step: Number of the step; ``run.steps`` is the end.
     """
-    model = copy.deepcopy(run.model).eval()
     state = run.state_at(step)
+    return with_state(run, state.parameters, state.buffers)
+
+
+def with_state(run: Run, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Trained:
+    """Return the model of a run with other parameters and buffers, in evaluation mode."""
+    model = copy.deepcopy(run.model).eval()
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
-        for name, value in (*state.parameters.items(), *state.buffers.items()):
+        for name, value in (*parameters.items(), *buffers.items()):
             live[name].copy_(value)
     return Trained(model, run.examples, run.loss, run)

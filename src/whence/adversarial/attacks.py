@@ -1,0 +1,174 @@
+"""Adversarial inputs, found by foolbox, beside random changes of the same size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError, AttackError
+from whence._extras import require
+from whence._numbers import is_number
+from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups, random_like
+from whence.audit.chunks import chosen_ids
+from whence.datasets import Examples, as_examples, call_model
+from whence.kernel import Trained, as_trained
+from whence.runs import Run, to_device
+
+ATTACKS: dict[str, str] = {
+    "linf-pgd": "LinfPGD",
+    "l2-pgd": "L2PGD",
+    "linf-fgsm": "LinfFastGradientAttack",
+    "deepfool": "L2DeepFoolAttack",
+    "carlini-wagner": "L2CarliniWagnerAttack",
+}
+"""The attacks that have a name here, and what foolbox calls them."""
+
+MINIMAL = ("deepfool", "carlini-wagner")  # look for the smallest change; a size only bounds it
+_AT_ONCE = 512
+
+
+def attack(
+    source: Run | Trained | nn.Module,
+    examples: Any,
+    *,
+    count: int = 32,
+    method: str | Callable[[], Any] = "linf-pgd",
+    epsilon: float | None = None,
+    bounds: tuple[float, float] | None = None,
+    ids: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Groups:
+    """Attack examples that the network answers rightly; return clean, adversarial and random inputs in groups.
+
+    The random ones are changed by as much as the adversarial ones (PLGK, section 6.3). Examples on which the attack
+    fails are passed over, until there are ``count``.
+
+    Args:
+        source: A recorded run, taken at its end; a trained model.
+        examples: Anything `as_examples` takes, with labels; inputs are one floating-point tensor.
+        count: How many adversarial inputs to find.
+        method: ``"linf-pgd"``, ``"l2-pgd"``, ``"linf-fgsm"``, ``"deepfool"``, ``"carlini-wagner"``, or a function that
+            makes an attack of foolbox.
+        epsilon: Largest change that the attack may make, in the norm of its name. None is a tenth of the range of
+            the inputs for a largest change, and of the length of its diagonal for a Euclidean one; attacks that look
+            for the smallest change are not bounded then.
+        bounds: The least and the greatest value an input may have; None takes those found in the examples.
+        ids: Which examples may be attacked; all when left out. They are tried in a random order.
+        seed: Of that order and of the random changes. Attacks that draw numbers follow it too.
+
+    Returns:
+        Groups ``clean``, ``random`` and ``adversarial``.
+
+    Raises:
+        ArgumentError: If an argument is outside what it may be, labels are no classes, or inputs are no single tensor.
+        AttackError: If fewer than ``count`` adversarial inputs are found.
+        MissingExtraError: If foolbox is not installed.
+        DataError: If the data is of a kind that cannot be read.
+    """
+    model = copy.deepcopy(source).eval() if isinstance(source, nn.Module) else as_trained(source).model
+    data = as_examples(examples)
+    if count < 1:
+        raise ArgumentError(f"`count` is how many adversarial inputs to find, at least 1; got {count}.")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(chosen_ids(ids, len(data), "example").numpy()))
+    limits = _bounds(data, order, bounds)
+    size = epsilon if epsilon is not None else _default_size(data, method, limits)
+    if size is not None and (not is_number(size) or size <= 0):
+        raise ArgumentError(f"`epsilon` is the largest change an attack may make, above 0; got {size!r}.")
+    found = _search(model, data, order, count, _Tried(_made(method), size, limits, seed))
+    clean, adversarial, labels, kept = found
+    if len(kept) < count:
+        raise AttackError(
+            f"The attack {_called(method)} found {len(kept)} adversarial inputs with changes of at most {size}, fewer "
+            f"than {count}, in the {len(order)} examples that it was given. Give a larger `epsilon`, another `method`, "
+            "more examples, or a smaller `count`."
+        )
+    groups = {CLEAN: clean, RANDOM: random_like(clean, adversarial - clean, limits, seed), ADVERSARIAL: adversarial}
+    said = _called(method) if size is None else f"{_called(method)}, at most {size:g}"
+    return Groups(groups, labels, tuple(kept), limits, said)
+
+
+class _Tried:
+    """An attack with its size."""
+
+    def __init__(self, made: Any, size: float | None, bounds: tuple[float, float], seed: int) -> None:
+        self._made, self._size, self._bounds, self._seed = made, size, bounds, seed
+
+    def __call__(
+        self, model: nn.Module, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]
+    ) -> tuple[Float[Tensor, "examples ..."], Bool[Tensor, " examples"]]:
+        """Return the changed inputs, and which of them are answered wrongly and within the size."""
+        foolbox = require("foolbox", "adversarial")
+        seen = foolbox.PyTorchModel(model, bounds=self._bounds, device=inputs.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed)
+            _, changed, success = self._made(seen, inputs, labels, epsilons=self._size)
+        return changed.detach(), success
+
+
+def _search(model: nn.Module, data: Examples, order: Tensor, count: int, tried: _Tried) -> Any:
+    device = next(model.parameters()).device
+    clean, adversarial, labels, kept = [], [], [], []
+    for rows in order.split(min(_AT_ONCE, max(32, 2 * count))):
+        x, y = to_device(data.batch(rows), device)
+        _check(x, y)
+        with torch.no_grad():
+            right = call_model(model, x).argmax(1) == y
+        if right.any():
+            changed, success = tried(model, x[right], y[right])
+            clean.append(x[right][success])
+            adversarial.append(changed[success])
+            labels.append(y[right][success])
+            kept += rows[right.cpu()][success.cpu()].tolist()
+        if len(kept) >= count:
+            break
+    if not kept:
+        return torch.empty(0), torch.empty(0), torch.empty(0), []
+    return (*(torch.cat(one)[:count] for one in (clean, adversarial, labels)), kept[:count])
+
+
+def _check(inputs: Any, labels: Any) -> None:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        raise ArgumentError("An attack changes inputs that are one floating-point tensor; these are not.")
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        raise ArgumentError(
+            "An attack looks for inputs that are not answered with their label: it needs one class an example, as a "
+            "whole number. Give examples with such labels."
+        )
+
+
+def _bounds(data: Examples, order: Tensor, bounds: tuple[float, float] | None) -> tuple[float, float]:
+    if bounds is None:
+        some = data.batch(order[:_AT_ONCE])[0]
+        if not isinstance(some, Tensor):
+            raise ArgumentError("An attack changes inputs that are one floating-point tensor; these are not.")
+        return float(some.min()), float(some.max())
+    if not all(is_number(one) for one in bounds) or bounds[0] >= bounds[1]:
+        raise ArgumentError(f"`bounds` are the least and the greatest value of an input; got {bounds!r}.")
+    return float(bounds[0]), float(bounds[1])
+
+
+def _default_size(data: Examples, method: Any, bounds: tuple[float, float]) -> float | None:
+    if method in MINIMAL or not isinstance(method, str):
+        return None
+    span = 0.1 * (bounds[1] - bounds[0])
+    if method.startswith("linf"):
+        return span
+    return float(span * np.sqrt(data.batch([0])[0][0].numel()))
+
+
+def _made(method: str | Callable[[], Any]) -> Any:
+    if not isinstance(method, str):
+        return method()
+    if method not in ATTACKS:
+        raise ArgumentError(f"`method` is {', '.join(map(repr, ATTACKS))}, or makes an attack; got {method!r}.")
+    return getattr(require("foolbox.attacks", "adversarial"), ATTACKS[method])()
+
+
+def _called(method: str | Callable[[], Any]) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)

@@ -1,0 +1,192 @@
+"""All of the adversarial case in one call: attack, audit, modes, cancellation, cure; and what it says in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+import xarray as xr
+
+from whence._errors import ArgumentError
+from whence._numbers import random_ids
+from whence.adversarial.attacks import attack
+from whence.adversarial.cancelling import (
+    first_modes,
+    mode_coefficients,
+    mode_concentration,
+    mode_differences,
+    modes_over_time,
+    sensitivity,
+)
+from whence.adversarial.cure import SMALLEST, Recipe, with_cure
+from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups
+from whence.adversarial.influences import influence_agreement, influence_over_time, path_profile, perturbation_path
+from whence.adversarial.outcomes import agreement, loss_over_time, outcomes
+from whence.adversarial.regime import kernel_regime
+from whence.audit import Audit, audit
+from whence.kernel import Modes, modes
+from whence.kernel.moments import ends_of_epochs
+from whence.runs import Run
+
+CURED, CONTROL = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}"
+_THREE = (CLEAN, RANDOM, ADVERSARIAL)
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What a study takes.
+
+    Attributes:
+        count: Adversarial inputs.
+        method, epsilon, bounds: Of the attack, as in `attack`.
+        modes: How many modes at the end of the training.
+        sensitive: Of how many of them to measure the inputs' sensitivity.
+        examples: How many training examples the modes along the run and the regime are of; those at the end are of all.
+        times: At how many states the modes are followed.
+        points: Inputs on the path from a clean input to its adversarial twin.
+        recipe: The cure.
+        seed: Of every draw.
+    """
+
+    count: int = 32
+    method: str | Callable[[], Any] = "linf-pgd"
+    epsilon: float | None = None
+    bounds: tuple[float, float] | None = None
+    modes: int = 125
+    sensitive: int = 50
+    examples: int = 2048
+    times: int = 11
+    points: int = 11
+    recipe: Recipe = SMALLEST
+    seed: int = 0
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What a study found.
+
+    Attributes:
+        plan: What was asked.
+        groups: Clean, random, adversarial, cured and control inputs.
+        audit: Of clean, random and adversarial inputs, then of the inputs on the path; by layer and epoch.
+        influences: `influence_over_time`.
+        agreement: `influence_agreement` of adversarial with clean inputs.
+        path: `path_profile`.
+        regime: `kernel_regime`.
+        modes: At the end of the training.
+        differences: `mode_differences` of adversarial and of random from clean inputs, dim ``"group"``.
+        concentration: `mode_concentration`.
+        sensitivity: `whence.adversarial.sensitivity` at the end.
+        course: `modes_over_time`.
+        losses: `loss_over_time` of all groups.
+        outcomes: `outcomes` of all groups.
+        undoing: Cosine of each cure with the attack before it.
+    """
+
+    plan: Plan
+    groups: Groups
+    audit: Audit
+    influences: xr.Dataset
+    agreement: xr.Dataset
+    path: xr.Dataset
+    regime: xr.Dataset
+    modes: Modes
+    differences: xr.Dataset
+    concentration: dict[str, float]
+    sensitivity: xr.Dataset
+    course: xr.Dataset
+    losses: xr.DataArray
+    outcomes: xr.Dataset
+    undoing: xr.DataArray
+
+
+def study(
+    run: Run,
+    examples: Any,
+    *,
+    plan: Plan | None = None,
+    path: str | Path | None = None,
+    memory_budget: int = 2**29,
+) -> Study:
+    """Attack a recorded network and explain why training did not teach it the attacked inputs (PLGK, section 6.3).
+
+    Args:
+        run: The recorded run.
+        examples: What is attacked: anything `as_examples` takes, with classes as labels.
+        plan: What to take; ``Plan()`` if left out.
+        path: Where to keep the audit, which may be large; an interrupted one goes on from there. A finished audit of
+            the same inputs is taken as it is.
+        memory_budget: Bytes that gradients and influences may take.
+
+    Raises:
+        ArgumentError: If a part of the plan is outside what it may be, or the run has fewer than 2 epochs.
+        AttackError: If the attack finds too few adversarial inputs.
+        AuditError: If the audit does not fit the budget and there is no ``path``, or another audit stands there.
+        MissingExtraError: If foolbox is not installed.
+    """
+    plan = Plan() if plan is None else plan
+    if run.epochs < 2:
+        raise ArgumentError(f"A study compares epochs, at least 2; the run at {run.path} has {run.epochs}.")
+    three = attack(
+        run,
+        examples,
+        count=plan.count,
+        method=plan.method,
+        epsilon=plan.epsilon,
+        bounds=plan.bounds,
+        seed=plan.seed,
+    )
+    some = random_ids(len(run.examples), min(len(run.examples), plan.examples), plan.seed)
+    found = modes(run, count=plan.modes, seed=plan.seed, memory_budget=memory_budget)
+    groups = with_cure(three, found, run, recipe=plan.recipe, seed=plan.seed)
+    audited = _audited(run, three, plan, path, memory_budget)
+    whole = audited.influence.isel(target=slice(0, len(three) * len(_THREE)))
+    line = audited.influence.isel(target=slice(len(three) * len(_THREE), None))
+    values = mode_coefficients(found, run, three)
+    apart = [mode_differences(found, values, of=name) for name in (ADVERSARIAL, RANDOM)]
+    ends = np.asarray(ends_of_epochs(run))
+    followed = ends[np.unique(np.linspace(0, len(ends) - 1, min(plan.times, len(ends))).round().astype(int))]
+    return Study(
+        plan=plan,
+        groups=groups,
+        audit=audited,
+        influences=influence_over_time(whole, three),
+        agreement=influence_agreement(whole, three),
+        path=path_profile(line),
+        regime=kernel_regime(run, ids=some[:512], seed=plan.seed, memory_budget=memory_budget),
+        modes=found,
+        differences=xr.concat(apart, xr.Variable("group", [ADVERSARIAL, RANDOM]), data_vars=["difference", "size"]),
+        concentration=mode_concentration(first_modes(found, plan.sensitive), run, three, values[..., : plan.sensitive]),
+        sensitivity=sensitivity(first_modes(found, plan.sensitive), run, three),
+        course=modes_over_time(
+            run,
+            three,
+            times=[int(one) for one in followed],
+            count=plan.modes,
+            sensitive=plan.sensitive,
+            ids=some,
+            seed=plan.seed,
+            memory_budget=memory_budget,
+        ),
+        losses=loss_over_time(run, groups),
+        outcomes=outcomes(run, groups),
+        undoing=agreement(groups, ADVERSARIAL, CURED),
+    )
+
+
+def _audited(run: Run, three: Groups, plan: Plan, path: str | Path | None, budget: int) -> Audit:
+    """Audit the groups and the path in one walk."""
+    line = perturbation_path(three, points=plan.points)
+    targets = tuple(torch.cat(pair) for pair in zip(three.data, line, strict=True))
+    return audit(run, targets, by=("layer", "epoch"), path=path, memory_budget=budget)
+
+
+def spread(values: xr.DataArray, dims: Sequence[str] = ("example",)) -> xr.Dataset:
+    """Return mean and standard deviation over some dims, as the paper's curves show them."""
+    return xr.Dataset({"mean": values.mean(dims), "deviation": values.std(dims)})

@@ -1,0 +1,55 @@
+"""What goes in and out of a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError
+from whence.datasets import call_model
+from whence.kernel.parameters import check_layer
+
+
+def activations_of(model: nn.Module, layer: str | None) -> Callable[[Any], Tensor]:
+    """Return what reads a layer's output, or the input of the last layer with parameters.
+
+    Args:
+        model: The model.
+        layer: Name of the layer; None for what the last layer gets.
+
+    Raises:
+        LabelError: If there is no such layer.
+    """
+    if layer is None:
+        last = [one for one in model.modules() if any(True for _ in one.parameters(recurse=False))][-1]
+        return partial(_seen, model, last, True)
+    check_layer(model, layer)
+    return partial(_seen, model, model.get_submodule(layer), False)
+
+
+def _seen(model: nn.Module, module: nn.Module, entering: bool, inputs: Any) -> Tensor:
+    """Call the model and return what entered or left a module.
+
+    Raises:
+        ArgumentError: If the module is not called, or its output is no tensor.
+    """
+    found: list[Any] = []
+
+    def see(_module: nn.Module, args: Any, out: Any) -> None:
+        found.append(args[0] if entering else out)
+
+    handle = module.register_forward_hook(see)
+    try:
+        call_model(model, inputs)
+    finally:
+        handle.remove()
+    if len(found) != 1 or not isinstance(found[0], Tensor):
+        given = f"{len(found)} calls" if len(found) != 1 else f"an output of type {type(found[0]).__name__}"
+        raise ArgumentError(
+            f"The layer {type(module).__name__} must be called once with a tensor to compare; there were {given}. "
+            "Name another layer."
+        )
+    return found[0]
