@@ -12,7 +12,9 @@ import whence
 PACKAGE = Path(whence.__file__).parent
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 INITS = [PACKAGE / "__init__.py", *(PACKAGE / folder / "__init__.py" for folder in FOLDERS)]
-FUNCTIONS = {"as_examples", "audit", "check", "counterfactual", "load_audit", "open_run", "record"}
+FUNCTIONS = {"as_examples", "audit", "check", "counterfactual", "load_audit", "open_run", "path_kernel", "record"} | {
+    "similarity"
+}
 CLASSES = {"Audit", "Check", "Completeness", "Examples", "Recorder", "Run", "WhenceError"}
 
 

@@ -8,6 +8,7 @@ from whence.runs import Recorder, Run, open_run, record
 # After the folder of the same name has been imported, so that `whence.audit` is the function.
 from whence.audit import Audit, Completeness, audit, load_audit
 from whence.counterfactual import Check, check, counterfactual
+from whence.kernel import path_kernel, similarity
 
 __all__ = (
     "Audit",
@@ -23,5 +24,7 @@ __all__ = (
     "counterfactual",
     "load_audit",
     "open_run",
+    "path_kernel",
     "record",
+    "similarity",
 )

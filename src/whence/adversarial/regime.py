@@ -16,9 +16,9 @@ from whence._numbers import random_ids
 from whence._progress import progress
 from whence.audit.chunks import chosen_ids
 from whence.kernel import Trained, at_step, modes, parameters_of
-from whence.kernel.activations import activations_of
 from whence.kernel.matrix import GradientMatrix
 from whence.kernel.moments import ends_of_epochs, trained_at
+from whence.kernel.representations import activations
 from whence.runs import Run, to_device
 
 _EXAMPLES = 512
@@ -82,7 +82,7 @@ def _seen(trained: Trained, rows: list[int], rank: int, seed: int, budget: int) 
     for part, block in matrix.blocks(_quiet):
         gradients[part.start : part.stop] = block
     found = modes(trained, count=rank, ids=rows, seed=seed, memory_budget=budget)
-    read = activations_of(trained.model, None)
+    read = activations(trained.model, None)
     with torch.no_grad():
         seen = read(to_device(trained.examples.batch(rows), trained.device)[0])
     return gradients, found.directions, seen.flatten(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence.attribution.measures import Cosine, Distance, Dot, Measure
 from whence.attribution.vectors import FittedVectors
-from whence.kernel.activations import activations_of
+from whence.kernel.representations import activations
 from whence.kernel.trained import Trained
 
 
@@ -30,7 +30,7 @@ class RepresentationCos:
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedVectors:
         """Compute the training examples' activations; see `Attributor.fit`."""
-        read = activations_of(trained.model, self.layer)
+        read = activations(trained.model, self.layer)
         return FittedVectors(trained, read, Cosine(), "representation cosine", "cosine", memory_budget)
 
 
@@ -47,7 +47,7 @@ class RepresentationDot:
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedVectors:
         """Compute the training examples' activations; see `Attributor.fit`."""
-        read = activations_of(trained.model, self.layer)
+        read = activations(trained.model, self.layer)
         return FittedVectors(trained, read, Dot(), "representation dot", "products of activations", memory_budget)
 
 
@@ -75,7 +75,7 @@ class NearestNeighbours:
         """
         if self.metric not in _METRICS:
             raise ArgumentError(f"`metric` is {' or '.join(map(repr, _METRICS))}; got {self.metric!r}.")
-        read = _inputs if self.layer is None else activations_of(trained.model, self.layer)
+        read = _inputs if self.layer is None else activations(trained.model, self.layer)
         where = "of inputs" if self.layer is None else f"at {self.layer}"
         measure, unit = _METRICS[self.metric]
         return FittedVectors(trained, read, measure, f"nearest neighbours {where}", unit, memory_budget)

@@ -2,6 +2,7 @@
 
 from whence.evaluation.comparison import compare_attributors
 from whence.evaluation.datamodeling import linear_datamodeling_score
+from whence.evaluation.difficulty import difficulty
 from whence.evaluation.diffroar import Blocks, block_digits, diffroar
 from whence.evaluation.insertion import Intervention, deletion, insertion
 from whence.evaluation.membership import membership_table
@@ -78,6 +79,7 @@ __all__ = (
     "compare_attributors",
     "conditions_sheet",
     "deletion",
+    "difficulty",
     "diffroar",
     "distorted_retrieval",
     "duplicates",

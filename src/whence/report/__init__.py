@@ -1,6 +1,7 @@
 """One HTML page that shows why a model answers as it does, and the demonstration that writes one."""
 
 from whence.report.demo import Demonstration, demonstrate
+from whence.report.likeness import class_map, error_map, extremes_sheet, similarity_map
 from whence.report.page import write_report
 from whence.report.regions import RegionMaps, helpful_pairs, map_pairs
 from whence.report.training import Curves, curves
@@ -9,9 +10,13 @@ __all__ = [
     "Curves",
     "Demonstration",
     "RegionMaps",
+    "class_map",
     "curves",
     "demonstrate",
+    "error_map",
+    "extremes_sheet",
     "helpful_pairs",
     "map_pairs",
+    "similarity_map",
     "write_report",
 ]

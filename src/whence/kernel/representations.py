@@ -1,4 +1,4 @@
-"""What goes in and out of a model's layers."""
+"""What a layer of a model sees of its inputs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from whence.datasets import call_model
 from whence.kernel.parameters import check_layer
 
 
-def activations_of(model: nn.Module, layer: str | None) -> Callable[[Any], Tensor]:
+def activations(model: nn.Module, layer: str | None) -> Callable[[Any], Tensor]:
     """Return what reads a layer's output, or the input of the last layer with parameters.
-
-    Args:
-        model: The model.
-        layer: Name of the layer; None for what the last layer gets.
 
     Raises:
         LabelError: If there is no such layer.
