@@ -47,7 +47,9 @@ def test_umap_is_given_the_angles(monkeypatch: pytest.MonkeyPatch) -> None:
         def fit_transform(self, distances: np.ndarray) -> np.ndarray:
             return distances[:, :2]
 
-    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Stub))  # type: ignore[arg-type]
+    library = types.ModuleType("umap")
+    library.UMAP = Stub
+    monkeypatch.setitem(sys.modules, "umap", library)
     expected = np.arccos(_groups().values.clip(-1, 1))
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(layout(_groups(), method="umap", seed=5), expected[:, :2], atol=1e-12)

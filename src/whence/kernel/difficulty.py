@@ -92,7 +92,7 @@ def max_softmax(found: xr.Dataset) -> xr.DataArray:
         found: Of `answers`.
     """
     logits = found["logit"].astype(np.float64)
-    powers = np.exp(logits - logits.max("class"))
+    powers = logits.copy(data=np.exp((logits - logits.max("class")).values))
     return _named((powers / powers.sum("class")).max("class"), "max softmax", "probability")
 
 
