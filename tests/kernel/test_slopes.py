@@ -29,7 +29,7 @@ class Twin(nn.Module):
 
 
 class Once(torch.autograd.Function):
-    """A doubling whose gradient is wrong once it is differentiated again."""
+    """A square whose gradient cannot be differentiated again."""
 
     generate_vmap_rule = True
 
@@ -47,7 +47,8 @@ class Once(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Return 2 x times the gradient."""
-        return 2 * ctx.saved_tensors[0] * gradient
+        slope: Tensor = 2 * ctx.saved_tensors[0] * gradient
+        return slope
 
 
 class Squares(nn.Module):
@@ -55,7 +56,7 @@ class Squares(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return squares."""
-        out: Tensor = Once.apply(x)
+        out: Tensor = Once.apply(x)  # type: ignore[no-untyped-call]
         return out
 
 

@@ -6,6 +6,7 @@ from whence.kernel.difficulty import answers, class_margin, hidden_top_k, logit_
 from whence.kernel.eigenmodes import eigenmodes, mode_sums
 from whence.kernel.maps import extremes, layout
 from whence.kernel.modes import Modes, modes, modes_for_energy
+from whence.kernel.online import OnlineModes, online_modes
 from whence.kernel.parameters import Layers, check_layer, parameters_of
 from whence.kernel.path import path_kernel
 from whence.kernel.question import Times
@@ -20,6 +21,7 @@ from whence.kernel.trained import Trained, as_trained, at_step
 __all__ = [
     "Layers",
     "Modes",
+    "OnlineModes",
     "Times",
     "Trained",
     "angle_distance",
@@ -43,6 +45,7 @@ __all__ = [
     "mode_sums",
     "modes",
     "modes_for_energy",
+    "online_modes",
     "parameters_of",
     "participation_ratio",
     "path_features",

@@ -112,12 +112,12 @@ def _layer_norm(
 
 def _instance_norm(
     input: Tensor,  # noqa: A002 - as above
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
+    running_mean: Tensor | None = None,  # noqa: ARG001 - averages, which are not taken here
+    running_var: Tensor | None = None,  # noqa: ARG001 - as above
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     use_input_stats: bool = True,
-    momentum: float = 0.1,  # noqa: ARG001 - of averages, which are not taken here
+    momentum: float = 0.1,  # noqa: ARG001 - as above
     eps: float = 1e-5,
 ) -> Any:
     if not use_input_stats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
+from whence._numbers import even_parts
 from whence.kernel.products import Gradients
 
 
@@ -51,6 +52,21 @@ class Layout:
                 place.zero_()
             else:
                 place.copy_(gradient.part(0, gradient.shape[0]))
+
+    def pieces(
+        self, gradients: Gradients, memory_budget: int
+    ) -> Iterator[tuple[slice, Float[Tensor, "examples part"]]]:
+        """Yield the gradients of some examples written out, a stretch of entries at a time that fits the budget."""
+        begin = 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            gradient = gradients.get(name)
+            if gradient is not None:
+                rows, width = gradient.shape[0], gradient.shape[1:].numel()
+                row = gradient.part(0, 1)
+                for part in even_parts(range(rows), memory_budget // max(1, row.numel() * row.itemsize)):
+                    place = slice(begin + part.start * width, begin + part.stop * width)
+                    yield place, gradient.part(part.start, part.stop)
+            begin += shape.numel()
 
     def split(self, vectors: Float[Tensor, "*rows parameters"]) -> dict[str, Tensor]:
         """Return each parameter's part of vectors, in its shape."""

@@ -57,7 +57,8 @@ class Slopes:
             outputs = call_model(lambda *args, **named: functional_call(model, held | chosen, args, named), self.inputs)
             losses = evaluate(loss_per_example, outputs, labels, count)
             found = torch.autograd.grad(losses.sum(), list(chosen.values()), create_graph=True, allow_unused=True)
-        self._gradients = {name: one for name, one in zip(chosen, found, strict=True) if one is not None}
+        gradients: list[Tensor | None] = list(found)
+        self._gradients = {name: one for name, one in zip(chosen, gradients, strict=True) if one is not None}
         self._layout = layout
         wrong = differentiable_once_only([one for one in self._gradients.values() if one.requires_grad])
         if wrong is not None:
