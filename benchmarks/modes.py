@@ -152,9 +152,9 @@ def page(found: dict[str, Any], results: Path) -> None:
         "|---" * (len(course["steps"]) + 1) + "|",
         f"| participation ratio | {' | '.join(f'{one:.2f}' for one in course['participation_ratio'])} |",
         "",
-        f"Modes followed by Oja's rule: {followed['count']}, γ = {followed['rate']:g}, one step in {followed['every']}, "
-        f"{followed['ms_per_step']:.0f} ms a step of the run. Energy captured by the modes frozen before an epoch, "
-        f"‖ΦV‖/‖Φ‖, from epoch {SETTLED} on: at least {min(settled, default=float('nan')):.4f} (paper: above 0.99).",
+        f"Modes followed by Oja's rule: {followed['count']}, γ = {followed['rate']:g}, 1 step in {followed['every']}, "
+        f"{followed['ms_per_step']:.0f} ms a step of the run. Energy captured by the modes frozen before an "
+        f"epoch, ‖ΦV‖/‖Φ‖, from epoch {SETTLED} on: at least {min(settled, default=float('nan')):.4f} (paper: 0.99).",
         "",
         "![Energy captured](modes-energy.png)",
     ]
