@@ -58,6 +58,19 @@ def test_a_budget_changes_the_way_and_not_the_modes(budget: int) -> None:
     torch.testing.assert_close(found.drive, other.drive, rtol=1e-10, atol=0)
 
 
+def test_gradients_are_formed_once_where_they_fit_the_budget_and_in_each_pass_where_not() -> None:
+    source, _ = setting("perceptron")
+    rows: list[int] = []
+    source.model.register_forward_hook(lambda _model, args, _out: rows.append(len(args[0])))
+    asked = []
+    for budget in (2**29, 1):
+        rows.clear()
+        modes(source, count=3, iterations=2, memory_budget=budget)
+        asked.append(sum(rows))
+    once, anew = asked  # each began with the same few examples, to see sizes and shapes
+    assert anew - once == 3 * COUNT
+
+
 @pytest.mark.parametrize("iterations", [0, 2])
 def test_directions_are_orthonormal_and_the_drive_is_the_gradient_of_all_examples_along_them(iterations: int) -> None:
     source, matrix = setting("perceptron")
