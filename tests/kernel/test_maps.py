@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -47,16 +47,14 @@ def test_umap_is_given_the_angles(monkeypatch: pytest.MonkeyPatch) -> None:
         def fit_transform(self, distances: np.ndarray) -> np.ndarray:
             return distances[:, :2]
 
-    library = types.ModuleType("umap")
-    library.UMAP = Stub
-    monkeypatch.setitem(sys.modules, "umap", library)
+    monkeypatch.setitem(sys.modules, "umap", cast("types.ModuleType", types.SimpleNamespace(UMAP=Stub)))
     expected = np.arccos(_groups().values.clip(-1, 1))
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(layout(_groups(), method="umap", seed=5), expected[:, :2], atol=1e-12)
 
 
 def test_umap_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "umap", cast("types.ModuleType", None))
     with pytest.raises(MissingExtraError, match=r'This needs umap, .* pip install "whence\[umap\]"'):
         layout(_groups(), method="umap")
 

@@ -10,8 +10,9 @@ from typing import Any, final
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, AuditError
 from whence._numbers import random_ids
 from whence.adversarial.attacks import attack
 from whence.adversarial.cancelling import (
@@ -27,7 +28,8 @@ from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups
 from whence.adversarial.influences import influence_agreement, influence_over_time, path_profile, perturbation_path
 from whence.adversarial.outcomes import agreement, loss_over_time, outcomes
 from whence.adversarial.regime import kernel_regime
-from whence.audit import Audit, audit
+from whence.audit import Audit, audit, load_audit
+from whence.datasets import as_examples
 from whence.kernel import Modes, modes
 from whence.kernel.moments import ends_of_epochs
 from whence.runs import Run
@@ -104,6 +106,11 @@ class Study:
     losses: xr.DataArray
     outcomes: xr.Dataset
     undoing: xr.DataArray
+
+    @property
+    def targets(self) -> tuple[Tensor, Tensor]:
+        """The audited inputs with their labels, in the order of the audit."""
+        return _targets(self.groups.only(_THREE), self.plan)
 
 
 def study(
@@ -182,9 +189,22 @@ def study(
 
 def _audited(run: Run, three: Groups, plan: Plan, path: str | Path | None, budget: int) -> Audit:
     """Audit the groups and the path in one walk."""
-    line = perturbation_path(three, points=plan.points)
-    targets = tuple(torch.cat(pair) for pair in zip(three.data, line, strict=True))
+    targets = as_examples(_targets(three, plan))
+    if path is not None and Path(path).exists():
+        known = load_audit(path)
+        wanted = {"run_identity": run.identity, "targets_fingerprint": targets.fingerprint}
+        if any(known.data.attrs.get(name) != value for name, value in wanted.items()):
+            raise AuditError(
+                f"The audit at {path} is of another run, or of other inputs than this study's. Choose another path, or "
+                "remove it first."
+            )
+        return known
     return audit(run, targets, by=("layer", "epoch"), path=path, memory_budget=budget)
+
+
+def _targets(three: Groups, plan: Plan) -> tuple[Tensor, Tensor]:
+    inputs, labels = zip(three.data, perturbation_path(three, points=plan.points), strict=True)
+    return torch.cat(inputs), torch.cat(labels)
 
 
 def spread(values: xr.DataArray, dims: Sequence[str] = ("example",)) -> xr.Dataset:

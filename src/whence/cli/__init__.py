@@ -1,5 +1,5 @@
 """The command line of Whence."""
 
-from whence.cli.tracing import app
+from whence.cli.attacking import app
 
 __all__ = ["app"]

@@ -1,4 +1,4 @@
-"""The commands of provenance networks; with them, the command line is whole."""
+"""The commands of provenance networks."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from whence.report.demo import Demonstration, demonstrate
 from whence.report.likeness import class_map, error_map, extremes_sheet, similarity_map
 from whence.report.page import write_report
 from whence.report.regions import RegionMaps, helpful_pairs, map_pairs
+from whence.report.studying import save_study, study_run
 from whence.report.training import Curves, curves
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "extremes_sheet",
     "helpful_pairs",
     "map_pairs",
+    "save_study",
     "similarity_map",
+    "study_run",
     "write_report",
 ]

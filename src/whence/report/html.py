@@ -52,7 +52,9 @@ def _pictures(page: Page) -> dict[str, str]:
             mapped |= {f"{one.key}-map-{each.index}": each.picture, f"own-{each.index}": each.control}
     slides = () if page.recognition is None else page.recognition.slides
     changed = {f"{one.key}-{place}": step.picture for one in slides for place, step in enumerate(one.steps)}
-    every: dict[str, str | None] = {**targets, **train, **mapped, **changed}
+    studied = () if page.attacked is None else (one for row in page.attacked.rows for one in row)
+    groups = {one.key: one.picture for one in studied}
+    every: dict[str, str | None] = {**targets, **train, **mapped, **changed, **groups}
     return {key: picture for key, picture in every.items() if picture is not None}
 
 

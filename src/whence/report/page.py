@@ -9,6 +9,7 @@ from typing import Any, final
 
 from whence._errors import ArgumentError
 from whence._files import make_folder, write_atomically
+from whence.adversarial import Study
 from whence.attribution import Attributor, as_trained, attribute
 from whence.audit import Audit
 from whence.audit.chunks import labels_of
@@ -17,6 +18,7 @@ from whence.datasets import Examples, as_examples
 from whence.evaluation import Table
 from whence.provenance import ProvenanceNetwork
 from whence.report.answers import Answerer
+from whence.report.attacked import Attacked, attacked
 from whence.report.choice import (
     choice_said,
     example_indices,
@@ -61,6 +63,7 @@ class Page:
         choice: Which targets were chosen, in a sentence.
         trust: Which method to trust, if that was measured.
         recognition: What a provenance network recognises, if one was given.
+        attacked: What training did to adversarial inputs, if they were studied.
     """
 
     title: str
@@ -78,13 +81,15 @@ class Page:
     choice: str
     trust: Trust | None = None
     recognition: Recognition | None = None
+    attacked: Attacked | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """All plots of the page."""
         measured = () if self.trust is None else (self.trust.figure,)
         shown = (plot for one in self.explanations for plot in one.figures)
-        return (*self.proof.figures, *self.training, *measured, *shown)
+        studied = () if self.attacked is None else self.attacked.figures
+        return (*self.proof.figures, *self.training, *measured, *studied, *shown)
 
 
 def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
@@ -101,6 +106,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     regions: int = 0,
     evaluation: Table | None = None,
     provenance: ProvenanceNetwork | None = None,
+    adversarial: Study | None = None,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -127,6 +133,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
             shows the table and its plot.
         provenance: A provenance network trained on the run's data: the page shows which training images it takes each
             target for, beside the nearest in pixels, and one training image distorted more and more.
+        adversarial: A study of attacked inputs (`whence.adversarial.study`), which the page shows in a panel.
 
     Returns:
         ``path``.
@@ -158,6 +165,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         regions=regions,
         evaluation=evaluation,
         provenance=provenance,
+        adversarial=adversarial,
     )
     write_atomically(place, render(page).encode("utf-8"))
     return place
@@ -176,6 +184,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     regions: int = 0,
     evaluation: Table | None = None,
     provenance: ProvenanceNetwork | None = None,
+    adversarial: Study | None = None,
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
@@ -227,6 +236,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         choice_said(explanations, answers),
         measured,
         recognised,
+        None if adversarial is None else attacked(adversarial),
     )
 
 
