@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,7 +104,7 @@ class _Tried:
         self, model: nn.Module, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]
     ) -> tuple[Float[Tensor, "examples ..."], Bool[Tensor, " examples"]]:
         """Return the changed inputs, and which of them are answered wrongly and within the size."""
-        foolbox = require("foolbox", "adversarial")
+        foolbox = _imported("foolbox")
         seen = foolbox.PyTorchModel(model, bounds=self._bounds, device=inputs.device)
         with torch.random.fork_rng():
             torch.manual_seed(self._seed)
@@ -167,8 +168,15 @@ def _made(method: str | Callable[[], Any]) -> Any:
         return method()
     if method not in ATTACKS:
         raise ArgumentError(f"`method` is {', '.join(map(repr, ATTACKS))}, or makes an attack; got {method!r}.")
-    return getattr(require("foolbox.attacks", "adversarial"), ATTACKS[method])()
+    return getattr(_imported("foolbox.attacks"), ATTACKS[method])()
 
 
 def _called(method: str | Callable[[], Any]) -> str:
     return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+
+
+def _imported(module: str) -> Any:
+    """Import a module of foolbox, whose last release asks scipy for a function by its former place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return require(module, "adversarial")

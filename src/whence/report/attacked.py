@@ -126,7 +126,7 @@ class _Curves:
         places = (0, len(x) // 2, -1)
         rows = tuple((name, *(number(float(one[at])) for at in places)) for name, one in self.lines.items())
         columns = ("", *(f"{self.along} {number(x[at])}" for at in places))
-        plot = layout(axis(self.along), axis(self.unit), height=320, legend={"orientation": "h", "y": -0.3})
+        plot = layout(axis(self.along), axis(self.unit), height=340, showlegend=True)
         return Figure(f"attacked-{self.key}", self.title, self.summary, traces, plot, columns, rows)
 
 
