@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,14 +47,16 @@ def test_umap_is_given_the_angles(monkeypatch: pytest.MonkeyPatch) -> None:
         def fit_transform(self, distances: np.ndarray) -> np.ndarray:
             return distances[:, :2]
 
-    monkeypatch.setitem(sys.modules, "umap", cast("types.ModuleType", types.SimpleNamespace(UMAP=Stub)))
+    library = types.ModuleType("umap")
+    library.UMAP = Stub  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", library)
     expected = np.arccos(_groups().values.clip(-1, 1))
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(layout(_groups(), method="umap", seed=5), expected[:, :2], atol=1e-12)
 
 
 def test_umap_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", cast("types.ModuleType", None))
+    monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(MissingExtraError, match=r'This needs umap, .* pip install "whence\[umap\]"'):
         layout(_groups(), method="umap")
 
