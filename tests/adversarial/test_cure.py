@@ -97,10 +97,10 @@ def test_a_change_at_right_angles_to_the_attack_is_asked_for_by_the_weight(
             bounds=(-9.0, 9.0),
             reference=attack,
         )
-        for weight in (0.0, 1e6)
+        for weight in (0.0, 100.0)
     )
     along = [F.cosine_similarity(one - start, attack).square().mean() for one in (free, held)]
-    assert float(along[1]) < 0.5 * float(along[0])
+    assert float(along[1]) < 0.1 * float(along[0])
 
 
 def test_chunks_give_the_cure_of_the_whole(run: Run, groups: Groups, found: Modes) -> None:
@@ -124,8 +124,8 @@ def test_recipes_and_modes_that_do_not_fit_are_refused(run: Run, groups: Groups,
         cure(found, run, groups.inputs["clean"], recipe=PAPER)
     with pytest.raises(ArgumentError, match="at least 1 mode in at least 1 step"):
         Recipe(steps=0)
-    with pytest.raises(ArgumentError, match="`aim` is 'drive', 'grow' or 'loss'"):
-        Recipe(aim="up")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"no negative weight; got .* align -1"):
+        Recipe(align=-1.0)
     with pytest.raises(ArgumentError, match="at least 1 step within a change above 0"):
         Pgd(epsilon=0.0)
     with pytest.raises(ArgumentError, match="at least 1 epoch"):
@@ -139,7 +139,8 @@ def test_ascent_raises_the_loss_within_ball_and_bounds(run: Run) -> None:
     assert float((changed - x).abs().max()) <= 0.1 + 1e-12
     assert float(changed.min()) >= 0
     assert float(changed.max()) <= 1
-    before, after = (F.cross_entropy(model(one), y, reduction="none") for one in (x, changed))
+    with torch.no_grad():
+        before, after = (F.cross_entropy(model(one), y, reduction="none") for one in (x, changed))
     assert float((after - before).min()) > 0
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from tests.adversarial.small import digits, network
 from whence._errors import ArgumentError, AttackError, ShapeError
 from whence.adversarial import Groups, agreement, attack, outcomes, random_like
-from whence.kernel import as_trained
 from whence.runs import Run
 
 
@@ -85,7 +84,7 @@ def test_examples_without_classes_cannot_be_attacked(run: Run) -> None:
     inputs, _ = digits("test", 10)
     with pytest.raises(ArgumentError, match="needs one class an example"):
         attack(run, (inputs, torch.rand(10)), count=1)
-    words = as_trained(nn.Linear(2, 2), (torch.zeros(4, 2), torch.zeros(4, 2)), loss=nn.MSELoss())
+    words = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
     with pytest.raises(ArgumentError, match="one floating-point tensor"):
         attack(words, (torch.zeros(4, 2, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)), count=1)
 

@@ -77,6 +77,7 @@ def attack(
     if count < 1:
         raise ArgumentError(f"`count` is how many adversarial inputs to find, at least 1; got {count}.")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(chosen_ids(ids, len(data), "example").numpy()))
+    _check(*data.batch(order[:1]))
     limits = _bounds(data, order, bounds)
     size = epsilon if epsilon is not None else _default_size(data, method, limits)
     if size is not None and (not is_number(size) or size <= 0):
@@ -117,7 +118,6 @@ def _search(model: nn.Module, data: Examples, order: Tensor, count: int, tried: 
     clean, adversarial, labels, kept = [], [], [], []
     for rows in order.split(min(_AT_ONCE, max(32, 2 * count))):
         x, y = to_device(data.batch(rows), device)
-        _check(x, y)
         with torch.no_grad():
             right = call_model(model, x).argmax(1) == y
         if right.any():
@@ -145,9 +145,7 @@ def _check(inputs: Any, labels: Any) -> None:
 
 def _bounds(data: Examples, order: Tensor, bounds: tuple[float, float] | None) -> tuple[float, float]:
     if bounds is None:
-        some = data.batch(order[:_AT_ONCE])[0]
-        if not isinstance(some, Tensor):
-            raise ArgumentError("An attack changes inputs that are one floating-point tensor; these are not.")
+        some: Tensor = data.batch(order[:_AT_ONCE])[0]
         return float(some.min()), float(some.max())
     if not all(is_number(one) for one in bounds) or bounds[0] >= bounds[1]:
         raise ArgumentError(f"`bounds` are the least and the greatest value of an input; got {bounds!r}.")
