@@ -1,0 +1,136 @@
+"""A study from end to end: its parts fit together, its findings follow from its numbers, the page shows them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
+import whence
+from tests.adversarial.small import digits, network
+from tests.report.making import read
+from whence._errors import ArgumentError, AuditError
+from whence.adversarial import Groups, Plan, Recipe, Study, findings, outcomes, study
+from whence.report import save_study, study_run, write_report
+from whence.runs import Run
+
+PLAN = Plan(
+    count=3,
+    epsilon=0.2,
+    modes=12,
+    sensitive=12,
+    examples=40,
+    times=2,
+    points=3,
+    recipe=Recipe(aim="grow", modes=5, epsilon=3.0, steps=60, step_size=0.05, until_left=True),
+)
+
+
+@pytest.fixture(scope="module")
+def found(run: Run) -> Study:
+    return study(run, digits("test", 60), plan=PLAN)
+
+
+def test_the_audited_inputs_are_the_groups_and_then_the_path(found: Study) -> None:
+    inputs, labels = found.targets
+    three = found.groups.only(["clean", "random", "adversarial"])
+    torch.testing.assert_close(inputs[:9], three.data[0], rtol=0, atol=0)
+    torch.testing.assert_close(inputs[9], three.inputs["clean"][0], rtol=0, atol=0)
+    torch.testing.assert_close(inputs[11], three.inputs["adversarial"][0], rtol=0, atol=1e-15)
+    assert len(labels) == found.audit.influence.sizes["target"] == 12
+
+
+def test_the_influences_of_the_path_are_those_of_its_ends(found: Study) -> None:
+    gross = found.influences["cumulative_gross"].isel(example=0, epoch=-1)
+    assert float(found.path["total"][0]) == pytest.approx(float(gross.sel(group="clean")), rel=1e-9)
+    assert float(found.path["total"][-1]) == pytest.approx(float(gross.sel(group="adversarial")), rel=1e-9)
+
+
+def test_the_last_loss_is_that_of_the_outcomes(run: Run, found: Study) -> None:
+    np.testing.assert_allclose(found.losses.isel(time=-1), found.outcomes["loss"], rtol=1e-12)
+    np.testing.assert_array_equal(found.outcomes["right"], outcomes(run, found.groups)["right"])
+
+
+def test_there_is_one_finding_a_claim_with_the_numbers_that_decide_it(found: Study) -> None:
+    told = findings(found)
+    assert len({one.claim for one in told}) == len(told) == 12
+    assert all(np.isfinite(list(one.numbers.values())).all() for one in told)
+    where = [one.where for one in told]
+    assert where[:2] == ["figure 9", "figure 10"]
+    assert where[-1] == "table 2"
+
+
+@pytest.mark.parametrize(("cured", "control", "holds"), [(1.0, 0.0, True), (0.66, 0.0, False), (1.0, 0.34, False)])
+def test_the_cure_holds_if_it_cures_and_chance_does_not(
+    found: Study, cured: float, control: float, holds: bool
+) -> None:
+    right = found.outcomes["right"].astype(float)
+    right.loc["cured adversarial"], right.loc["adversarial + random"] = cured, control
+    other = replace(found, outcomes=found.outcomes.assign(right=right))
+    assert findings(other)[-1].holds is holds
+
+
+def test_influences_that_grow_alike_hold_and_those_of_a_few_examples_do_not(found: Study) -> None:
+    def told(ratio: float, larger: float, correlation: float) -> bool:
+        values = {"ratio": ratio, "fraction_larger": larger, "correlation": correlation, "slope": 1.0}
+        agreement = xr.Dataset({name: ("example", [value] * 3) for name, value in values.items()})
+        return findings(replace(found, agreement=agreement))[0].holds
+
+    assert told(2.0, 0.9, 0.8)
+    assert not told(0.9, 0.9, 0.8)
+    assert not told(2.0, 0.1, 0.8)
+    assert not told(2.0, 0.9, 0.1)
+
+
+def test_a_study_is_kept_whole_and_never_written_over(found: Study, tmp_path: Path) -> None:
+    save_study(found, tmp_path / "tables")
+    kept = xr.open_zarr(tmp_path / "tables" / "influences.zarr", chunks=None, consolidated=False)
+    np.testing.assert_array_equal(kept["net"], found.influences["net"])
+    inputs = load_file(tmp_path / "tables" / "inputs.safetensors")
+    torch.testing.assert_close(inputs["adversarial"], found.groups.inputs["adversarial"], rtol=0, atol=0)
+    told = json.loads((tmp_path / "tables" / "findings.json").read_text())
+    assert [one["holds"] for one in told["findings"]] == [one.holds for one in findings(found)]
+    assert [one.name for one in tmp_path.iterdir()] == ["tables"]
+    with pytest.raises(AuditError, match="Something stands at"):
+        save_study(found, tmp_path / "tables")
+
+
+def test_a_run_is_studied_into_a_folder_whose_audit_serves_the_next_study(run: Run, tmp_path: Path) -> None:
+    made = study_run(run, digits("test", 60), tmp_path / "out", plan=PLAN)
+    assert made["right_adversarial"] == 0
+    assert Path(made["page"]).is_file()
+    again = study(run, digits("test", 60), plan=PLAN, path=tmp_path / "out" / "audit.zarr")
+    assert again.audit.completeness.mean_error == made["audit_mean_error"]
+    with pytest.raises(AuditError, match="of other inputs than this study's"):
+        study(run, digits("test", 60), plan=replace(PLAN, seed=1), path=tmp_path / "out" / "audit.zarr")
+
+
+def test_the_page_says_what_came_out_and_each_claim(run: Run, found: Study, tmp_path: Path) -> None:
+    page = read(write_report(run, found.audit, found.targets, tmp_path / "p.html", adversarial=found))
+    assert page.wrong == []
+    text = " ".join(element.text for element in page.of("section") if element.attributes.get("id") == "adversarial")
+    for one in findings(found):
+        assert one.claim in text
+    assert text.count("holds") >= 1
+    keys = {element.attributes.get("data-figure") for element in page.of("div")}
+    assert {"attacked-gross", "attacked-modes", "attacked-cancellation", "attacked-regime"} <= keys
+
+
+def test_a_study_of_too_short_a_run_is_refused(run: Run, groups: Groups, tmp_path: Path) -> None:
+    model, data = network(), digits("train", 50)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with whence.record(tmp_path / "run", model, optimizer, data, loss=cross_entropy) as recorder:
+        for x, y in recorder.batches(25):
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+    short = whence.open_run(tmp_path / "run", network(), data, loss=cross_entropy)
+    with pytest.raises(ArgumentError, match=r"compares epochs, at least 2; .* has 1"):
+        study(short, digits("test", 20), plan=PLAN)
