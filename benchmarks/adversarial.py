@@ -1,0 +1,305 @@
+"""The adversarial case on MNIST and CIFAR-10: a study of each, the cure by attack, and adversarial training.
+
+    python -m benchmarks.adversarial                                  # all parts
+    python -m benchmarks.adversarial --part cures --run RUN           # with a run recorded before
+    python -m benchmarks.adversarial --part study --run RUN --audit AUDIT.zarr
+
+``study``: `whence.adversarial.study` on the paper's MNIST setting, with every claim of the paper and the numbers that
+decide it. ``cures``: several recipes against several attacks. ``hardened``: LeNet-5 trained on adversarial inputs, and
+one trained in the same way on clean ones (PLGK, table 3). ``cifar``: the study on a small convolutional network.
+Results go to ``benchmarks/results/adversarial.json`` and ``.md``, a picture of each plot beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+
+import whence
+from benchmarks._machine import machine
+from benchmarks._mnist import arguments, keep_freed_memory, lenet5, target_data, training_data
+from benchmarks._pictures import save_drawing
+from benchmarks.audit import train_recorded
+from whence.adversarial import (
+    PAPER,
+    SMALLEST,
+    Groups,
+    Pgd,
+    Plan,
+    Study,
+    agreement,
+    attack,
+    findings,
+    outcomes,
+    study,
+    train_against,
+    with_cure,
+)
+from whence.datasets import load_parquet
+from whence.kernel import Trained, as_trained, modes
+from whence.report.attacked import attacked_figures
+
+Data = tuple[Tensor, Tensor]
+PARTS = ("study", "cures", "hardened", "cifar")
+ATTACKS = (
+    ("linf-pgd", 0.06),
+    ("linf-pgd", 0.08),
+    ("linf-pgd", 0.1),
+    ("linf-fgsm", 0.1),
+    ("l2-pgd", 1.5),
+    ("deepfool", None),
+)
+RECIPES = {
+    "algorithm 2": PAPER,
+    "drive, until left": replace(SMALLEST, aim="drive"),
+    "grow, until left": SMALLEST,
+    "no modes: loss, until left": replace(SMALLEST, aim="loss"),
+}
+COUNT, TESTS = 64, 10_000
+HARD_EPOCHS, HARD_RATE, HARD_EXAMPLES, HARD_MODES = 10, 1e-4, 10_240, 250
+CIFAR_TRAIN, CIFAR_EPOCHS, CIFAR_BATCH = 10_000, 12, 100
+
+
+def main() -> None:
+    """Measure the parts asked for and write them among those measured before."""
+    parser = arguments("Adversarial inputs, their influences and their cure.")
+    folder = os.environ.get("WHENCE_DATA")
+    parser.add_argument("--cifar", type=Path, default=Path(folder) / "cifar10" if folder else None)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--run", type=Path, help="a run of the paper's setting recorded before")
+    parser.add_argument("--audit", type=Path, help="where the study's audit is, or is to be kept")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    kept = options.results / "adversarial.json"
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in options.part or PARTS:
+            start = time.perf_counter()
+            measured = _PARTS[part](options, Path(scratch))
+            found[part] = {**measured, "seconds": time.perf_counter() - start, "machine": machine()}
+            kept.write_text(json.dumps(found, indent=1) + "\n")
+            (options.results / "adversarial.md").write_text(page(found))
+
+
+def mnist_run(options: argparse.Namespace, scratch: Path) -> whence.Run:
+    """Return the run of the paper's setting."""
+    data = training_data(options.data_dir)
+    place = options.run or scratch / "run"
+    if place.exists():
+        return whence.open_run(place, lenet5(), data, loss=F.cross_entropy)
+    return train_recorded(place, data, 0.0, 50)
+
+
+def mnist_study(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Study the paper's MNIST setting."""
+    run = mnist_run(options, scratch)
+    place = options.audit or scratch / "audit.zarr"
+    made = study(run, target_data(options.data_dir, TESTS), plan=Plan(bounds=(0.0, 1.0)), path=place)
+    return told(made, options.results / "adversarial-mnist")
+
+
+def told(made: Study, pictures: Path) -> dict[str, Any]:
+    """Return the numbers of a study and write its pictures."""
+    for figure in attacked_figures(made):
+        save_drawing(figure, pictures.with_name(f"{pictures.name}-{figure.key.removeprefix('attacked-')}.png"))
+    energy = made.course["energy"].isel(time=-1).mean("example")
+    return {
+        "attack": made.groups.attack,
+        "inputs": len(made.groups),
+        "audit": {
+            "mean_error": made.audit.completeness.mean_error,
+            "correlation": made.audit.completeness.correlation,
+        },
+        "energy_adversarial_over_clean": float(energy.sel(group="adversarial") / energy.sel(group="clean")),
+        "table": table(made.outcomes, made.groups),
+        "findings": [asdict(one) for one in findings(made)],
+    }
+
+
+def table(found: Any, groups: Groups) -> dict[str, dict[str, float]]:
+    """Return share answered rightly, loss and length of change of each group."""
+    means = found.drop_vars("answer").mean("example")
+    return {
+        name: {key: float(means[key].sel(group=name)) for key in ("right", "loss", "size")} for name in groups.names
+    }
+
+
+def cures(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Try every recipe against every attack."""
+    run = mnist_run(options, scratch)
+    trained, tests = as_trained(run), target_data(options.data_dir, TESTS)
+    found = modes(run, count=20)
+    rows = []
+    for method, size in ATTACKS:
+        groups = attack(trained, tests, count=COUNT, method=method, epsilon=size, bounds=(0.0, 1.0))
+        for name, recipe in RECIPES.items():
+            made = with_cure(groups, found, trained, recipe=recipe)
+            rows.append({"attack": groups.attack, "recipe": name, **measured_cure(trained, made)})
+            print(json.dumps(rows[-1]), flush=True)
+    return {"inputs": COUNT, "rows": rows}
+
+
+def measured_cure(trained: Trained, made: Groups) -> dict[str, float]:
+    """Return how many inputs are cured, and by how large a change."""
+    right = outcomes(trained, made)["right"].mean("example")
+    cured, control = made.names[-2:]
+    change = (made.inputs[cured] - made.inputs["adversarial"]).flatten(1).norm(dim=1)
+    return {
+        "cured": float(right.sel(group=cured)),
+        "random": float(right.sel(group=control)),
+        "length": float(change.mean()),
+        "attack_length": float(made.change("adversarial").flatten(1).norm(dim=1).mean()),
+        "cosine": float(agreement(made, "adversarial", cured).mean()),
+    }
+
+
+def hardened(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
+    """Train on adversarial and on clean inputs in the same way, and compare their modes."""
+    data, tests = training_data(options.data_dir), target_data(options.data_dir, TESTS)
+    rows = {}
+    for name, against in (("standard", Pgd(epsilon=1e-9, steps=1)), ("PGD-AT", Pgd(epsilon=0.1, steps=5))):
+        model = lenet5()
+        train_against(model, Adam(model.parameters(), HARD_RATE), data, epochs=HARD_EPOCHS, attack=against)
+        rows[name] = robust(model, data, tests)
+        print(json.dumps({name: rows[name]}), flush=True)
+    return {"rows": rows, "examples": HARD_EXAMPLES, "modes": HARD_MODES}
+
+
+def robust(model: nn.Module, data: Data, tests: Data) -> dict[str, float]:
+    """Return accuracies with and without an attack, energy of its gradients, and how many modes hold the energy."""
+    trained = as_trained(model, data, loss=F.cross_entropy)
+    found = modes(trained, count=HARD_MODES, ids=range(HARD_EXAMPLES))
+    torch.manual_seed(0)
+    some = (tests[0][:1000], tests[1][:1000])
+    changed = Pgd(epsilon=0.1, steps=20).changed(trained.model, *some)
+    with torch.no_grad():
+        right, robustly = ((trained.model(one).argmax(1) == some[1]).float().mean() for one in (some[0], changed))
+    held = {f"K@{share}": float(1 + int((found.captured < share / 100).sum())) for share in (90, 95, 99)}
+    parts = [energy(trained, one, some[1]) for one in (some[0], changed)]
+    return {"accuracy": float(right), "robust": float(robustly), **held, "energy_ratio": parts[1] / parts[0]}
+
+
+def energy(trained: Trained, inputs: Tensor, labels: Tensor) -> float:
+    """Return the mean squared length of the examples' loss gradients."""
+    return float(whence.attribution.self_influence(trained_on(trained, inputs, labels)).mean())
+
+
+def trained_on(trained: Trained, inputs: Tensor, labels: Tensor) -> Trained:
+    """Return the same model with other examples."""
+    return as_trained(trained.model, (inputs, labels), loss=F.cross_entropy)
+
+
+def cifar_network() -> nn.Module:
+    """Return a small convolutional network, newly initialised."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def cifar_study(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Study a small network on CIFAR-10."""
+    parts = (whence.as_examples(load_parquet(options.cifar / f"{name}.parquet")) for name in ("train", "test"))
+    data, tests = (one.batch(range(CIFAR_TRAIN)) for one in parts)
+    model = cifar_network()
+    optimizer = Adam(model.parameters(), 1e-3)
+    with whence.record(scratch / "cifar", model, optimizer, data, loss=F.cross_entropy) as recorder:
+        for _ in range(CIFAR_EPOCHS):
+            for x, y in recorder.batches(CIFAR_BATCH):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    run = whence.open_run(scratch / "cifar", cifar_network(), data, loss=F.cross_entropy)
+    plan = Plan(count=16, epsilon=4 / 255, bounds=(0.0, 1.0), times=6, examples=1024)
+    made = study(run, tests, plan=plan, path=scratch / "cifar.zarr")
+    with torch.no_grad():
+        accuracy = float((as_trained(run).model(tests[0]).argmax(1) == tests[1]).float().mean())
+    return {"accuracy": accuracy, **told(made, options.results / "adversarial-cifar")}
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the results in Markdown."""
+    parts = ["Adversarial inputs (PLGK, section 6.3); see the script. Random changes are as long as those beside them."]
+    for part, title in (("study", "LeNet-5 on MNIST"), ("cifar", "A small network on CIFAR-10")):
+        if part in found:
+            parts += study_said(found[part], title)
+    if "cures" in found:
+        parts += cures_said(found["cures"])
+    if "hardened" in found:
+        parts += hardened_said(found["hardened"])
+    return "\n\n".join(parts) + "\n"
+
+
+def study_said(one: dict[str, Any], title: str) -> list[str]:
+    """Return a study's part of the page."""
+    audit = one["audit"]
+    rows = [
+        f"| {name} | {100 * each['right']:.1f} % | {each['loss']:.3f} | {each['size']:.2f} |"
+        for name, each in one["table"].items()
+    ]
+    claims = [
+        f"| {each['where']} | {each['claim']} | {'holds' if each['holds'] else 'does not hold'} | "
+        + "; ".join(f"{name} {value:.3g}" for name, value in each["numbers"].items())
+        + " |"
+        for each in one["findings"]
+    ]
+    return [
+        f"## {title}",
+        f"Machine: {json.dumps(one['machine'], sort_keys=True)}",
+        f"{one['inputs']} inputs, attack {one['attack']}. Audit of clean, random and adversarial inputs: mean error "
+        f"{audit['mean_error']:.5f} nats, correlation {audit['correlation']:.7f}. Energy of adversarial over clean "
+        f"gradients within the modes: {one['energy_adversarial_over_clean']:.0f}.",
+        "\n".join(["| group | right | loss | length of change |", "|---|---|---|---|", *rows]),
+        "\n".join(["| where | claim | here | numbers |", "|---|---|---|---|", *claims]),
+    ]
+
+
+def cures_said(one: dict[str, Any]) -> list[str]:
+    """Return the part of the page on recipes and attacks."""
+    rows = [
+        f"| {each['attack']} | {each['recipe']} | {100 * each['cured']:.1f} % | {100 * each['random']:.1f} % | "
+        f"{each['length']:.2f} | {each['attack_length']:.2f} | {each['cosine']:.2f} |"
+        for each in one["rows"]
+    ]
+    head = "| attack | recipe | cured | random, same length | length | of the attack | cosine |"
+    return [
+        f"## Cures by attack, {one['inputs']} inputs each, LeNet-5 on MNIST",
+        f"Machine: {json.dumps(one['machine'], sort_keys=True)}",
+        "\n".join([head, "|---|---|---|---|---|---|---|", *rows]),
+    ]
+
+
+def hardened_said(one: dict[str, Any]) -> list[str]:
+    """Return the part of the page on adversarial training."""
+    first = next(iter(one["rows"].values()))
+    rows = [
+        f"| {name} | " + " | ".join(f"{value:.3g}" for value in each.values()) + " |"
+        for name, each in one["rows"].items()
+    ]
+    return [
+        f"## Adversarial training (table 3), modes of {one['examples']} training examples, at most {one['modes']}",
+        f"Machine: {json.dumps(one['machine'], sort_keys=True)}",
+        "\n".join([f"| network | {' | '.join(first)} |", "|---" * (1 + len(first)) + "|", *rows]),
+    ]
+
+
+_PARTS = {"study": mnist_study, "cures": cures, "hardened": hardened, "cifar": cifar_study}
+
+
+if __name__ == "__main__":
+    main()
