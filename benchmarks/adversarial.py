@@ -46,6 +46,7 @@ from whence.adversarial import (
     train_against,
     with_cure,
 )
+from whence.attribution import GradDot, self_influence
 from whence.datasets import load_parquet
 from whence.kernel import Trained, as_trained, modes
 from whence.report.attacked import attacked_figures
@@ -193,12 +194,8 @@ def robust(model: nn.Module, data: Data, tests: Data) -> dict[str, float]:
 
 def energy(trained: Trained, inputs: Tensor, labels: Tensor) -> float:
     """Return the mean squared length of the examples' loss gradients."""
-    return float(whence.attribution.self_influence(trained_on(trained, inputs, labels)).mean())
-
-
-def trained_on(trained: Trained, inputs: Tensor, labels: Tensor) -> Trained:
-    """Return the same model with other examples."""
-    return as_trained(trained.model, (inputs, labels), loss=F.cross_entropy)
+    there = as_trained(trained.model, (inputs, labels), loss=F.cross_entropy)
+    return float(self_influence(GradDot(), there).mean())
 
 
 def cifar_network() -> nn.Module:
