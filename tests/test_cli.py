@@ -31,7 +31,10 @@ from whence.regions import load_maps
 from whence.report import demo as demo_module
 from whence.report.methods import METHODS, RECIPES, named_method, named_recipe
 
-COMMANDS = ("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate")
+COMMANDS = (
+    *("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate"),
+    "adversarial",
+)
 PROVENANCE = ("train", "retrieve", "evaluate")
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
@@ -705,3 +708,14 @@ def other_digits() -> Any:
 def test_the_help_names_every_head() -> None:
     text = " ".join(call("provenance", "train", "--help").stdout.split())
     assert ", ".join([*HEADS][:-1]) + f" or {[*HEADS][-1]}." in text
+
+
+def test_an_attack_that_finds_nothing_ends_in_one_line_and_keeps_nothing(made: Path, tmp_path: Path) -> None:
+    words = ("adversarial", made / "run", *DIGITS, "--targets", "digits", "--out", tmp_path / "out")
+    result = call(*words, "--epsilon", 1e-9, "--count", 1)
+    assert result.exit_code == 1
+    assert "The attack linf-pgd found 0 adversarial inputs" in result.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out" / "page.html").write_text("kept")
+    assert "Something stands at" in call(*words).stderr
+    assert (tmp_path / "out" / "page.html").read_text() == "kept"
