@@ -49,7 +49,7 @@ from whence.adversarial import (
 from whence.attribution import GradDot, self_influence
 from whence.datasets import load_parquet
 from whence.kernel import Trained, as_trained, modes
-from whence.report.attacked import attacked_figures
+from whence.report.attack_plots import attacked_figures
 
 Data = tuple[Tensor, Tensor]
 PARTS = ("study", "cures", "hardened", "cifar")
