@@ -256,7 +256,7 @@ def test_what_the_hessian_cannot_do_is_named(monkeypatch: pytest.MonkeyPatch) ->
         ArgumentError, match=r"The Hessian has the eigenvalue -\d.*e?-?\d*, so with damping 0 it is not"
     ):
         scores(Influence(0.0))
-    with pytest.raises(ArgumentError, match=r"`damping` is at least 0; got -1\.0"):
+    with pytest.raises(ArgumentError, match=r"`damping` is a number, at least 0; got -1\.0"):
         scores(Influence(-1.0))
     monkeypatch.setattr(influence, "LARGEST", 20)
     with pytest.raises(ArgumentError, match=r"exact Hessian of 53 parameters is too large \(at most 20\)"):

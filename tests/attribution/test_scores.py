@@ -39,7 +39,7 @@ def test_a_target_that_was_not_scored_is_named_with_those_near_it() -> None:
 def test_scores_that_lost_their_sign_are_refused() -> None:
     with pytest.raises(ArgumentError, match=r"no scores of an attributor: .* got dims \('target', 'train'\) and None"):
         helpful(scores().drop_attrs(), 4)
-    with pytest.raises(ArgumentError, match=r"`k` must be at least 1 to list training examples, got 0"):
+    with pytest.raises(ArgumentError, match=r"`k` must be a whole number, at least 1, .*; got 0"):
         harmful(scores(), 4, k=0)
 
 

@@ -85,7 +85,7 @@ def test_what_is_not_an_audit_is_refused(tmp_path: Path) -> None:
 def test_unknown_target_names_the_number_and_the_neighbours(audit: whence.Audit) -> None:
     with pytest.raises(LabelError, match=r"No target id 110 among the 12 audited \(similar: 11 or 10"):
         audit.helpful(110)
-    with pytest.raises(ArgumentError, match=r"`k` must be at least 1 .* got 0"):
+    with pytest.raises(ArgumentError, match=r"`k` must be a whole number, at least 1, .* got 0"):
         audit.helpful(0, k=0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from whence._errors import ArgumentError, GradientError
-from whence._numbers import even_parts
+from whence._numbers import even_parts, is_number
 from whence._progress import progress
 from whence.attribution.gradients import Comparison, FittedGradients
 from whence.audit.quantities import Numbers
@@ -67,8 +67,8 @@ class Influence:
             ArgumentError: If the damping is negative or too small, or there are too many parameters.
             GradientError: If an operation of the model has no second derivative.
         """
-        if not self.damping >= 0:
-            raise ArgumentError(f"`damping` is at least 0; got {self.damping}.")
+        if not is_number(self.damping) or self.damping < 0:
+            raise ArgumentError(f"`damping` is a number, at least 0; got {self.damping!r}.")
         names = parameters_of(trained, self.layers)
         factor = _factored(hessian(trained, names), self.damping)
         return lambda gradients: _solved(factor, gradients, names, trained)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError, LabelError
+from whence._numbers import is_whole
 
 _SUM_ERROR = 1e-3  # relative to the sizes of the influences; sums of float32 numbers agree far better
 
@@ -179,10 +180,10 @@ def strongest(row: xr.DataArray, k: int, sign: int) -> xr.DataArray:
     """Return the ``k`` entries of ``row``, dims ``("train",)``, that are largest after multiplication with ``sign``.
 
     Raises:
-        ArgumentError: If ``k`` is not positive.
+        ArgumentError: If ``k`` is no positive whole number.
     """
-    if k < 1:
-        raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
+    if not is_whole(k) or k < 1:
+        raise ArgumentError(f"`k` must be a whole number, at least 1, to list training examples; got {k!r}.")
     values: Float[NDArray[Any], "train"] = row.values * sign
     k = min(k, values.size)
     found = np.argpartition(-values, k - 1)[:k]

@@ -31,7 +31,7 @@ def parameters_of(trained: Trained, layers: Layers) -> tuple[str, ...]:
     if isinstance(layers, str) and layers == "last":
         last = known[-1][0]
         return _in_order(names, (name for layer, name in known if layer == last))
-    if isinstance(layers, str) or not all(isinstance(one, str) for one in layers) or len(layers) == 0:
+    if not _are_names(layers):
         raise ArgumentError(f"`layers` is 'all', 'last', or a list of names of layers; got {layers!r}.")
     for one in layers:
         check_layer(trained.model, one)
@@ -44,6 +44,12 @@ def parameters_of(trained: Trained, layers: Layers) -> tuple[str, ...]:
             f"{', '.join(dict.fromkeys(layer for layer, _ in known))}."
         )
     return found
+
+
+def _are_names(layers: object) -> bool:
+    if not isinstance(layers, Sequence) or isinstance(layers, str):
+        return False
+    return len(layers) > 0 and all(isinstance(one, str) for one in layers)
 
 
 def check_layer(model: nn.Module, layer: str) -> None:

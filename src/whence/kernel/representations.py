@@ -18,10 +18,16 @@ def activations(model: nn.Module, layer: str | None) -> Callable[[Any], Tensor]:
 
     Raises:
         LabelError: If there is no such layer.
+        ArgumentError: If none is named and the model has no parameters.
     """
     if layer is None:
-        last = [one for one in model.modules() if any(True for _ in one.parameters(recurse=False))][-1]
-        return partial(_seen, model, last, True)
+        owners = [one for one in model.modules() if any(True for _ in one.parameters(recurse=False))]
+        if not owners:
+            raise ArgumentError(
+                f"{type(model).__name__} has no layer with parameters, so no last one whose input is compared. Name a "
+                "`layer` of dict(model.named_modules())."
+            )
+        return partial(_seen, model, owners[-1], True)
     check_layer(model, layer)
     return partial(_seen, model, model.get_submodule(layer), False)
 

@@ -92,8 +92,10 @@ def on_same_data(trained: Trained, others: Sequence[Run | Trained]) -> list[Trai
     """Return a trained model and others like it, for a mean over them.
 
     Raises:
-        ArgumentError: If one was trained on other data.
+        ArgumentError: If one was trained on other data, or the others are no list.
     """
+    if not isinstance(others, Sequence):
+        raise ArgumentError(f"The ensemble's others are a list of runs or trained models; got {type(others).__name__}.")
     models = [trained, *(as_trained(one) for one in others)]
     for number, one in enumerate(models[1:]):
         if one.examples.fingerprint != trained.examples.fingerprint:
