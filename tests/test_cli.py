@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import whence
 from whence import cli
+from whence._errors import ArgumentError
 from whence.attribution import Attributor, load_scores
 from whence.cli import commands
 from whence.cli.attributing import METHODS_SAID
@@ -504,6 +505,13 @@ def test_regions_name_what_they_cannot_do(words: tuple[object, ...], message: st
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("setting", ["dimensions", "regularization"])
+def test_settings_of_trak_are_told_to_it_and_refused_of_others(setting: str) -> None:
+    assert getattr(named_method("trak", **{setting: 7}), setting) == 7
+    with pytest.raises(ArgumentError, match=f"The method grad-dot has no --{setting}"):
+        named_method("grad-dot", **{setting: 7})
 
 
 def test_every_recipe_can_be_named_and_the_help_names_every_one() -> None:

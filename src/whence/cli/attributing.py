@@ -55,6 +55,10 @@ def attribute(
     damping: Annotated[
         float | None, typer.Option(help="Added to the curvature (influence, which needs one; ekfac).")
     ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Of the projection (trak: fewer than training examples).")
+    ] = None,
+    regularization: Annotated[float | None, typer.Option(help="Of the regression on projections (trak).")] = None,
     limit: Annotated[int | None, typer.Option(help="Score for the first so many targets only.")] = None,
     k: Annotated[int, typer.Option(help="Training examples to list at each end.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Where to keep all scores.")] = None,
@@ -69,7 +73,13 @@ def attribute(
         refuse_limit(limit)
         refuse_k(k)
         kind = None if quantity is None else named_quantity(quantity)
-        settings = {"layers": _layers(layers), "checkpoints": checkpoints, "damping": damping}
+        settings = {
+            "layers": _layers(layers),
+            "checkpoints": checkpoints,
+            "damping": damping,
+            "dimensions": dimensions,
+            "regularization": regularization,
+        }
         chosen = named_method(method, quantity=kind, **settings)
         examples = named_data(targets, "test", "--targets")
         ids = list(range(len(examples) if limit is None else min(limit, len(examples))))
