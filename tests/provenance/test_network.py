@@ -427,6 +427,13 @@ def test_neighbours_that_were_never_filled_say_how_to_fill_them() -> None:
     assert retrieve(plain, DATA[0], 1).exemplar.values[:, 0].tolist() == list(range(24))
 
 
+def test_a_network_without_parameters_finds_the_nearest_inputs() -> None:
+    plain = ProvenanceNetwork(nn.Flatten(), DATA, head=Neighbours, branches=Branches(classes=None))
+    assert not list(plain.parameters())
+    plain.head.initialise(embeddings(plain, *DATA))
+    assert retrieve(plain, DATA[0], 1).exemplar.values[:, 0].tolist() == list(range(24))
+
+
 def test_a_training_in_which_nothing_learns_is_refused() -> None:
     with pytest.raises(ArgumentError, match="Nothing would learn"):
         train(made(), DATA, 1, objective=Objective(classes=0, index=0))

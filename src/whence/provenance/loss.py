@@ -12,7 +12,7 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, HeadMemoryError, LabelError
 from whence.provenance.cosine import MemoryBank
-from whence.provenance.network import ProvenanceNetwork
+from whence.provenance.network import ProvenanceNetwork, device_of
 from whence.provenance.objective import Compared, Losses, Objective, candidates, index_loss, neighbourhood_loss
 from whence.runs.trees import leaves
 
@@ -143,7 +143,7 @@ def _known_ids(network: ProvenanceNetwork, ids: Tensor, inputs: Any, views: Any)
             f"No example id {low if low < 0 else high}: the network was made with {len(network.index)} training "
             "examples, and their ids are their places there. Of other data make the network anew."
         )
-    return ids.to(next(network.parameters()).device, torch.int64)
+    return ids.to(device_of(network), torch.int64)
 
 
 def _same_labels(network: ProvenanceNetwork, labels: Any, ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -222,6 +223,12 @@ def _class_branch(given: nn.Module | str | None, pooled: Tensor, classes: int) -
     return given
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's parameters are, or its buffers; the CPU if it has neither."""
+    own = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if own is None else own.device
+
+
 def _tried(module: nn.Module, inputs: Any) -> Tensor:
     """Return what a module gives in evaluation mode, a vector a row.
 
@@ -233,7 +240,7 @@ def _tried(module: nn.Module, inputs: Any) -> Tensor:
     own = next(module.parameters(), None)
     try:
         with evaluating(module), torch.no_grad():
-            found = module(to_device(inputs, torch.device("cpu") if own is None else own.device))
+            found = module(to_device(inputs, device_of(module)))
     except RuntimeError as error:
         dtypes = {one.dtype for one in leaves(inputs) if one.is_floating_point()}
         if own is None or not dtypes or own.dtype in dtypes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from whence._errors import ArgumentError, DataError
 from whence._numbers import is_whole
 from whence._progress import progress
-from whence.provenance.network import ProvenanceNetwork, evaluating
+from whence.provenance.network import ProvenanceNetwork, device_of, evaluating
 from whence.runs.trees import leaves, rows, to_device
 
 _FLOATS_A_LOGIT = 4  # logits, their logarithm, and what topk holds
@@ -141,7 +141,7 @@ def reading(
     columns = considered * network.index.largest if network.conditional else len(network.index)
     fits = memory_budget // (4 * _FLOATS_A_LOGIT * columns)
     chunk = max(1, min(1024, fits, max(_ROWS, _AT_ONCE // columns)))
-    device = next(network.parameters()).device
+    device = device_of(network)
     with progress("retrieving", count) as advance:
         for start in range(0, count, chunk):
             part = to_device(rows(inputs, start, start + chunk), device)
@@ -162,7 +162,7 @@ def embeddings(
         labels: The classes that a conditional index branch sees; the predicted ones by default.
         chunk: Inputs at a time.
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     with evaluating(network), torch.no_grad():
         found = [
             network(

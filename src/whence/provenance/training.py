@@ -23,7 +23,7 @@ from whence.provenance.checkpoints import Checkpoint
 from whence.provenance.codes import CodeHead
 from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
 from whence.provenance.loss import provenance_loss
-from whence.provenance.network import ProvenanceNetwork
+from whence.provenance.network import ProvenanceNetwork, device_of
 from whence.provenance.objective import Objective
 from whence.provenance.retrieval import embeddings
 from whence.runs.randomness import kept_randomness
@@ -130,7 +130,7 @@ def train(
     told = {"fingerprint": network.fingerprint, "epochs": epochs, "seed": seed, "head": type(network.head).__name__}
     told |= {"objective": asdict(goal), "optimization": {**asdict(steps), "schedule": _named(steps.schedule)}}
     told |= {"distort": None if distort is None else _same_everywhere(distort)}
-    device = next(network.parameters()).device
+    device = device_of(network)
     optimizers = _optimizers(network, steps)
     checkpoint = None if path is None else Checkpoint(Path(path), told)
     history = [] if checkpoint is None else checkpoint.restore(network, optimizers)
@@ -170,7 +170,7 @@ def start_head(network: ProvenanceNetwork, examples: Examples, kinds: tuple[type
     head: Any = network.head
     if not isinstance(head, kinds):
         return
-    device = next(network.parameters()).device
+    device = device_of(network)
     found = [
         embeddings(network, to_device(examples.batch(ids)[0], device), network.index.labels[ids])
         for ids in torch.arange(len(examples)).split(_CHUNK)
@@ -194,7 +194,7 @@ def _epoch(
     (goal, steps, distort), (epoch, epochs, seed) = how, when
     if epoch < steps.warm_up:
         goal = replace(goal, index=0.0, neighbourhood=0.0)
-    device = next(network.parameters()).device
+    device = device_of(network)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed * 7919 + epoch))
     generator = torch.Generator(device).manual_seed(seed * 7919 + epoch)
     network.train()
