@@ -237,6 +237,7 @@ def report(
     provenance: Annotated[
         Path | None, typer.Option(help="What whence provenance train wrote on the same data: what it takes each for.")
     ] = None,
+    on_map: Annotated[int, typer.Option("--map", help="Targets to map by what the network takes for alike.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page about an audit."""
@@ -244,7 +245,7 @@ def report(
         from whence.audit import load_audit
         from whence.evaluation import load_table
         from whence.provenance import open_folder
-        from whence.report import write_report
+        from whence.report import MapSettings, write_report
         from whence.report.methods import named_methods
         from whence.report.sources import named_data
 
@@ -253,6 +254,7 @@ def report(
         examples = named_data(targets, "test", "--targets")
         opened = open_named(run, model, data, loss)
         asked: dict[str, Any] = {"remove": remove, "retrain": retrain, "regions": regions, "evaluation": measured}
+        asked["alike"] = MapSettings(limit=on_map) if on_map else False
         asked["provenance"] = None if provenance is None else open_folder(provenance, opened.examples).network
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)

@@ -1,5 +1,6 @@
 """One HTML page that shows why a model answers as it does, and the demonstration that writes one."""
 
+from whence.report.alike import LikenessMap, MapSettings, likeness_map
 from whence.report.demo import Demonstration, demonstrate
 from whence.report.likeness import class_map, error_map, extremes_sheet, similarity_map
 from whence.report.page import write_report
@@ -10,6 +11,8 @@ from whence.report.training import Curves, curves
 __all__ = [
     "Curves",
     "Demonstration",
+    "LikenessMap",
+    "MapSettings",
     "RegionMaps",
     "class_map",
     "curves",
@@ -17,6 +20,7 @@ __all__ = [
     "error_map",
     "extremes_sheet",
     "helpful_pairs",
+    "likeness_map",
     "map_pairs",
     "save_study",
     "similarity_map",

@@ -44,8 +44,9 @@ def render(page: Page) -> str:
 
 def _pictures(page: Page) -> dict[str, str]:
     """Return every picture once, by the key that its <img> elements name."""
-    targets = {f"target-{index}": shown.picture for index, shown in page.target_looks.items()}
-    train = {f"train-{index}": shown.picture for index, shown in page.train_looks.items()}
+    beside = ({}, {}) if page.alike is None else (page.alike.target_looks, page.alike.train_looks)
+    targets = {f"target-{index}": shown.picture for index, shown in {**beside[0], **page.target_looks}.items()}
+    train = {f"train-{index}": shown.picture for index, shown in {**beside[1], **page.train_looks}.items()}
     mapped: dict[str, str | None] = {}
     for one in page.explanations:
         for each in one.mapped:

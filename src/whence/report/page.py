@@ -17,6 +17,7 @@ from whence.counterfactual import repairs
 from whence.datasets import Examples, as_examples
 from whence.evaluation import Table
 from whence.provenance import ProvenanceNetwork
+from whence.report.alike import LikenessMap, MapSettings, likeness_map
 from whence.report.answers import Answerer
 from whence.report.attacked import Attacked, attacked
 from whence.report.choice import (
@@ -64,6 +65,7 @@ class Page:
         trust: Which method to trust, if that was measured.
         recognition: What a provenance network recognises, if one was given.
         attacked: What training did to adversarial inputs, if they were studied.
+        alike: The map of what the network takes for alike, if one was asked for.
     """
 
     title: str
@@ -82,6 +84,7 @@ class Page:
     trust: Trust | None = None
     recognition: Recognition | None = None
     attacked: Attacked | None = None
+    alike: LikenessMap | None = None
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -89,7 +92,8 @@ class Page:
         measured = () if self.trust is None else (self.trust.figure,)
         shown = (plot for one in self.explanations for plot in one.figures)
         studied = () if self.attacked is None else self.attacked.figures
-        return (*self.proof.figures, *self.training, *measured, *studied, *shown)
+        mapped = () if self.alike is None else (self.alike.figure,)
+        return (*self.proof.figures, *self.training, *measured, *mapped, *studied, *shown)
 
 
 def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
@@ -107,6 +111,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     evaluation: Table | None = None,
     provenance: ProvenanceNetwork | None = None,
     adversarial: Study | None = None,
+    alike: MapSettings | bool = False,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -134,6 +139,8 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         provenance: A provenance network trained on the run's data: the page shows which training images it takes each
             target for, beside the nearest in pixels, and one training image distorted more and more.
         adversarial: A study of attacked inputs (`whence.adversarial.study`), which the page shows in a panel.
+        alike: Whether to map what the network takes for alike, each target with its nearest training examples; or what
+            such a map takes, a `MapSettings`. See `whence.path_kernel`.
 
     Returns:
         ``path``.
@@ -166,6 +173,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         evaluation=evaluation,
         provenance=provenance,
         adversarial=adversarial,
+        alike=alike,
     )
     write_atomically(place, render(page).encode("utf-8"))
     return place
@@ -185,6 +193,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     evaluation: Table | None = None,
     provenance: ProvenanceNetwork | None = None,
     adversarial: Study | None = None,
+    alike: MapSettings | bool = False,
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
@@ -237,6 +246,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         measured,
         recognised,
         None if adversarial is None else attacked(adversarial),
+        likeness_map(run, targets, asked, alike if isinstance(alike, MapSettings) else None) if alike else None,
     )
 
 

@@ -88,6 +88,57 @@
     slide();
   }
 
+  const made = (tag, attributes, ...inside) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...inside);
+    return element;
+  };
+  const image = (key, side, alt) => pictures[key] ? [made("img", { src: pictures[key], width: side, height: side, alt })] : [];
+
+  // The map: a card follows the pointer; a click, or a choice in the list, shows what is nearest to a point.
+  const explore = () => {
+    const { points, features } = read("alike-points");
+    const canvas = document.querySelector('[data-figure="alike-map"]');
+    const { traces } = drawings["alike-map"];
+    const [card, choice] = ["alike-card", "alike-choice"].map((id) => document.getElementById(id));
+    const pairs = (listed) => made("dl", { class: "features" }, ...listed.map(([name, value]) => made("div", {}, made("dt", {}, name), made("dd", {}, value))));
+    const example = ([index, label, said]) => made("li", { "aria-label": `training example ${index}, label ${label}, similarity ${said}` },
+      ...image("train-" + index, 64, `training image ${index}, label ${label}, similarity ${said}`),
+      made("span", { class: "says", "aria-hidden": "true" }, made("b", {}, label), " " + said, made("small", {}, "#" + index)));
+    const list = (id, listed) => {
+      const element = document.getElementById(id);
+      element.replaceChildren(...listed.map(example));
+      for (const one of [element, document.getElementById(id + "-head")]) one.hidden = !listed.length;
+    };
+    const place = (position) => traces.filter((one) => one.customdata.includes(position)).map((one) => [one.x, one.y].map((all) => all[one.customdata.indexOf(position)]))[0];
+    const pick = (position, { silent = false } = {}) => {
+      const point = points[position], key = "target-" + point.index, ring = traces[traces.length - 1];
+      choice.value = String(position);
+      document.getElementById("alike-title").textContent = point.title;
+      document.getElementById("alike-told").replaceChildren(...image(key, 112, `target image ${point.index}`), pairs([...point.facts, ...(features[key] || [])]));
+      list("alike-nearest", point.nearest);
+      list("alike-unlike", point.unlike);
+      [ring.x, ring.y] = [[], []];
+      [ring.x, ring.y] = place(position).map((one) => [one]);
+      draw(canvas);
+      if (!silent) document.getElementById("alike-announced").textContent = "Showing " + point.title;
+    };
+    const show = ({ points: [under], event }) => {
+      const point = points[under.customdata], ground = card.parentElement.getBoundingClientRect();
+      card.replaceChildren(...image("target-" + point.index, 96, ""), made("b", {}, point.title), made("span", {}, point.facts.slice(2).map((pair) => pair.join(" ")).join(", ")));
+      card.hidden = false;
+      const [x, y, wide] = [event.clientX - ground.left, event.clientY - ground.top, card.offsetWidth + 16];
+      card.style.left = Math.max(0, x + wide > ground.width ? x - wide : x + 16) + "px";
+      card.style.top = Math.max(0, y - card.offsetHeight / 2) + "px";
+    };
+    canvas.on("plotly_hover", show);
+    canvas.on("plotly_unhover", () => { card.hidden = true; });
+    canvas.on("plotly_click", ({ points: [under] }) => pick(under.customdata));
+    choice.addEventListener("change", () => pick(Number(choice.value)));
+    pick(Number(choice.value), { silent: true });
+  };
+
   const asked = () => {
     const name = location.hash.startsWith("#target-") ? decodeURIComponent(location.hash.slice(8)) : null;
     return buttons.find((button) => document.getElementById("panel-" + button.dataset.panel).dataset.name === name);
@@ -99,6 +150,7 @@
     if (scroll) document.getElementById("predictions").scrollIntoView();
   };
   fill(document);
+  if (document.getElementById("alike-points")) explore();
   follow();
   window.addEventListener("hashchange", () => follow());
   for (const query of ["(prefers-color-scheme: dark)", "print"]) window.matchMedia(query).addEventListener("change", redraw);
