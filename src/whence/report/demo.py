@@ -23,6 +23,7 @@ from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
 from whence.evaluation import Table, compare_attributors, load_table
 from whence.provenance import FolderSettings, train_folder
+from whence.report.alike import MapSettings
 from whence.report.page import write_report
 from whence.report.recognition import Recogniser
 from whence.report.training import spaced
@@ -75,6 +76,7 @@ class Plan:
         retrain: For how many of these to train again without them.
         sets: Trainings without random examples, to measure which method to trust; 0 to leave that out.
         recognise: Whether a provenance network is trained beside it, for as many epochs.
+        alike: What the map takes that the page shows; False for none.
     """
 
     train: Examples
@@ -89,6 +91,7 @@ class Plan:
     retrain: int
     sets: int
     recognise: bool = False
+    alike: MapSettings | bool = False
 
     @property
     def steps(self) -> int:
@@ -157,6 +160,7 @@ def demonstrate(
             regions=5,
             evaluation=_evaluated(run, found, plan, folder) if plan.sets else None,
             provenance=None if traced is None else traced.network,
+            alike=plan.alike,
         )
         said = "" if traced is None else Recogniser(traced.network, plan.train).verdict(plan.targets, plan.ids)
     run.close()
@@ -288,13 +292,11 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
             raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
-        return Plan(digits, test, range(len(test)), small_network(), 3e-3, 64, epochs or 12, "simpson", 20, 1, 8, True)
+        model, way, mapped = small_network(), "simpson", MapSettings(limit=200, times=5)
+        return Plan(digits, test, range(len(test)), model, 3e-3, 64, epochs or 12, way, 20, 1, 8, True, mapped)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
-    known = as_examples(_first(images, 256 * batches))
+    first, facts = slice(256 * batches), {"divisor": images.divisor, "class_names": images.class_names}
+    known = as_examples(Images(images.pixels[first], images.labels[first], **facts))
     return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0)
-
-
-def _first(images: Images, many: int) -> Images:
-    return Images(images.pixels[:many], images.labels[:many], divisor=images.divisor, class_names=images.class_names)

@@ -103,9 +103,11 @@
     const { traces } = drawings["alike-map"];
     const [card, choice] = ["alike-card", "alike-choice"].map((id) => document.getElementById(id));
     const pairs = (listed) => made("dl", { class: "features" }, ...listed.map(([name, value]) => made("div", {}, made("dt", {}, name), made("dd", {}, value))));
-    const example = ([index, label, said]) => made("li", { "aria-label": `training example ${index}, label ${label}, similarity ${said}` },
-      ...image("train-" + index, 64, `training image ${index}, label ${label}, similarity ${said}`),
-      made("span", { class: "says", "aria-hidden": "true" }, made("b", {}, label), " " + said, made("small", {}, "#" + index)));
+    const example = ([index, label, said]) => {
+      const shown = image("train-" + index, 64, `training image ${index}, label ${label}, similarity ${said}`);
+      const says = made("span", { class: "says", ...(shown.length ? { "aria-hidden": "true" } : {}) }, made("b", {}, label), " " + said, made("small", {}, "#" + index));
+      return made("li", {}, ...shown, says);
+    };
     const list = (id, listed) => {
       const element = document.getElementById(id);
       element.replaceChildren(...listed.map(example));
