@@ -70,7 +70,7 @@ def test_the_demonstration_says_where_the_page_is_and_how_complete_the_audit(mad
     assert re.search(
         r"^recognised +The network answers [\d.]+ % of 355 targets rightly, and takes ", again.stdout, re.M
     )
-    assert 'id="provenance"' in (made / "report.html").read_text()
+    assert all(f'id="{part}"' in (made / "report.html").read_text() for part in ("provenance", "alike"))
     found = json.loads(call("demo", "--out", made, "--epochs", 2, "--json").stdout)
     assert found["provenance"] == str(made / "provenance")
     assert found["correlation"] > 0.999
@@ -409,13 +409,17 @@ def test_every_method_can_be_named_and_the_help_names_every_one() -> None:
     assert ", ".join([*METHODS][:-1]) + f" or {[*METHODS][-1]}." == METHODS_SAID
 
 
-def test_a_page_shows_other_methods_and_regions_when_asked(made: Path, tmp_path: Path) -> None:
+def test_a_page_shows_other_methods_regions_and_a_map_when_asked(made: Path, tmp_path: Path) -> None:
     words = ("report", made / "run", "--audit", made / "audit.zarr", *DIGITS, "--targets", "digits", "--k", 3)
-    options = ("--target", 0, "--method", "grad-dot", "--method", "tracin", "--regions", 1)
+    options = ("--target", 0, "--method", "grad-dot", "--method", "tracin", "--regions", 1, "--map", 5)
     assert call(*words, *options, "--out", tmp_path / "p.html").exit_code == 0
     page = (tmp_path / "p.html").read_text()
     assert page.count('data-method="') == 3
     assert "Which parts of them mattered" in page
+    assert "Each point is one of 5 targets" in page
+    refused = call(*words, "--map", 3, "--out", tmp_path / "q.html")
+    assert refused.exit_code == 1
+    assert "`limit` of a map is a whole number, at least 4; got 3." in refused.stderr
 
 
 @pytest.mark.parametrize(

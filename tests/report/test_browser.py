@@ -14,7 +14,7 @@ import torch
 from tests.report.making import picture_case
 from whence.attribution import GradDot
 from whence.provenance import ProvenanceNetwork, small_backbone
-from whence.report import write_report
+from whence.report import MapSettings, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -34,7 +34,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     case = picture_case(folder, ("top", "<b>middle</b>", "bottom"))
     torch.manual_seed(0)
     network = ProvenanceNetwork(small_backbone(case.run.examples), case.run.examples).eval()
-    asked: dict[str, Any] = {"methods": (GradDot(),), "provenance": network}
+    asked: dict[str, Any] = {"methods": (GradDot(),), "provenance": network, "alike": MapSettings(k=4, times=3)}
     return write_report(case.run, case.audit, case.targets, folder / "page.html", k=6, **asked)
 
 
@@ -140,6 +140,73 @@ def test_a_slider_shows_the_image_as_distorted_as_it_says_by_keyboard_too(browse
         assert shown.first.get_attribute("src") != first
         page.keyboard.press("End")
         assert steps.locator("[data-step]:visible").get_attribute("data-step") == "8"
+
+
+def drawn_points(page: Any) -> Any:
+    """Return the points of the map, which stands still in the window."""
+    page.locator("#alike-choice").scroll_into_view_if_needed()
+    page.evaluate("document.getElementById('alike-head').scrollIntoView({ behavior: 'instant' })")
+    return page.locator("[data-figure='alike-map'] .scatterlayer .trace:not(:last-child) .point")
+
+
+def middle_of(point: Any) -> tuple[float, float]:
+    """Return where to point to meet a point of a plot."""
+    box = point.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_a_pointer_over_the_map_shows_the_image_and_a_click_its_nearest(
+    browser: Any, page_file: Path, width: int, scheme: str
+) -> None:
+    with opened(browser, page_file, width=width, color_scheme=scheme) as page:
+        card, title = page.locator("#alike-card"), page.locator("#alike-title")
+        points, before = drawn_points(page), title.inner_text()
+        assert points.count() >= 20
+        assert card.is_hidden()
+        for position in (4, 11):
+            page.mouse.move(*middle_of(points.nth(position)), steps=3)
+            page.wait_for_function(
+                "before => document.querySelector('#alike-card b')?.textContent !== before", arg=before
+            )
+            before = card.locator("b").inner_text()
+            assert card.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
+            assert "class margin" in card.inner_text()
+        box = card.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        page.mouse.click(*middle_of(points.nth(11)))
+        assert title.inner_text() == before
+        assert f"Showing {before}" in page.locator("#alike-announced").inner_text()
+        nearest = page.locator("#alike-nearest img")
+        assert nearest.count() == page.locator("#alike-unlike img").count() == 4
+        assert nearest.evaluate_all("images => images.every(image => image.complete && image.naturalWidth > 0)")
+        assert all("similarity" in one.get_attribute("alt") for one in nearest.all())
+        page.mouse.move(1, 1)
+        assert card.is_hidden()
+
+
+def test_the_keyboard_chooses_on_the_map_and_the_ring_follows_also_in_another_theme(
+    browser: Any, page_file: Path
+) -> None:
+    ring = "[data-figure='alike-map'] .scatterlayer .trace:last-child .point"
+    with opened(browser, page_file, color_scheme="light") as page:
+        choice, title = page.locator("#alike-choice"), page.locator("#alike-title")
+        before, place = title.inner_text(), page.locator(ring).bounding_box()
+        listed = page.locator("#alike-nearest").inner_text()
+        choice.focus()
+        page.keyboard.press("ArrowDown")
+        assert title.inner_text() != before
+        assert page.locator("#alike-nearest").inner_text() != listed
+        assert page.locator(ring).bounding_box() != place
+        fill = "getComputedStyle(document.querySelector('.xtick text')).fill"
+        light = page.evaluate(fill)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"before => {fill} !== before", arg=light)
+        points = drawn_points(page)
+        page.mouse.move(*middle_of(points.first), steps=3)
+        page.wait_for_selector("#alike-card:visible")
+        assert page.locator(ring).count() == 1
 
 
 def panel_number(page: Any, position: int) -> str:

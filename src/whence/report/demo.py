@@ -251,10 +251,8 @@ def _evaluated(run: Run, found: Audit, plan: Plan, folder: Path) -> Table:
     place = folder / "evaluation.json"
     if place.exists():
         return load_table(place)
-    rows = spaced(len(plan.ids), _EVALUATED)
-    scores = audit_scores(found).isel(target=rows)
+    scores = audit_scores(found).isel(target=spaced(len(plan.ids), _EVALUATED))
     methods: dict[str, Attributor | xr.DataArray] = {"audit": scores, **_METHODS, "random": Random()}
-    processes = min(2, os.cpu_count() or 1)
     table = compare_attributors(
         run,
         plan.targets,
@@ -262,7 +260,7 @@ def _evaluated(run: Run, found: Audit, plan: Plan, folder: Path) -> Table:
         ids=scores.coords["target"].values.tolist(),
         share=_LEFT_OUT,
         sets=plan.sets,
-        processes=processes,
+        processes=min(2, os.cpu_count() or 1),
         path=folder / "trainings",
     )
     table.save(place)
@@ -297,6 +295,6 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
-    first, facts = slice(256 * batches), {"divisor": images.divisor, "class_names": images.class_names}
-    known = as_examples(Images(images.pixels[first], images.labels[first], **facts))
+    first = (images.pixels[: 256 * batches], images.labels[: 256 * batches])
+    known = as_examples(Images(*first, divisor=images.divisor, class_names=images.class_names))
     return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0)
