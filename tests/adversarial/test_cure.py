@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.adversarial.small import digits, gradients, network
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, ShapeError
 from whence.adversarial import PAPER, SMALLEST, Groups, Pgd, Recipe, cure, outcomes, train_against, with_cure
 from whence.kernel import Modes, as_trained, modes
 from whence.runs import Run
@@ -130,6 +130,37 @@ def test_recipes_and_modes_that_do_not_fit_are_refused(run: Run, groups: Groups,
         Pgd(epsilon=0.0)
     with pytest.raises(ArgumentError, match="at least 1 epoch"):
         train_against(network(), torch.optim.SGD(network().parameters(), 0.1), digits("train", 10), epochs=0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"modes": 0},
+        {"epsilon": float("nan")},
+        {"shift": float("inf")},
+        {"align": float("nan")},
+        {"step_size": -1.0},
+    ],
+)
+def test_settings_that_are_no_numbers_or_turn_the_cure_around_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=rf"A cure shifts .*{next(iter(given.values()))!r}"):
+        Recipe(**given)
+
+
+@pytest.mark.parametrize("given", [{"epsilon": float("inf")}, {"step_size": 0.0}, {"bounds": (1.0, 1.0)}])
+def test_settings_of_an_ascent_that_are_no_numbers_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match="Projected gradient ascent makes at least 1 step within a change above 0"):
+        Pgd(**given)
+
+
+def test_inputs_outside_the_bounds_are_refused_and_not_cut(run: Run, groups: Groups, found: Modes) -> None:
+    wide = 2 * groups.inputs["clean"] - 1
+    with pytest.raises(ArgumentError, match=r"Inputs go from -1 to 1, .* bounds \(0\.0, 1\.0\)\. Give `bounds`"):
+        cure(found, run, wide, recipe=STEP)
+    with pytest.raises(ArgumentError, match="Inputs go from -1 to 1"):
+        Pgd().changed(as_trained(run).model, wide, groups.labels)
+    with pytest.raises(ShapeError, match=r"`reference` needs one change an input, of shape \(4, 64\); got \(4, 9\)"):
+        cure(found, run, groups.inputs["clean"], recipe=STEP, reference=wide[:, :9])
 
 
 def test_ascent_raises_the_loss_within_ball_and_bounds(run: Run) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from tests.adversarial.small import digits, network
 from whence._errors import ArgumentError, AttackError, ShapeError
@@ -97,8 +97,60 @@ def test_arguments_of_an_attack_are_checked(run: Run) -> None:
         attack(run, data, count=1, epsilon=0.0)
     with pytest.raises(ArgumentError, match="`bounds` are the least and the greatest"):
         attack(run, data, count=1, bounds=(1.0, 0.0))
-    with pytest.raises(ArgumentError, match="at least 1; got 0"):
-        attack(run, data, count=0)
+    for given, words in (
+        ({"count": 0}, "at least 1; got 0"),
+        ({"seed": -1}, "`seed` is a whole number"),
+        ({"bounds": (0.0, 0.5)}, r"Inputs go from 0 to 1, which is not within the bounds \(0\.0, 0\.5\)"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            attack(run, data, **{"count": 1, **given})  # type: ignore[arg-type]
+
+
+def test_inputs_without_labels_cannot_be_attacked_and_the_reason_is_told(run: Run) -> None:
+    with pytest.raises(ArgumentError, match=r"no labels. An attack .*, so each needs one. Give \(inputs, labels\); to"):
+        attack(run, digits("test", 10)[0], count=1)
+
+
+def test_inputs_that_are_no_numbers_or_no_inputs_of_the_model_cannot_be_attacked(run: Run) -> None:
+    inputs, labels = digits("test", 10)
+    with pytest.raises(ArgumentError, match=r"two finite numbers; got \(nan, nan\)"):
+        attack(run, (torch.where(inputs > 0.9, float("nan"), inputs), labels), count=1)
+    for wrong in (inputs[:, :7], inputs.float()):
+        with pytest.raises(ArgumentError, match="The model cannot be called with the targets' inputs"):
+            attack(run, (wrong, labels), count=1)
+
+
+class _Named(nn.Module):
+    """A network whose output is a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return logits by name."""
+        return {"logits": self.inner(inputs)}
+
+
+def test_models_that_give_no_classes_cannot_be_attacked() -> None:
+    data = digits("test", 10)
+    for model, given in ((nn.Linear(64, 1).double(), r"\(1, 1\)"), (_Named(), "dict")):
+        with pytest.raises(ArgumentError, match=rf"\(examples, classes\).* this one gives {given}\. Wrap it"):
+            attack(model, data, count=1)
+    with pytest.raises(ArgumentError, match="Identity to be attacked has no parameters"):
+        attack(nn.Identity(), data, count=1)
+
+
+def test_the_bounds_are_those_of_all_examples(run: Run) -> None:
+    inputs, labels = (torch.cat([one] * 8) for one in digits("test", 100))
+    inputs[np.random.default_rng(0).permutation(800)[-1]] *= 2
+    assert attack(run, (inputs, labels), count=1, epsilon=0.3).bounds == (0.0, 2.0)
+    assert attack(run, (inputs[:5], labels[:5].int()), count=1, epsilon=0.5).labels.dtype == torch.int64
+
+
+def test_an_attack_without_a_size_that_finds_too_little_says_nothing_of_a_size(run: Run) -> None:
+    with pytest.raises(AttackError, match=r"adversarial inputs, fewer than 20, in the 5 examples .*\. Give another"):
+        attack(run, digits("test", 5), count=20, method="deepfool")
 
 
 def test_a_model_that_is_attacked_stays_as_it_was() -> None:

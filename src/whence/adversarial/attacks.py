@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, AttackError
 from whence._extras import require
-from whence._numbers import is_number
-from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups, random_like
-from whence.audit.chunks import chosen_ids
+from whence._numbers import is_number, is_whole
+from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups, check_within, random_like
+from whence.audit.chunks import chosen_ids, outputs_on_one
 from whence.datasets import Examples, as_examples, call_model
 from whence.kernel import Trained, as_trained
+from whence.kernel.answers import only_inputs
 from whence.runs import Run, to_device
 
 ATTACKS: dict[str, str] = {
@@ -59,7 +60,8 @@ def attack(
         epsilon: Largest change that the attack may make, in the norm of its name. None is a tenth of the range of
             the inputs for a largest change, and of the length of its diagonal for a Euclidean one; attacks that look
             for the smallest change are not bounded then.
-        bounds: The least and the greatest value an input may have; None takes those found in the examples.
+        bounds: The least and the greatest value an input may have; None takes those found in the examples that may be
+            attacked, all of which are read for it.
         ids: Which examples may be attacked; all when left out. They are tried in a random order.
         seed: Of that order and of the random changes. Attacks that draw numbers follow it too.
 
@@ -67,28 +69,33 @@ def attack(
         Groups ``clean``, ``random`` and ``adversarial``.
 
     Raises:
-        ArgumentError: If an argument is outside what it may be, labels are no classes, or inputs are no single tensor.
+        ArgumentError: If an argument is outside what it may be, there are no labels or they are no classes, inputs are
+            no single tensor or outside the bounds, or the model gives no classes for them.
         AttackError: If fewer than ``count`` adversarial inputs are found.
         MissingExtraError: If foolbox is not installed.
         DataError: If the data is of a kind that cannot be read.
     """
     model = copy.deepcopy(source).eval() if isinstance(source, nn.Module) else as_trained(source).model
-    data = as_examples(examples)
-    if count < 1:
-        raise ArgumentError(f"`count` is how many adversarial inputs to find, at least 1; got {count}.")
+    data = _labelled(examples)
+    if not is_whole(count) or count < 1:
+        raise ArgumentError(f"`count` is how many adversarial inputs to find, at least 1; got {count!r}.")
+    if not is_whole(seed) or seed < 0:
+        raise ArgumentError(f"`seed` is a whole number, at least 0; got {seed!r}.")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(chosen_ids(ids, len(data), "example").numpy()))
     _check(*data.batch(order[:1]))
+    _check_answers(model, data, order)
     limits = _bounds(data, order, bounds)
     size = epsilon if epsilon is not None else _default_size(data, method, limits)
     if size is not None and (not is_number(size) or size <= 0):
         raise ArgumentError(f"`epsilon` is the largest change an attack may make, above 0; got {size!r}.")
-    found = _search(model, data, order, count, _Tried(_made(method), size, limits, seed))
+    found = _search(model, data, order, int(count), _Tried(_made(method), size, limits, seed))
     clean, adversarial, labels, kept = found
     if len(kept) < count:
         raise AttackError(
-            f"The attack {_called(method)} found {len(kept)} adversarial inputs with changes of at most {size}, fewer "
-            f"than {count}, in the {len(order)} examples that it was given. Give a larger `epsilon`, another `method`, "
-            "more examples, or a smaller `count`."
+            f"The attack {_called(method)} found {len(kept)} adversarial inputs"
+            f"{'' if size is None else f' with changes of at most {size}'}, fewer than {count}, in the {len(order)} "
+            f"examples that it was given. Give {'' if size is None else 'a larger `epsilon`, '}another `method`, more "
+            "examples, or a smaller `count`."
         )
     groups = {CLEAN: clean, RANDOM: random_like(clean, adversarial - clean, limits, seed), ADVERSARIAL: adversarial}
     said = _called(method) if size is None else f"{_called(method)}, at most {size:g}"
@@ -99,14 +106,14 @@ class _Tried:
     """An attack with its size."""
 
     def __init__(self, made: Any, size: float | None, bounds: tuple[float, float], seed: int) -> None:
-        self._made, self._size, self._bounds, self._seed = made, size, bounds, seed
+        self._made, self._size, self.bounds, self._seed = made, size, bounds, seed
 
     def __call__(
         self, model: nn.Module, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]
     ) -> tuple[Float[Tensor, "examples ..."], Bool[Tensor, " examples"]]:
         """Return the changed inputs, and which of them are answered wrongly and within the size."""
         foolbox = _imported("foolbox")
-        seen = foolbox.PyTorchModel(model, bounds=self._bounds, device=inputs.device)
+        seen = foolbox.PyTorchModel(model, bounds=self.bounds, device=inputs.device)
         with torch.random.fork_rng():
             torch.manual_seed(self._seed)
             _, changed, success = self._made(seen, inputs, labels, epsilons=self._size)
@@ -118,6 +125,8 @@ def _search(model: nn.Module, data: Examples, order: Tensor, count: int, tried: 
     clean, adversarial, labels, kept = [], [], [], []
     for rows in order.split(min(_AT_ONCE, max(32, 2 * count))):
         x, y = to_device(data.batch(rows), device)
+        check_within(x, tried.bounds)
+        y = y.long()
         with torch.no_grad():
             right = call_model(model, x).argmax(1) == y
         if right.any():
@@ -143,12 +152,39 @@ def _check(inputs: Any, labels: Any) -> None:
         )
 
 
-def _bounds(data: Examples, order: Tensor, bounds: tuple[float, float] | None) -> tuple[float, float]:
+def _labelled(examples: Any) -> Examples:
+    if only_inputs(examples):
+        raise ArgumentError(
+            f"These examples ({type(examples).__name__}) have inputs and no labels. An attack changes inputs until "
+            "they are not answered with their label, so each needs one. Give (inputs, labels); to attack what the "
+            "network itself answers, give its answers as labels: (inputs, model(inputs).argmax(1))."
+        )
+    return as_examples(examples)
+
+
+def _check_answers(model: nn.Module, data: Examples, order: Tensor) -> None:
+    """Refuse a model that cannot be called with the inputs, or gives no scores of classes."""
+    if next(model.parameters(), None) is None:
+        raise ArgumentError(f"The {type(model).__name__} to be attacked has no parameters. Give the network itself.")
+    outputs = outputs_on_one(model, data, order)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ArgumentError(
+            "An attack needs a model whose output is a tensor of shape (examples, classes), at least two of them; this "
+            f"one gives {given}. Wrap it in a module that returns its logits."
+        )
+
+
+def _bounds(data: Examples, order: Tensor, bounds: Any) -> tuple[float, float]:
     if bounds is None:
-        some: Tensor = data.batch(order[:_AT_ONCE])[0]
-        return float(some.min()), float(some.max())
-    if not all(is_number(one) for one in bounds) or bounds[0] >= bounds[1]:
-        raise ArgumentError(f"`bounds` are the least and the greatest value of an input; got {bounds!r}.")
+        ends = torch.stack([torch.stack(data.batch(rows)[0].aminmax()) for rows in order.split(_AT_ONCE)])
+        bounds = float(ends[:, 0].amin()), float(ends[:, 1].amax())
+    pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(is_number(one) for one in bounds)
+    if not pair or bounds[0] >= bounds[1]:
+        raise ArgumentError(
+            f"`bounds` are the least and the greatest value of an input, two finite numbers; got {bounds!r}. Left out, "
+            "they are those of the examples."
+        )
     return float(bounds[0]), float(bounds[1])
 
 
@@ -162,7 +198,7 @@ def _default_size(data: Examples, method: Any, bounds: tuple[float, float]) -> f
 
 
 def _made(method: str | Callable[[], Any]) -> Any:
-    if not isinstance(method, str):
+    if not isinstance(method, str) and callable(method):
         return method()
     if method not in ATTACKS:
         raise ArgumentError(f"`method` is {', '.join(map(repr, ATTACKS))}, or makes an attack; got {method!r}.")

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError
-from whence._numbers import even_parts
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import even_parts, is_number, is_whole
 from whence._progress import progress
 from whence.adversarial.cancelling import first_modes
-from whence.adversarial.groups import Groups, lengths, random_like
+from whence.adversarial.groups import Groups, check_within, lengths, random_like
 from whence.datasets import call_model
 from whence.kernel import Modes, Trained, as_trained, coefficients_of
 from whence.kernel.slopes import LossPerExample
@@ -63,10 +63,14 @@ class Recipe:
             raise ArgumentError(
                 f"`aim` is 'drive', 'grow' or 'loss' and `norm` 'l2' or 'linf'; got {self.aim!r} and {self.norm!r}."
             )
-        if min(self.modes, self.steps) < 1 or self.epsilon <= 0 or self.align < 0:
+        whole = all(is_whole(one) and one >= 1 for one in (self.modes, self.steps))
+        above = [self.epsilon, *([] if self.step_size is None else [self.step_size])]
+        finite = is_number(self.shift) and is_number(self.align) and self.align >= 0
+        if not whole or not finite or not all(is_number(one) and one > 0 for one in above):
             raise ArgumentError(
-                "A cure shifts at least 1 mode in at least 1 step, by a change above 0, with no negative weight; got "
-                f"{self.modes} modes, {self.steps} steps, epsilon {self.epsilon}, align {self.align}."
+                "A cure shifts at least 1 mode in at least 1 step, by a change and steps above 0, with no negative "
+                f"weight; got {self.modes!r} modes, shift {self.shift!r}, {self.steps!r} steps of {self.step_size!r}, "
+                f"epsilon {self.epsilon!r}, align {self.align!r}."
             )
 
     @property
@@ -110,9 +114,16 @@ def cure(
         The changed inputs.
 
     Raises:
-        ArgumentError: If there are fewer modes than the recipe shifts, or the model is not that of the modes.
+        ArgumentError: If there are fewer modes than the recipe shifts, the model is not that of the modes, or inputs
+            are outside the bounds.
+        ShapeError: If there is not one reference change an input.
         GradientError: If the model cannot be differentiated example by example, or not twice.
     """
+    check_within(inputs, bounds)
+    if reference is not None and reference.shape != inputs.shape:
+        raise ShapeError(
+            f"`reference` needs one change an input, of shape {tuple(inputs.shape)}; got {tuple(reference.shape)}."
+        )
     if recipe.aim != "loss" and recipe.modes > len(found):
         raise ArgumentError(
             f"The recipe shifts {recipe.modes} modes, and {len(found)} were found. Ask modes() for more."

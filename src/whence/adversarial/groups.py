@@ -123,6 +123,22 @@ def random_like(
     return moved.clamp(*bounds)
 
 
+def check_within(inputs: Tensor, bounds: tuple[float, float]) -> None:
+    """Refuse inputs outside the bounds, which every change of them is cut to.
+
+    Raises:
+        ArgumentError: If there are such, or numbers that are none.
+    """
+    if inputs.numel() == 0:
+        return
+    least, most = float(inputs.min()), float(inputs.max())
+    if not (bounds[0] <= least and most <= bounds[1]):
+        raise ArgumentError(
+            f"Inputs go from {least:g} to {most:g}, which is not within the bounds {bounds}. Give `bounds` that hold "
+            "all of them."
+        )
+
+
 def lengths(changes: Float[Tensor, "examples ..."]) -> Float[Tensor, " examples"]:
     """Return the Euclidean length of each change."""
     found: Tensor = changes.flatten(1).norm(dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from whence._errors import ArgumentError
+from whence._numbers import is_number, is_whole
 from whence._progress import progress
+from whence.adversarial.groups import check_within
 from whence.datasets import as_examples, call_model
 from whence.runs import to_device
 
@@ -41,10 +43,14 @@ class Pgd:
         Raises:
             ArgumentError: If one is outside what it may be.
         """
-        if self.epsilon <= 0 or self.steps < 1 or self.bounds[0] >= self.bounds[1]:
+        sizes = [self.epsilon, *([] if self.step_size is None else [self.step_size])]
+        bounds: Any = self.bounds
+        pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(is_number, bounds))
+        right = is_whole(self.steps) and self.steps >= 1 and all(is_number(one) and one > 0 for one in sizes)
+        if not right or not pair or bounds[0] >= bounds[1]:
             raise ArgumentError(
                 "Projected gradient ascent makes at least 1 step within a change above 0, between two bounds; got "
-                f"{self.steps} steps, epsilon {self.epsilon}, bounds {self.bounds}."
+                f"{self.steps!r} steps of {self.step_size!r}, epsilon {self.epsilon!r}, bounds {self.bounds!r}."
             )
 
     def changed(
@@ -54,7 +60,12 @@ class Pgd:
         labels: Int[Tensor, " examples"],
         loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
     ) -> Float[Tensor, "examples ..."]:
-        """Return inputs on which the loss is high, from a random start within the ball; torch's generator draws it."""
+        """Return inputs on which the loss is high, from a random start within the ball; torch's generator draws it.
+
+        Raises:
+            ArgumentError: If inputs are outside the bounds, to which changed ones are cut.
+        """
+        check_within(inputs, self.bounds)
         length = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
         start = torch.empty_like(inputs).uniform_(-self.epsilon, self.epsilon)
         found = (inputs + start).clamp(*self.bounds)
@@ -93,11 +104,13 @@ def train_against(
         seed: Of order and random starts.
 
     Raises:
-        ArgumentError: If ``epochs`` or ``batch_size`` is less than 1.
+        ArgumentError: If ``epochs`` or ``batch_size`` is less than 1, or inputs are outside the attack's bounds.
         DataError: If the data is of a kind that cannot be read.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ArgumentError(f"Training takes at least 1 epoch of batches of at least 1; got {epochs} and {batch_size}.")
+    if not all(is_whole(one) and one >= 1 for one in (epochs, batch_size)):
+        raise ArgumentError(
+            f"Training takes at least 1 epoch of batches of at least 1; got {epochs!r} and {batch_size!r}."
+        )
     data, made = as_examples(train_data), Pgd() if attack is None else attack
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

@@ -50,7 +50,7 @@ def read_examples(data: Any, labels: str) -> Examples:
     """
     if labels not in {"given", "predicted"}:
         raise ArgumentError(f"`labels` is 'given' or 'predicted'; got {labels!r}.")
-    if not _only_inputs(data):
+    if not only_inputs(data):
         return as_examples(data)
     if labels == "given":
         raise ArgumentError(
@@ -101,7 +101,7 @@ def outputs_of(trained: Trained, inputs: Any) -> Tensor:
     return logits
 
 
-def _only_inputs(data: Any) -> bool:
+def only_inputs(data: Any) -> bool:
     """Whether data are inputs without labels: a tensor or array, or a dataset whose items are such."""
     if isinstance(data, Tensor | np.ndarray):
         return True
