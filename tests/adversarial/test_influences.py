@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 from tests.adversarial.small import EPOCHS, TRAIN
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, ShapeError
 from whence.adversarial import (
     Groups,
     audit_groups,
@@ -89,3 +89,11 @@ def test_influences_that_keep_too_little_apart_are_refused(run: Run, groups: Gro
         influence_agreement(audit(run, groups.data, by="label").influence, groups)
     with pytest.raises(ArgumentError, match="one of the 4 examples; got 3 points, place 4"):
         perturbation_path(groups, 4, points=3)
+
+
+def test_influences_on_other_inputs_are_refused_before_they_are_read(run: Run, groups: Groups) -> None:
+    influence = audit(run, groups.data, by="epoch").influence
+    for other in (influence.isel(target=slice(5)), influence.isel(target=[*range(12), 0])):
+        for ask in (influence_over_time, influence_agreement):
+            with pytest.raises(ShapeError, match=rf"are 12 targets, and this audit has {other.sizes['target']}\. Give"):
+                ask(other, groups)

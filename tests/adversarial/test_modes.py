@@ -14,6 +14,7 @@ from whence.adversarial import (
     cancellation_ratio,
     first_modes,
     kernel_regime,
+    loss_over_time,
     mode_coefficients,
     mode_concentration,
     mode_differences,
@@ -82,8 +83,18 @@ def test_at_the_end_a_run_is_in_its_own_regime_and_before_by_how_much_it_is(run:
     assert float(found["subspace"][0]) == pytest.approx(float(angles.mean()), abs=1e-3)
     seen = [one.model[:2](x).detach() for one in (first, last)]  # type: ignore[index]
     assert float(found["activations"][0]) == pytest.approx(float(F.cosine_similarity(*seen).mean()), abs=1e-12)
-    with pytest.raises(ArgumentError, match=f"0 to {run.steps} steps"):
-        kernel_regime(run, times=[run.steps + 1])
+
+
+@pytest.mark.parametrize("times", [[13], [-1], [], [4, 4]])
+def test_times_that_are_no_states_of_the_run_are_refused(run: Run, groups: Groups, times: list[int]) -> None:
+    asked = (
+        lambda: kernel_regime(run, times=times),
+        lambda: loss_over_time(run, groups, times=times),
+        lambda: modes_over_time(run, groups, times=times, count=2),
+    )
+    for one in asked:
+        with pytest.raises(ArgumentError, match=r"`times` is .* each once: 0 to 12, the steps of this run; got \["):
+            one()
 
 
 def test_modes_over_time_are_those_of_each_state(run: Run, groups: Groups) -> None:

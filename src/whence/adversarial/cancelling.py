@@ -13,7 +13,7 @@ from whence._errors import ArgumentError
 from whence._progress import progress
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, Groups
 from whence.kernel import Modes, Trained, coefficients, input_sensitivity, modes, participation_ratio
-from whence.kernel.moments import ends_of_epochs, trained_at
+from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
 from whence.runs import Run
 
 _TOP = 5  # modes whose share of the change is told
@@ -143,7 +143,7 @@ def modes_over_time(
         ArgumentError: If there are no such times, ids or so many modes.
         GradientError: If per-example gradients of the model cannot be formed.
     """
-    steps = list(ends_of_epochs(run)) if times is None else sorted(set(times))
+    steps = list(ends_of_epochs(run)) if times is None else list(steps_of(run, times, name="times", least=0))
     parts = []
     with progress("modes over time", len(steps)) as advance:
         for trained in trained_at(run, steps):

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, ShapeError
 from whence._progress import progress
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, Groups
 from whence.audit import Audit, audit
@@ -56,6 +56,7 @@ def influence_over_time(influence: xr.DataArray, groups: Groups) -> xr.Dataset:
             "Influence over time needs an audit that keeps epochs and training examples apart; this one has the dims "
             f"{', '.join(map(str, influence.dims))}. Audit with by=('layer', 'epoch'), or use audit_groups()."
         )
+    _check_targets(influence, groups)
     rest = [dim for dim in ("layer", "epoch") if dim in influence.dims]
     parts: dict[str, list[xr.DataArray]] = {name: [] for name in ("net", "gross", "cumulative_net", "cumulative_gross")}
     with progress("influence over time", influence.sizes["target"]) as advance:
@@ -94,6 +95,7 @@ def influence_agreement(influence: xr.DataArray, groups: Groups, of: str = ADVER
     groups.only([of, to])
     if "train" not in influence.dims:
         raise ArgumentError("This audit summed its training examples by label. Audit without 'label' in `by`.")
+    _check_targets(influence, groups)
     rows: dict[str, list[float]] = {name: [] for name in ("correlation", "slope", "ratio", "fraction_larger")}
     for place in range(len(groups)):
         x, y = (_influences(influence, groups, name, place) for name in (to, of))
@@ -102,6 +104,20 @@ def influence_agreement(influence: xr.DataArray, groups: Groups, of: str = ADVER
         rows["ratio"].append(float(abs(y).sum() / abs(x).sum()))
         rows["fraction_larger"].append(float((abs(y) > abs(x)).mean()))
     return xr.Dataset({name: ("example", values) for name, values in rows.items()}, {"example": list(groups.ids)})
+
+
+def _check_targets(influence: xr.DataArray, groups: Groups) -> None:
+    """Refuse influences on other inputs, before they are read: they may be many.
+
+    Raises:
+        ShapeError: If there are not as many targets as inputs in the groups.
+    """
+    wanted = len(groups) * len(groups.names)
+    if influence.sizes["target"] != wanted:
+        raise ShapeError(
+            f"{len(groups.names)} groups of {len(groups)} inputs are {wanted} targets, and this audit has "
+            f"{influence.sizes['target']}. Give the influences on these groups: audit_groups(run, groups).influence."
+        )
 
 
 def _influences(influence: xr.DataArray, groups: Groups, name: str, place: int) -> Float[np.ndarray, " train"]:

@@ -14,7 +14,7 @@ from whence._progress import progress
 from whence.adversarial.groups import CLEAN, Groups, lengths
 from whence.datasets import call_model
 from whence.kernel import Trained, as_trained
-from whence.kernel.moments import ends_of_epochs, trained_at
+from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
 from whence.runs import Run
 
 
@@ -57,7 +57,7 @@ def loss_over_time(run: Run, groups: Groups, *, times: Sequence[int] | None = No
     Raises:
         ArgumentError: If the run has no such states.
     """
-    steps = [0, *ends_of_epochs(run)] if times is None else sorted(set(times))
+    steps = [0, *ends_of_epochs(run)] if times is None else list(steps_of(run, times, name="times", least=0))
     with progress("losses", len(steps)) as advance:
         found = []
         for trained in trained_at(run, steps):

@@ -17,7 +17,7 @@ from whence._progress import progress
 from whence.audit.chunks import chosen_ids
 from whence.kernel import Trained, at_step, modes, parameters_of
 from whence.kernel.matrix import GradientMatrix
-from whence.kernel.moments import ends_of_epochs, trained_at
+from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
 from whence.kernel.representations import activations
 from whence.runs import Run, to_device
 
@@ -56,9 +56,7 @@ def kernel_regime(
     """
     if run.steps == 0:
         raise ArgumentError(f"The run at {run.path} has no step, so it is in no regime.")
-    steps = [0, *ends_of_epochs(run)] if times is None else sorted(set(times))
-    if not steps or not all(0 <= one <= run.steps for one in steps):
-        raise ArgumentError(f"`times` are states after 0 to {run.steps} steps, those of this run; got {times!r}.")
+    steps = [0, *ends_of_epochs(run)] if times is None else list(steps_of(run, times, name="times", least=0))
     count = len(run.examples)
     chosen = random_ids(count, min(count, _EXAMPLES), seed) if ids is None else ids
     rows = chosen_ids(chosen, count, "training example").tolist()
