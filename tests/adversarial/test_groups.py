@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.adversarial.small import digits, network
 from whence._errors import ArgumentError, AttackError, ShapeError
 from whence.adversarial import Groups, agreement, attack, outcomes, random_like
+from whence.adversarial.groups import check_within
 from whence.runs import Run
 
 
@@ -146,6 +147,14 @@ def test_the_bounds_are_those_of_all_examples(run: Run) -> None:
     inputs[np.random.default_rng(0).permutation(800)[-1]] *= 2
     assert attack(run, (inputs, labels), count=1, epsilon=0.3).bounds == (0.0, 2.0)
     assert attack(run, (inputs[:5], labels[:5].int()), count=1, epsilon=0.5).labels.dtype == torch.int64
+
+
+def test_inputs_at_bounds_that_their_type_rounds_are_within_them() -> None:
+    inputs = torch.tensor([0.6, 0.1], dtype=torch.float32)  # 0.60000002 and 0.10000000149
+    check_within(inputs, (0.1, 0.6))
+    check_within(inputs[:0], (0.1, 0.6))
+    with pytest.raises(ArgumentError, match=r"Inputs go from nan to nan, which is not within"):
+        check_within(inputs / 0 * 0, (0.1, 0.6))
 
 
 def test_an_attack_without_a_size_that_finds_too_little_says_nothing_of_a_size(run: Run) -> None:

@@ -129,12 +129,10 @@ def check_within(inputs: Tensor, bounds: tuple[float, float]) -> None:
     Raises:
         ArgumentError: If there are such, or numbers that are none.
     """
-    if inputs.numel() == 0:
-        return
-    least, most = float(inputs.min()), float(inputs.max())
-    if not (bounds[0] <= least and most <= bounds[1]):
+    inside = (inputs >= bounds[0]) & (inputs <= bounds[1])  # in the inputs' type, to which bounds are rounded
+    if not bool(inside.all()):
         raise ArgumentError(
-            f"Inputs go from {least:g} to {most:g}, which is not within the bounds {bounds}. Give `bounds` that hold "
+            f"Inputs go from {float(inputs.min()):g} to {float(inputs.max()):g}, which is not within the bounds {bounds}. Give `bounds` that hold "
             "all of them."
         )
 
