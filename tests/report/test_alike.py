@@ -173,7 +173,7 @@ def test_targets_without_classes_or_too_few_of_them_are_refused(case: Case, tmp_
     [
         ({"limit": 3}, "`limit` of a map is a whole number, at least 4; got 3."),
         ({"k": 0}, "`k` of a map is a whole number, at least 1; got 0."),
-        ({"times": 1.5}, "`times` of a map is a whole number, at least 1; got 1.5."),
+        ({"times": 0}, "`times` of a map is a whole number, at least 1; got 0."),
         ({"method": "pca"}, "`method` is 'tsne' or 'umap'; got 'pca'."),
     ],
 )

@@ -144,9 +144,9 @@ def test_a_slider_shows_the_image_as_distorted_as_it_says_by_keyboard_too(browse
 
 def drawn_points(page: Any) -> Any:
     """Return the points of the map, which stands still in the window."""
-    page.locator("#alike-choice").scroll_into_view_if_needed()
-    page.evaluate("document.getElementById('alike-head').scrollIntoView({ behavior: 'instant' })")
-    return page.locator("[data-figure='alike-map'] .scatterlayer .trace:not(:last-child) .point")
+    canvas = page.locator("[data-figure='alike-map']")
+    canvas.evaluate("one => one.scrollIntoView({ behavior: 'instant', block: 'center' })")
+    return canvas.locator(".scatterlayer .trace:not(:last-child) .point")
 
 
 def middle_of(point: Any) -> tuple[float, float]:
@@ -166,9 +166,7 @@ def test_a_pointer_over_the_map_shows_the_image_and_a_click_its_nearest(
         assert card.is_hidden()
         for position in (4, 11):
             page.mouse.move(*middle_of(points.nth(position)), steps=3)
-            page.wait_for_function(
-                "before => document.querySelector('#alike-card b')?.textContent !== before", arg=before
-            )
+            page.locator("#alike-card b").filter(has_not_text=before).wait_for()
             before = card.locator("b").inner_text()
             assert card.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
             assert "class margin" in card.inner_text()
