@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import whence
 from tests.adversarial.small import digits, network
 from tests.report.making import read
 from whence._errors import ArgumentError, AuditError
-from whence.adversarial import Groups, Plan, Recipe, Study, findings, outcomes, study
+from whence.adversarial import Groups, Plan, Recipe, Study, findings, outcomes, study, with_cure
 from whence.report import save_study, study_run, write_report
 from whence.runs import Run
 
@@ -60,7 +61,7 @@ def test_the_last_loss_is_that_of_the_outcomes(run: Run, found: Study) -> None:
 
 def test_there_is_one_finding_a_claim_with_the_numbers_that_decide_it(found: Study) -> None:
     told = findings(found)
-    assert len({one.claim for one in told}) == len(told) == 12
+    assert len({one.claim for one in told}) == len(told) == 13
     assert all(np.isfinite(list(one.numbers.values())).all() for one in told)
     where = [one.where for one in told]
     assert where[:2] == ["figure 9", "figure 10"]
@@ -75,6 +76,47 @@ def test_the_cure_holds_if_it_cures_and_chance_does_not(
     right.loc["cured adversarial"], right.loc["adversarial + random"] = cured, control
     other = replace(found, outcomes=found.outcomes.assign(right=right))
     assert findings(other)[-1].holds is holds
+
+
+@pytest.mark.parametrize(("before", "after", "holds"), [(1.0, 1.0, True), (1.0, 0.66, False), (0.66, 0.66, True)])
+def test_a_cure_is_harmless_if_as_many_random_inputs_are_right_as_before(
+    run: Run, found: Study, before: float, after: float, holds: bool
+) -> None:
+    right = found.outcomes["right"].astype(float)
+    right.loc["random"], right.loc["cured random"] = before, after
+    told = findings(replace(found, outcomes=found.outcomes.assign(right=right)))[-2]
+    assert told.holds is holds
+    assert told.numbers == {"right, random": pytest.approx(before), "right, cured random": pytest.approx(after)}
+    cured = with_cure(found.groups.only(["clean", "random"]), found.modes, run, of="random", recipe=PLAN.recipe)
+    torch.testing.assert_close(found.groups.inputs["cured random"], cured.inputs["cured random"], rtol=0, atol=0)
+
+
+def test_the_claim_of_a_cure_says_what_its_recipe_aims_at(found: Study) -> None:
+    claims = [
+        findings(replace(found, plan=replace(PLAN, recipe=Recipe(aim=aim))))[-1].claim
+        for aim in ("drive", "grow", "loss")
+    ]
+    assert [claim.split(" cures")[0].split("that ")[1] for claim in claims] == [
+        "breaks the balance of modes",
+        "strengthens what all modes together do",
+        "raises the loss of the answer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"modes": 10}, "`modes` is a whole number, here at least 11; got 10"),
+        ({"sensitive": 10}, "`sensitive` is a whole number, here at least 11; got 10"),
+        ({"examples": 20}, "`examples` is a whole number, here at least 125; got 20"),
+        ({"times": 1}, "`times` is a whole number, here at least 2; got 1"),
+        ({"points": 1}, "`points` is a whole number, here at least 2; got 1"),
+        ({"modes": 12, "recipe": Recipe(modes=13)}, "The recipe shifts 13 modes, and `modes` is 12"),
+    ],
+)
+def test_a_plan_that_would_fail_after_the_audit_is_refused_at_once(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        Plan(**given)
 
 
 def test_influences_that_grow_alike_hold_and_those_of_a_few_examples_do_not(found: Study) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM
-from whence.adversarial.study import CONTROL, CURED, Study
+from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM, Study
 
 _TOP = 10
+_LOST = 0.05  # share of inputs that a cure may harm and still be called harmless
 
 
 @final
@@ -246,10 +247,26 @@ def _cured(found: Study) -> Finding:
     numbers = {f"right, {name}": float(right.sel(group=name)) for name in (CLEAN, RANDOM, ADVERSARIAL, CURED, CONTROL)}
     numbers["cosine of cure and attack"] = float(found.undoing.mean())
     holds = numbers[f"right, {CURED}"] >= 0.85 and numbers[f"right, {CONTROL}"] <= 0.2
-    return Finding("table 2", "a small change that breaks the balance cures, a random one does not", numbers, holds)
+    claim = f"a small change that {_AIMS[found.plan.recipe.aim]} cures, a random one does not"
+    return Finding("table 2", claim, numbers, holds)
+
+
+_AIMS = {
+    "drive": "breaks the balance of modes",
+    "grow": "strengthens what all modes together do",
+    "loss": "raises the loss of the answer",
+}
+
+
+def _unharmed(found: Study) -> Finding:
+    """The cure does nothing to inputs that are answered rightly."""
+    right = found.outcomes["right"].mean("example")
+    numbers = {f"right, {name}": float(right.sel(group=name)) for name in (RANDOM, CURED_RANDOM)}
+    holds = numbers[f"right, {CURED_RANDOM}"] >= numbers[f"right, {RANDOM}"] - _LOST
+    return Finding("table 2", "the cure leaves randomly changed inputs answered as before", numbers, holds)
 
 
 _CLAIMS: tuple[Callable[[Study], Finding], ...] = (
     *(_broad, _layered, _along, _stuck, _cancelled, _regime, _few_modes, _sensitive, _learned, _ratio),
-    *(_concentrated, _cured),
+    *(_concentrated, _unharmed, _cured),
 )

@@ -132,8 +132,8 @@ def check_within(inputs: Tensor, bounds: tuple[float, float]) -> None:
     inside = (inputs >= bounds[0]) & (inputs <= bounds[1])  # in the inputs' type, to which bounds are rounded
     if not bool(inside.all()):
         raise ArgumentError(
-            f"Inputs go from {float(inputs.min()):g} to {float(inputs.max()):g}, which is not within the bounds {bounds}. Give `bounds` that hold "
-            "all of them."
+            f"Inputs go from {float(inputs.min()):g} to {float(inputs.max()):g}, which is not within the bounds "
+            f"{bounds}. Give `bounds` that hold all of them."
         )
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from whence._errors import ArgumentError, AuditError
-from whence._numbers import random_ids
+from whence._numbers import is_whole, random_ids
 from whence.adversarial.attacks import attack
 from whence.adversarial.cancelling import (
     first_modes,
@@ -23,7 +23,7 @@ from whence.adversarial.cancelling import (
     modes_over_time,
     sensitivity,
 )
-from whence.adversarial.cure import SMALLEST, Recipe, with_cure
+from whence.adversarial.cure import SMALLEST, Recipe, cure, with_cure
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups
 from whence.adversarial.influences import influence_agreement, influence_over_time, path_profile, perturbation_path
 from whence.adversarial.outcomes import agreement, loss_over_time, outcomes
@@ -34,8 +34,9 @@ from whence.kernel import Modes, modes
 from whence.kernel.moments import ends_of_epochs
 from whence.runs import Run
 
-CURED, CONTROL = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}"
+CURED, CONTROL, CURED_RANDOM = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}", f"cured {RANDOM}"
 _THREE = (CLEAN, RANDOM, ADVERSARIAL)
+_TOP = 10  # leading modes, which findings compare with the others
 
 
 @final
@@ -47,9 +48,10 @@ class Plan:
         count: Adversarial inputs.
         method, epsilon, bounds: Of the attack, as in `attack`.
         modes: How many modes at the end of the training.
-        sensitive: Of how many of them to measure the inputs' sensitivity.
+        sensitive: Of how many of them to measure the inputs' sensitivity, of all where that is more; above 10, as the
+            first 10 are compared with the others.
         examples: How many training examples the modes along the run and the regime are of; those at the end are of all.
-        times: At how many states the modes are followed.
+        times: At how many states the modes are followed, at least 2.
         points: Inputs on the path from a clean input to its adversarial twin.
         recipe: The cure.
         seed: Of every draw.
@@ -67,6 +69,20 @@ class Plan:
     recipe: Recipe = SMALLEST
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check what can be checked before any work.
+
+        Raises:
+            ArgumentError: If a number is too small for what is compared.
+        """
+        least = {"count": 1, "modes": _TOP + 1, "sensitive": _TOP + 1, "examples": self.modes, "times": 2, "points": 2}
+        for name, smallest in least.items():
+            given = getattr(self, name)
+            if not is_whole(given) or given < smallest:
+                raise ArgumentError(f"A study's `{name}` is a whole number, here at least {smallest}; got {given!r}.")
+        if self.recipe.aim != "loss" and self.recipe.modes > self.modes:
+            raise ArgumentError(f"The recipe shifts {self.recipe.modes} modes, and `modes` is {self.modes}.")
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -75,7 +91,7 @@ class Study:
 
     Attributes:
         plan: What was asked.
-        groups: Clean, random, adversarial, cured and control inputs.
+        groups: Clean, random and adversarial inputs, the latter two cured, and the control of the cure.
         audit: Of clean, random and adversarial inputs, then of the inputs on the path; by layer and epoch.
         influences: `influence_over_time`.
         agreement: `influence_agreement` of adversarial with clean inputs.
@@ -149,9 +165,16 @@ def study(
         bounds=plan.bounds,
         seed=plan.seed,
     )
+    if len(run.examples) < plan.modes:
+        raise ArgumentError(
+            f"The run has {len(run.examples)} training examples, fewer than the {plan.modes} modes asked."
+        )
     some = random_ids(len(run.examples), min(len(run.examples), plan.examples), plan.seed)
     found = modes(run, count=plan.modes, seed=plan.seed, memory_budget=memory_budget)
     groups = with_cure(three, found, run, recipe=plan.recipe, seed=plan.seed)
+    unharmed = cure(found, run, three.inputs[RANDOM], recipe=plan.recipe, bounds=three.bounds)
+    groups = groups.with_group(CURED_RANDOM, unharmed)
+    leading = first_modes(found, min(plan.sensitive, plan.modes))
     audited = _audited(run, three, plan, path, memory_budget)
     whole = audited.influence.isel(target=slice(0, len(three) * len(_THREE)))
     line = audited.influence.isel(target=slice(len(three) * len(_THREE), None))
@@ -169,8 +192,8 @@ def study(
         regime=kernel_regime(run, ids=some[:512], seed=plan.seed, memory_budget=memory_budget),
         modes=found,
         differences=xr.concat(apart, xr.Variable("group", [ADVERSARIAL, RANDOM]), data_vars=["difference", "size"]),
-        concentration=mode_concentration(first_modes(found, plan.sensitive), run, three, values[..., : plan.sensitive]),
-        sensitivity=sensitivity(first_modes(found, plan.sensitive), run, three),
+        concentration=mode_concentration(leading, run, three, values[..., : len(leading)]),
+        sensitivity=sensitivity(leading, run, three),
         course=modes_over_time(
             run,
             three,

@@ -8,7 +8,8 @@ from typing import final
 import torch
 
 from whence.adversarial import Study, findings
-from whence.adversarial.study import CONTROL, CURED
+from whence.adversarial.groups import RANDOM
+from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM
 from whence.datasets import as_examples
 from whence.report.attack_plots import attacked_figures
 from whence.report.figures import Figure, Rows
@@ -71,13 +72,16 @@ def attacked(study: Study) -> Attacked:
     held = sum(one.holds for one in told)
     verdict = (
         f"{percent(float(right.sel(group=CURED)))} of {count(len(study.groups), 'adversarial input')} "
-        f"({study.groups.attack}) are answered rightly after a small change that shifts their modes, "
-        f"{percent(float(right.sel(group=CONTROL)))} after a random change of the same length. {held} of the "
-        f"{len(told)} claims of the paper hold on this run."
+        f"({study.groups.attack}) are answered rightly after the cure, "
+        f"{percent(float(right.sel(group=CONTROL)))} after a random change of the same length. Of the random inputs, "
+        f"{percent(float(right.sel(group=RANDOM)))} are answered rightly before the same cure and "
+        f"{percent(float(right.sel(group=CURED_RANDOM)))} after it. {held} of the {len(told)} claims of the paper hold "
+        "on this run."
     )
     note = (
         "Claims are those of the paper on path-integrated loss-gradient kernels, section 6.3; each stands beside the "
-        "numbers that decide it here. The cure sees neither label nor clean input."
+        "numbers that decide it here. The cure sees neither label nor clean input, "
+        "and does not know a wrong answer from a right one."
     )
     claims = tuple(
         (one.where, one.claim, "holds" if one.holds else "does not hold", _numbers(one.numbers)) for one in told
