@@ -103,6 +103,40 @@ def test_the_claim_of_a_cure_says_what_its_recipe_aims_at(found: Study) -> None:
     ]
 
 
+def test_a_loss_is_stuck_if_it_is_high_and_hardly_moves_at_the_end(found: Study) -> None:
+    def told(end: float, before: float) -> bool:
+        gross = xr.zeros_like(found.influences["gross"]) + 1
+        gross.loc[{"group": "adversarial"}] = 5
+        losses = xr.zeros_like(found.losses) + 1
+        losses.loc[{"group": "adversarial"}] = before
+        losses.loc[{"group": "adversarial", "time": losses.time[-1]}] = end
+        other = replace(found, losses=losses, influences=found.influences.assign(gross=gross))
+        return next(one for one in findings(other) if one.where == "figure 12").holds
+
+    assert told(4.0, 4.1)
+    assert not told(4.0, 6.0)
+    assert not told(1.5, 1.5)
+
+
+def test_a_product_is_more_concentrated_than_either_and_not_than_one_of_two(found: Study) -> None:
+    def told(drive: float, change: float) -> bool:
+        values = {"participation_product": 2.0, "participation_drive": drive, "participation_change": change}
+        other = replace(found, concentration={**found.concentration, **values, "share_of_top_5": 0.9})
+        return next(one for one in findings(other) if one.where == "section 6.3").holds
+
+    assert told(3.0, 3.0)
+    assert not told(1.0, 3.0)
+    assert not told(3.0, 1.0)
+
+
+def test_influence_of_the_first_of_few_epochs_is_not_late(found: Study) -> None:
+    gross = xr.zeros_like(found.influences["gross"])
+    gross[{"epoch": 0}] = 1
+    layered = findings(replace(found, influences=found.influences.assign(gross=gross)))[1]
+    assert layered.numbers["share of gross influence after a fifth of the epochs"] == 0
+    assert not layered.holds
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

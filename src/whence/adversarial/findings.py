@@ -13,6 +13,7 @@ from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM
 from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM, Study
 
 _TOP = 10
+_STILL = 0.1  # share of itself by which a loss may move and still be called stuck
 _LOST = 0.05  # share of inputs that a cure may harm and still be called harmless
 
 
@@ -59,7 +60,7 @@ def _layered(found: Study) -> Finding:
     """The gross influence of adversarial inputs lies late and in the first fully connected layers."""
     gross = found.influences["gross"].mean("example").sel(group=ADVERSARIAL)
     by_layer = gross.sum("epoch")
-    late = gross.isel(epoch=slice(gross.sizes["epoch"] // 5, None))
+    late = gross.isel(epoch=slice(max(1, gross.sizes["epoch"] // 5), None))
     net = abs(found.influences["net"].mean("example").sel(group=ADVERSARIAL)).sum("epoch")
     numbers = {
         "share of gross influence in the largest layer": float(by_layer.max() / by_layer.sum()),
@@ -109,7 +110,9 @@ def _stuck(found: Study) -> Finding:
         "change of adversarial loss in the last fifth": float(change.sel(group=ADVERSARIAL)),
     }
     ours = numbers["gross influence in the last epoch, adversarial / clean"]
-    holds = ours > 2 and ours > 2 * numbers["the same, random / clean"]
+    loss, moved = numbers["final loss, adversarial"], numbers["change of adversarial loss in the last fifth"]
+    high = loss > 2 * numbers["final loss, clean"] and abs(moved) < _STILL * loss
+    holds = high and ours > 2 and ours > 2 * numbers["the same, random / clean"]
     return Finding("figure 12", "influence stays large on adversarial inputs, whose loss stays high", numbers, holds)
 
 
@@ -237,7 +240,8 @@ def _concentrated(found: Study) -> Finding:
         "correlation of |Λ| with |Δc|": told["correlation_drive_change"],
         "correlation of |Λ| with the sensitivity": told["correlation_drive_sensitivity"],
     }
-    holds = told["share_of_top_5"] > 0.5 and told["participation_product"] < told["participation_change"]
+    least = min(told["participation_drive"], told["participation_change"])
+    holds = told["share_of_top_5"] > 0.5 and told["participation_product"] < least
     return Finding("section 6.3", "the product of drive and change is more concentrated than either", numbers, holds)
 
 
