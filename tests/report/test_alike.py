@@ -108,8 +108,7 @@ def test_no_two_of_a_hundred_classes_look_the_same_and_ten_differ_without_colour
 
 
 def test_the_page_has_the_map_in_its_order_with_a_choice_for_the_keyboard(page: Reader) -> None:
-    assert page.wrong == []
-    assert page.open == []
+    assert (page.wrong, page.open) == ([], [])
     assert "#alike" in [one.attributes.get("href") for one in page.of("a")]
     levels = [int(one.tag[1]) for one in page.of("h1", "h2", "h3", "h4", "h5", "h6")]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
