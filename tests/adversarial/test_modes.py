@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +24,7 @@ from whence.adversarial import (
     modes_over_time,
 )
 from whence.kernel import Modes, as_trained, at_step, modes
+from whence.kernel.matrix import GradientMatrix
 from whence.runs import Run
 
 
@@ -83,6 +87,23 @@ def test_at_the_end_a_run_is_in_its_own_regime_and_before_by_how_much_it_is(run:
     assert float(found["subspace"][0]) == pytest.approx(float(angles.mean()), abs=1e-3)
     seen = [one.model[:2](x).detach() for one in (first, last)]  # type: ignore[index]
     assert float(found["activations"][0]) == pytest.approx(float(F.cosine_similarity(*seen).mean()), abs=1e-12)
+
+
+def test_the_regime_holds_gradients_in_blocks_that_fit_the_budget(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, sizes = list(range(0, TRAIN, 2)), []
+    whole = kernel_regime(run, times=[0], ids=ids, rank=3)
+    before = GradientMatrix.blocks
+
+    def watched(self: GradientMatrix, advance: Any) -> Iterator[Any]:
+        for part, block in before(self, advance):
+            sizes.append(block.untyped_storage().nbytes())
+            yield part, block
+
+    monkeypatch.setattr(GradientMatrix, "blocks", watched)
+    found = kernel_regime(run, times=[0], ids=ids, rank=3, memory_budget=400_000)
+    assert max(sizes) <= 100_000  # where all gradients take 608,000 bytes
+    for name in ("gradients", "subspace", "activations"):
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-9)
 
 
 @pytest.mark.parametrize("times", [[13], [-1], [], [4, 4]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import random_ids
+from whence._numbers import even_parts, random_ids
 from whence._progress import progress
 from whence.audit.chunks import chosen_ids
 from whence.kernel import Trained, at_step, modes, parameters_of
@@ -21,7 +23,7 @@ from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
 from whence.kernel.representations import activations
 from whence.runs import Run, to_device
 
-_EXAMPLES = 512
+_EXAMPLES = 512  # taken by default; and that go through the model at once
 
 
 def kernel_regime(
@@ -65,25 +67,41 @@ def kernel_regime(
     with progress("kernel regime", len(steps)) as advance:
         for trained in trained_at(run, steps):
             then = _seen(trained, rows, rank, seed, memory_budget)
-            found["gradients"].append(float(_cosines(then[0], last[0]).mean()))
-            found["subspace"].append(float(torch.linalg.svdvals(then[1] @ last[1].T).clamp(max=1).mean()))
-            found["activations"].append(float(_cosines(then[2], last[2]).mean()))
+            found["gradients"].append(_alike(then.gradients, last.gradients))
+            found["subspace"].append(
+                float(torch.linalg.svdvals(then.directions @ last.directions.T).clamp(max=1).mean())
+            )
+            found["activations"].append(float(_cosines(then.activations, last.activations).mean()))
             advance(1)
     return xr.Dataset({name: ("time", values) for name, values in found.items()}, {"time": np.asarray(steps)})
 
 
-def _seen(trained: Trained, rows: list[int], rank: int, seed: int, budget: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return gradients, directions of the first modes, and what the last layer gets."""
+@final
+@dataclass(frozen=True)
+class _Seen:
+    """A state: gradients in blocks, directions of the first modes, and what the last layer gets."""
+
+    gradients: GradientMatrix
+    directions: Float[Tensor, "modes parameters"]
+    activations: Float[Tensor, "examples width"]
+
+
+def _seen(trained: Trained, rows: list[int], rank: int, seed: int, budget: int) -> _Seen:
     names = parameters_of(trained, "all")
-    matrix = GradientMatrix(trained, trained.examples, rows, trained.loss.per_example, names, budget)
-    gradients = torch.empty(matrix.rows, matrix.columns, dtype=matrix.dtype, device=matrix.device)
-    for part, block in matrix.blocks(_quiet):
-        gradients[part.start : part.stop] = block
+    matrix = GradientMatrix(trained, trained.examples, rows, trained.loss.per_example, names, budget // 2)
     found = modes(trained, count=rank, ids=rows, seed=seed, memory_budget=budget)
-    read = activations(trained.model, None)
-    with torch.no_grad():
-        seen = read(to_device(trained.examples.batch(rows), trained.device)[0])
-    return gradients, found.directions, seen.flatten(1)
+    read, seen = activations(trained.model, None), []
+    for part in even_parts(range(len(rows)), _EXAMPLES):
+        inputs, _ = trained.examples.batch(rows[part.start : part.stop])
+        with torch.no_grad():
+            seen.append(read(to_device(inputs, trained.device)).flatten(1))
+    return _Seen(matrix, found.directions, torch.cat(seen))
+
+
+def _alike(then: GradientMatrix, last: GradientMatrix) -> float:
+    """Return the mean cosine of the rows of two matrices, of which a block each is held at a time."""
+    blocks = zip(then.blocks(_quiet), last.blocks(_quiet), strict=True)
+    return float(torch.cat([_cosines(ours, theirs) for (_, ours), (_, theirs) in blocks]).mean())
 
 
 def _cosines(left: Float[Tensor, "examples width"], right: Float[Tensor, "examples width"]) -> Tensor:
