@@ -175,6 +175,15 @@ def test_ascent_raises_the_loss_within_ball_and_bounds(run: Run) -> None:
     assert float((after - before).min()) > 0
 
 
+def test_averages_of_a_normalisation_are_of_what_is_trained_on_and_not_of_the_way_there() -> None:
+    torch.manual_seed(0)
+    model, data = torch.nn.Sequential(torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10)).double(), digits("train", 100)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    train_against(model, optimizer, data, epochs=2, batch_size=50, attack=Pgd(epsilon=0.1, steps=5))
+    assert int(model.get_buffer("0.num_batches_tracked")) == 4
+    assert not model.training
+
+
 def test_training_on_attacked_inputs_makes_the_same_attack_weaker() -> None:
     data, made = digits("train", 300), Pgd(epsilon=0.15, steps=4)
     rights = []

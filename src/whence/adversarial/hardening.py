@@ -90,8 +90,9 @@ def train_against(
 ) -> None:
     """Train a model on adversarial inputs made anew for every batch (PGD-AT; PLGK, table 3).
 
-    It is not recorded: each batch's inputs depend on the parameters. Give the model to `whence.kernel.as_trained` for
-    its modes.
+    Inputs are made against the model in evaluation mode, so that its averages in batch normalisation are of what it is
+    trained on alone; it is left in that mode. It is not recorded: each batch's inputs depend on the parameters. Give the
+    model to `whence.kernel.as_trained` for its modes.
 
     Args:
         model: The model; trained in place, on its own device.
@@ -114,13 +115,14 @@ def train_against(
     data, made = as_examples(train_data), Pgd() if attack is None else attack
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    model.train()
     with progress("adversarial training", epochs * len(data)) as advance, torch.random.fork_rng():
         torch.manual_seed(seed)
         for epoch in range(epochs):
             for rows in torch.randperm(len(data), generator=generator).split(batch_size):
                 x, y = to_device(data.batch(rows, epoch=epoch), device)
+                model.eval()
                 harder = made.changed(model, x, y, loss)
+                model.train()
                 optimizer.zero_grad()
                 loss(call_model(model, harder), y).backward()
                 optimizer.step()
