@@ -15,6 +15,7 @@ from tests.kernel.reference import agree, model_at, recorded
 from whence._errors import ArgumentError, ShapeError
 from whence.kernel import (
     answers,
+    as_trained,
     class_margin,
     hidden_top_k,
     logit_margin,
@@ -92,6 +93,19 @@ def test_a_target_answered_wrongly_has_a_lower_margin_than_if_its_answer_were_th
 def test_margins_that_are_none_are_refused(labels: Any, predicted: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         class_margin(_similarity([[0.0] * 4] * 2), labels, predicted)
+
+
+def test_a_margin_of_similarities_by_time_is_refused_with_the_remedy() -> None:
+    apart = _similarity([[0.0] * 4] * 2).expand_dims(time=[1, 2])
+    with pytest.raises(ShapeError, match=r"these have \('time', 'target', 'other'\)\. Sum the kernel"):
+        class_margin(apart, [5, 5, 8, 9], [5, 9])
+
+
+def test_neighbours_by_class_need_classes() -> None:
+    pair = torch.randn(5, 4), torch.randn(5, 2)
+    trained = as_trained(torch.nn.Linear(4, 2), pair, loss=F.mse_loss)
+    with pytest.raises(ArgumentError, match="training labels must be one whole number an example"):
+        hidden_top_k(trained, pair)
 
 
 def test_no_neighbours_are_refused(run: Run) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
 from whence._numbers import even_parts, is_whole
-from whence.audit.chunks import chosen_ids
+from whence.audit.chunks import chosen_ids, labels_of
 from whence.datasets import Examples, as_examples
 from whence.kernel.answers import outputs_of
 from whence.kernel.representations import activations
@@ -130,16 +130,21 @@ def hidden_top_k(
         memory_budget: Bytes that cosines may take.
 
     Raises:
-        ArgumentError: If ``k`` is not a whole number, at least 1, or the outputs are no classes.
+        ArgumentError: If ``k`` is not a whole number, at least 1, or outputs or training labels are no classes.
         LabelError: If there is no such layer.
     """
     if not is_whole(k) or k < 1:
         raise ArgumentError(f"`k` is how many training examples of each class to average over, at least 1; got {k!r}.")
     trained, examples = as_trained(run), as_examples(targets)
+    labels = labels_of(trained.examples)
+    if labels is None or labels.is_floating_point():
+        raise ArgumentError(
+            "Neighbours are taken class by class, so training labels must be one whole number an example; these are not."
+        )
     found = answers(trained, examples, ids=ids)
     rows = found["target"].values.tolist()
     hidden = _directions(trained, trained.examples, range(len(trained.examples)), layer)
-    kinds, place = torch.unique(trained.examples.labels.to(hidden.device), return_inverse=True)
+    kinds, place = torch.unique(labels.to(hidden.device), return_inverse=True)
     groups = [hidden[place == number] for number in range(len(kinds))]
     means = []
     for part in even_parts(range(len(rows)), max(1, memory_budget // (len(hidden) * hidden.itemsize * 2))):
