@@ -91,8 +91,8 @@ def train_against(
     """Train a model on adversarial inputs made anew for every batch (PGD-AT; PLGK, table 3).
 
     Inputs are made against the model in evaluation mode, so that its averages in batch normalisation are of what it is
-    trained on alone; it is left in that mode. It is not recorded: each batch's inputs depend on the parameters. Give the
-    model to `whence.kernel.as_trained` for its modes.
+    trained on alone; it is left in that mode. It is not recorded: each batch's inputs depend on the parameters. Give
+    the model to `whence.kernel.as_trained` for its modes.
 
     Args:
         model: The model; trained in place, on its own device.

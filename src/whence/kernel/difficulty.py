@@ -139,7 +139,8 @@ def hidden_top_k(
     labels = labels_of(trained.examples)
     if labels is None or labels.is_floating_point():
         raise ArgumentError(
-            "Neighbours are taken class by class, so training labels must be one whole number an example; these are not."
+            "Neighbours are taken class by class, so training labels must be one whole number an example; these "
+            "are not. Take a score that needs no classes, such as similarity_norm."
         )
     found = answers(trained, examples, ids=ids)
     rows = found["target"].values.tolist()
