@@ -61,6 +61,8 @@ def test_a_kernel_that_has_no_eigenmodes_is_refused(run: Run, tmp_path: Path) ->
         eigenmodes(both)
     with pytest.raises(ArgumentError, match="not symmetric"):
         eigenmodes(xr.DataArray([[1.0, 2.0], [0.0, 1.0]], dims=("target", "other")))
+    with pytest.raises(ArgumentError, match="1 entries of this kernel are no finite numbers"):
+        eigenmodes(xr.DataArray([[1.0, np.nan], [0.0, 1.0]], dims=("target", "other")))
     alone = path_kernel(run, data("perceptron", 4, seed=1))["kernel"]
     with pytest.raises(ArgumentError, match=r"`k` is how many modes to keep, 1 to 4; got 5"):
         eigenmodes(alone, k=5)

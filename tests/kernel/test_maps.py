@@ -77,6 +77,8 @@ def test_extremes_are_the_outermost_of_a_class_along_each_axis() -> None:
         ({"method": "pca"}, ArgumentError, r"`method` is 'tsne' or 'umap'; got 'pca'"),
         ({"seed": -1}, ArgumentError, "`seed` is a whole number"),
         ({"kernel": _groups()[:, :5]}, ShapeError, "examples among themselves"),
+        ({"kernel": 2 * _groups()}, ArgumentError, "A map is of cosines, .* a diagonal from 2 to 2"),
+        ({"kernel": _groups().where(_groups() < 1)}, ArgumentError, "none of them nan"),
     ],
 )
 def test_what_is_no_map_is_refused(given: dict[str, Any], error: Any, message: str) -> None:

@@ -236,6 +236,22 @@ def test_examples_without_gradients_have_no_modes() -> None:
         modes(source, count=1)
 
 
+def test_gradients_that_are_not_finite_have_no_modes() -> None:
+    x, y = data("perceptron", COUNT)
+    x[3] = float("nan")
+    source = as_trained(network("perceptron"), (x, y), loss=F.cross_entropy)
+    with pytest.raises(ArgumentError, match=r"Among the loss gradients of these 14 examples some are not finite"):
+        modes(source, count=1)
+    assert len(modes(source, count=1, ids=[0, 1, 2])) == 1
+
+
+def test_a_model_of_lower_precision_is_refused_with_the_remedy() -> None:
+    x, y = data("perceptron", COUNT)
+    source = as_trained(network("perceptron").bfloat16(), (x.bfloat16(), y), loss=F.cross_entropy)
+    with pytest.raises(ArgumentError, match=r"The model is in torch\.bfloat16, and modes need .* \(model\.float\(\)\)"):
+        modes(source, count=1)
+
+
 def test_labels_are_asked_for_with_the_reason() -> None:
     source, _ = setting("perceptron")
     found = modes(source, count=2)

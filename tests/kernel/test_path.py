@@ -217,9 +217,14 @@ def test_a_kernel_larger_than_memory_is_refused_with_what_fits(run: Run) -> None
     with pytest.raises(
         ArgumentError,
         match=r"target 7, other 12\) takes 672 bytes, more than the memory budget of 200\. Give `path` .* at most 2 "
-        r"targets .* width 2 ",
+        r"targets at a time .* width 1 ",
     ):
         path_kernel(run, data("perceptron", 7), run.examples, memory_budget=200)
+    with pytest.raises(ArgumentError, match=r"ask for at most 5 targets \(`ids`\), take sketches of width 3 "):
+        path_kernel(run, data("perceptron", 7), memory_budget=200)
+    path_kernel(run, data("perceptron", 7), ids=range(5), memory_budget=200)
+    with pytest.raises(ArgumentError, match=r"to keep it on disk, or raise `memory_budget`\.$"):
+        path_kernel(run, data("perceptron", 7), run.examples, memory_budget=7)
 
 
 @pytest.mark.parametrize(
@@ -247,3 +252,5 @@ def test_inputs_without_labels_are_refused_with_the_reason_and_the_remedy(run: R
         ArgumentError, match=r"no labels.*gradients of the loss.*Give \(inputs, labels\), or labels='predicted'"
     ):
         path_kernel(run, inputs if given == "tensor" else list(inputs))
+    with pytest.raises(ArgumentError, match=r"no labels.*Give \(inputs, labels\): `labels` is of the targets only"):
+        path_kernel(run, inputs, inputs if given == "tensor" else list(inputs), labels="predicted")

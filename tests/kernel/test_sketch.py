@@ -84,7 +84,14 @@ def test_blocks_and_chosen_examples_give_the_same_sketches(run: Run) -> None:
     assert some.example.values.tolist() == [3, 17]
 
 
-@pytest.mark.parametrize(("given", "message"), [({"width": 0}, "`width` is how many"), ({"seed": -1}, "`seed` is a")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": 0}, "`width` is how many"),
+        ({"seed": -1}, "`seed` is a"),
+        ({"precision": "mixed"}, "No precision 'mixed'"),
+    ],
+)
 def test_what_is_no_sketch_is_refused(run: Run, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         path_features(run, data("perceptron", 2), **{"width": 4, **given})

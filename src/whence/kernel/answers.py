@@ -17,6 +17,11 @@ from whence.kernel.trained import Trained
 from whence.runs import to_device
 
 _ROWS = 512  # examples that go through the model at once
+_CHOICE = (
+    "Give (inputs, labels), or labels='predicted' to take the class that the model itself ranks first at the end of "
+    "the run."
+)
+_NO_CHOICE = "Give (inputs, labels): `labels` is of the targets only, the `others` bring theirs."
 
 
 @final
@@ -41,8 +46,13 @@ class Answered:
         return self._examples.batch(rows)[0], self.labels[rows]
 
 
-def read_examples(data: Any, labels: str) -> Examples:
+def read_examples(data: Any, labels: str, *, of_targets: bool = True) -> Examples:
     """Read data whose labels may be missing.
+
+    Args:
+        data: The data.
+        labels: Which labels are to be taken.
+        of_targets: Whether the caller may choose these labels; the others of a comparison bring theirs.
 
     Raises:
         ArgumentError: If labels are to be the given ones and there are none, or ``labels`` is no such choice.
@@ -55,9 +65,8 @@ def read_examples(data: Any, labels: str) -> Examples:
     if labels == "given":
         raise ArgumentError(
             f"These examples ({type(data).__name__}) have inputs and no labels. The kernel compares gradients of the "
-            "loss, and a loss needs a label for each example: without one there is no gradient to compare. Give "
-            "(inputs, labels), or labels='predicted' to take the class that the model itself ranks first at the end "
-            "of the run."
+            "loss, and a loss needs a label for each example: without one there is no gradient to compare. "
+            f"{_CHOICE if of_targets else _NO_CHOICE}"
         )
     if isinstance(data, Tensor | np.ndarray):
         return as_examples((data, np.zeros(len(data), dtype=np.int64)))

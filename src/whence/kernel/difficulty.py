@@ -77,9 +77,15 @@ def class_margin(similarity: xr.DataArray, train_labels: Any, predicted: Any) ->
         predicted: The class that the model gives each target, such as ``answers(run, targets)["predicted"]``.
 
     Raises:
-        ShapeError: If there is not one label for each of the others, and one answer a target.
+        ShapeError: If there is not one label for each of the others and one answer a target, or times and layers are
+            kept apart.
         ArgumentError: If the others are of a single class, or no training example has a predicted class.
     """
+    if set(similarity.dims) != {"target", "other"}:
+        raise ShapeError(
+            f"A margin is of similarities with dims ('target', 'other'); these have {tuple(similarity.dims)}. Sum the "
+            "kernel over time and layers first: similarity(kernel.sum('time'))."
+        )
     kinds, means = _class_means(similarity, _whole(train_labels, similarity.sizes["other"], "train_labels"))
     own = _whole(predicted, similarity.sizes["target"], "predicted")
     return _named(_margin(similarity["target"], kinds, means, own), "class margin", "mean cosine")

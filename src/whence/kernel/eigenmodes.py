@@ -32,7 +32,7 @@ def eigenmodes(kernel: xr.DataArray, k: int | None = None) -> xr.Dataset:
 
     Raises:
         ShapeError: If the kernel is not square.
-        ArgumentError: If it is not symmetric, or ``k`` is not between 1 and the number of examples.
+        ArgumentError: If it is not symmetric or not finite, or ``k`` is not between 1 and the number of examples.
     """
     if kernel.dims != ("target", "other") or kernel.sizes["target"] != kernel.sizes["other"]:
         raise ShapeError(
@@ -40,6 +40,11 @@ def eigenmodes(kernel: xr.DataArray, k: int | None = None) -> xr.Dataset:
             f"{dict(kernel.sizes)}. Leave `others` out of path_kernel, and sum over time and layers."
         )
     square = kernel.values.astype(np.float64)
+    if not np.isfinite(square).all():
+        raise ArgumentError(
+            f"{int((~np.isfinite(square)).sum())} entries of this kernel are no finite numbers, so it has no modes. "
+            "Leave the examples out whose gradients are not finite."
+        )
     if np.abs(square - square.T).max() > _SYMMETRY * np.abs(square).max():
         raise ArgumentError("This kernel is not symmetric: its targets and others differ. Leave `others` out.")
     most = len(square)

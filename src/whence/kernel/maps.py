@@ -17,6 +17,7 @@ from whence._numbers import is_whole
 from whence.kernel.similarity import angle_distance, similarity
 
 Distances = Float[NDArray[np.float64], "examples examples"]
+_ROUNDING = 1e-2  # by which a cosine of 1 may be off
 _PERPLEXITY, _NEIGHBOURS = 30.0, 15  # the libraries' own
 
 
@@ -37,7 +38,7 @@ def layout(kernel: xr.Dataset | xr.DataArray, *, method: str = "tsne", seed: int
 
     Raises:
         ShapeError: If it is not of examples among themselves, at least 4.
-        ArgumentError: If there is no such method, or the seed is none.
+        ArgumentError: If there is no such method, the seed is none, or these are no cosines, such as a kernel itself.
         MissingExtraError: If UMAP is asked for and not installed.
     """
     if method not in _METHODS:
@@ -50,6 +51,13 @@ def layout(kernel: xr.Dataset | xr.DataArray, *, method: str = "tsne", seed: int
         raise ShapeError(
             "A map is of at least 4 examples among themselves, dims ('target', 'other') of one length; got "
             f"{dict(cosines.sizes)}. Leave `others` out of path_kernel, and sum over time and layers."
+        )
+    own = np.diagonal(cosines.values)
+    if not np.isfinite(cosines.values).all() or np.abs(own - 1).max() > _ROUNDING:
+        raise ArgumentError(
+            "A map is of cosines, 1 on the diagonal, none of them nan; these have a diagonal from "
+            f"{own.min():g} to {own.max():g}. Give the dataset of path_kernel, or its similarity, of examples whose "
+            "gradients are finite."
         )
     angles = angle_distance(cosines).values.astype(np.float64)
     np.fill_diagonal(angles, 0.0)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from whence._errors import ArgumentError
 from whence._progress import Advance
 from whence.audit.products import fast_products
 from whence.audit.quantities import Numbers
@@ -36,6 +37,9 @@ class GradientMatrix:
         names: The parameters.
         memory_budget: Bytes that gradients may take.
 
+    Raises:
+        ArgumentError: If the model is in a type of less than 32 bits.
+
     Attributes:
         layout: Where each parameter stands in a row.
         rows, columns: How many examples and entries there are.
@@ -54,6 +58,11 @@ class GradientMatrix:
     ) -> None:
         self._features = Features(trained, examples, ids, quantity, names)
         self._moment = end_of(trained)
+        if self._features.dtype not in {torch.float32, torch.float64}:
+            raise ArgumentError(
+                f"The model is in {self._features.dtype}, and modes need gradients in float32 or float64. Convert "
+                "model and data first (model.float())."
+            )
         self.layout = Layout.of(trained.model, names)
         self.dtype, self.device = self._features.dtype, trained.device
         self.rows, self.columns = len(ids), self.layout.parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +101,7 @@ def modes(  # noqa: PLR0913 - each is a question of its own
 
     Raises:
         ArgumentError: If there are not so many modes, an argument is outside what it may be, the source has no such
-            step, or no gradient differs from zero.
+            step, no gradient differs from zero, or one is not finite.
         LabelError: If there is no layer of a name.
         GradientError: If per-example gradients of the model cannot be formed.
     """
@@ -185,6 +186,11 @@ def _decomposed(
         for _ in range(iterations):
             basis = _orthonormal(matrix.normal_times(basis, advance))
         image = matrix.times(basis, advance)
+    if not math.isfinite(matrix.energy):
+        raise ArgumentError(
+            f"Among the loss gradients of these {matrix.rows} examples some are not finite, so they have no modes. "
+            "Leave the examples with nan or infinite inputs or losses out (`ids`), or take an earlier `step`."
+        )
     if matrix.energy == 0:
         raise ArgumentError(
             f"The loss gradients of all {matrix.rows} examples are zero, so they have no modes. Take an earlier "

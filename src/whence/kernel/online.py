@@ -43,7 +43,7 @@ class OnlineModes:
             ``("step",)``.
         singular_values: √(Σ ‖Φ v_k‖²) over the steps of each epoch, dims ``("epoch", "mode")``.
         drive: Λ_k, the sum over the steps of each epoch of v_k · the gradient of the batch's loss, dims
-            ``("epoch", "mode")``.
+            ``("epoch", "mode")``. Where several batches make a step, their gradients are added up, undivided.
     """
 
     names: tuple[str, ...]

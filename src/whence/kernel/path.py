@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,18 @@ def _refuse_too_large(work: Work) -> None:
     size, budget = work.row_bytes * len(work.ids), work.memory_budget
     if size <= budget:
         return
+    apart, item = work.row_bytes // len(work.other_ids), work.subject.dtype.itemsize
     sizes = {"target": len(work.ids), "other": len(work.other_ids), **dict(zip(work.by, work.apart, strict=True))}
     listed = ", ".join(f"{name} {length}" for name, length in sizes.items())
-    rows, width = budget // work.row_bytes, budget // ((len(work.ids) + len(work.other_ids)) * 4)
+    if work.symmetric:
+        rows, width, at_a_time = math.isqrt(budget // apart), budget // (len(work.ids) * item), ""
+    else:
+        rows, width = budget // work.row_bytes, budget // ((len(work.ids) + len(work.other_ids)) * item)
+        at_a_time = " at a time"
+    ways = ["Give `path` to keep it on disk"]
+    ways += [f"ask for at most {rows} targets{at_a_time} (`ids`)"] if rows else []
+    ways += [f"take sketches of width {width} in its place (whence.kernel.path_features)"] if width else []
     raise ArgumentError(
-        f"The kernel ({listed}) takes {size:,} bytes, more than the memory budget of {budget:,}. Give `path` to keep "
-        f"it on disk, ask for at most {rows} targets at a time (`ids`), take sketches of width {width} in its place "
-        "(whence.kernel.path_features), or raise `memory_budget`."
+        f"The kernel ({listed}) takes {size:,} bytes, more than the memory budget of {budget:,}. {', '.join(ways)}, or "
+        "raise `memory_budget`."
     )

@@ -154,12 +154,17 @@ def prepare(run: Run, targets: Any, others: Any, asked: Asked) -> Work:
         LabelError: If there is no layer of a name.
         DataError: If the data is of a kind that cannot be read.
     """
-    looked_at = subject(run, asked.times, asked.preconditioner, asked.layers, asked.precision, asked.memory_budget)
+    what = (asked.times, asked.preconditioner, asked.layers, asked.precision, asked.memory_budget)
+    looked_at = subject(run, *what, precisions=tuple(PRECISIONS))
     precision = asked.precision or str(looked_at.dtype).removeprefix("torch.")
     ids, ours = chosen(looked_at.trained, targets, asked.ids, asked.labels)
     if others is None and asked.other_ids is not None:
         raise ArgumentError("`other_ids` chooses among `others`, and there are none: give `others`, or leave it out.")
-    other_ids, theirs = (ids, ours) if others is None else chosen(looked_at.trained, others, asked.other_ids, "given")
+    if others is None:
+        other_ids, theirs = ids, ours
+    else:
+        theirs = read_examples(others, "given", of_targets=False)
+        other_ids = chosen_ids(asked.other_ids, len(theirs)).tolist()
     by = _as_by(asked.by)
     facts = {"precision": precision, "preconditioner": int(asked.preconditioner), "labels": asked.labels}
     facts["symmetric"] = int(others is None)
@@ -169,7 +174,14 @@ def prepare(run: Run, targets: Any, others: Any, asked: Asked) -> Work:
 
 
 def subject(
-    run: Run, times: Times, preconditioner: bool, layers: Layers, precision: str | None, memory_budget: int
+    run: Run,
+    times: Times,
+    preconditioner: bool,
+    layers: Layers,
+    precision: str | None,
+    memory_budget: int,
+    *,
+    precisions: tuple[str, ...] = ("float32", "float64"),
 ) -> Subject:
     """Read and check which states of a run are looked at.
 
@@ -177,8 +189,10 @@ def subject(
         ArgumentError: If the run has no such states, or an argument is outside what `path_kernel` lists.
         LabelError: If there is no layer of a name.
     """
-    if precision not in {None, *PRECISIONS}:
-        raise ArgumentError(f"No precision {precision!r}. Choose 'float32', 'mixed' or 'float64', or leave it out.")
+    if precision not in {None, *precisions}:
+        raise ArgumentError(
+            f"No precision {precision!r}. Choose {' or '.join(map(repr, precisions))}, or leave it out."
+        )
     if memory_budget < 1:
         raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
     trained = as_trained(run)

@@ -98,11 +98,12 @@ def time_kernel(
     Args:
         run: The recorded run.
         examples: Anything `as_examples` takes.
-        times: As in `gradient_tensor`; the states themselves are held, so they must fit the budget beside one example.
+        times: As in `gradient_tensor`; the states themselves are held, as many numbers again as one example's tensor.
         layers: As in `path_kernel`.
         labels: As in `path_kernel`.
         ids: Which of the examples; all by default.
-        precision: ``"float32"`` or ``"float64"``; None takes the run's own. Sums are in float64.
+        precision: ``"float32"`` or ``"float64"``; None takes the run's own. Sums over blocks of
+            examples are in float64.
         memory_budget: Bytes that may be held besides model and data.
 
     Returns:
