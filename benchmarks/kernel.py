@@ -28,6 +28,7 @@ from benchmarks._pictures import save_figure
 from benchmarks.audit import train_recorded
 from whence.evaluation import difficulty
 from whence.kernel import (
+    Times,
     answers,
     class_margin,
     extremes,
@@ -58,6 +59,7 @@ def main() -> None:
     parser = arguments("The path kernel of LeNet-5 on MNIST.")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--targets", type=int, default=BATCH)
+    parser.add_argument("--times", type=int, help="states of the run; the ends of its epochs if left out")
     parser.add_argument("--mapped", type=int, default=1000, help="test images on the maps")
     parser.add_argument("--run", type=Path, help="folder of a recorded run of this setting")
     parser.add_argument("--keep", type=Path, help="where to keep the kernel")
@@ -81,11 +83,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         run = train_recorded(folder / "run", data, 0.0, options.epochs)
     else:
         run = whence.open_run(options.run, lenet5(), data, loss=F.cross_entropy)
-    parts = options.only or PARTS
+    parts, times = options.only or PARTS, options.times or "epoch"
     found: dict[str, Any] = {"machine": machine()}
     if "ratio" in parts or "difficulty" in parts:
-        kernel, seconds = kernel_of(run, targets, options.keep or folder / "kernel.zarr")
-        found["kernel"] = {"epochs": run.epochs, "steps": run.steps, "targets": len(targets[1]), "seconds": seconds}
+        kernel, seconds = kernel_of(run, targets, options.keep or folder / "kernel.zarr", times)
+        found["kernel"] = {
+            "epochs": run.epochs,
+            "steps": run.steps,
+            "states": options.times or run.epochs,
+            "targets": len(targets[1]),
+            "seconds": seconds,
+        }
     if "ratio" in parts and seconds is not None and not options.no_audit:
         start = time.perf_counter()
         whence.audit(run, targets)
@@ -94,18 +102,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if "difficulty" in parts:
         found["difficulty"] = scores(run, targets, kernel)
     if "sketches" in parts:
-        found["sketches"] = sketches(run, targets)
+        found["sketches"] = sketches(run, targets, times)
     if "maps" in parts:
-        found["maps"] = maps(run, target_data(options.data_dir, options.mapped), options.results)
+        found["maps"] = maps(run, target_data(options.data_dir, options.mapped), options.results, times)
     return found
 
 
-def kernel_of(run: whence.Run, targets: Data, path: Path) -> tuple[xr.Dataset, float | None]:
+def kernel_of(run: whence.Run, targets: Data, path: Path, times: Times) -> tuple[xr.Dataset, float | None]:
     """Return the kernel with the training data, and its seconds if it was made now."""
     if path.exists():
         return load_kernel(path).load(), None
     start = time.perf_counter()
-    made = whence.path_kernel(run, targets, run.examples, path=path).load()
+    made = whence.path_kernel(run, targets, run.examples, times=times, path=path).load()
     return made, time.perf_counter() - start
 
 
@@ -126,12 +134,12 @@ def scores(run: whence.Run, targets: Data, kernel: xr.Dataset) -> dict[str, Any]
     return {**table.plain(), "printed": str(table)}
 
 
-def sketches(run: whence.Run, targets: Data) -> list[dict[str, float]]:
+def sketches(run: whence.Run, targets: Data, times: Times) -> list[dict[str, float]]:
     """Return the error of sketches by width, and the seconds of one of the targets."""
     rows = []
     for width in WIDTHS:
         start = time.perf_counter()
-        made = path_features(run, targets, width)
+        made = path_features(run, targets, width, times=times)
         rows.append(
             {
                 "width": width,
@@ -143,10 +151,10 @@ def sketches(run: whence.Run, targets: Data) -> list[dict[str, float]]:
     return rows
 
 
-def maps(run: whence.Run, targets: Data, results: Path) -> dict[str, Any]:
+def maps(run: whence.Run, targets: Data, results: Path, times: Times) -> dict[str, Any]:
     """Draw the paper's figures 5 to 7 of test images among themselves."""
     start = time.perf_counter()
-    alike = whence.similarity(whence.path_kernel(run, targets))
+    alike = whence.similarity(whence.path_kernel(run, targets, times=times))
     seconds = time.perf_counter() - start
     places, labels = layout(alike, method="umap"), targets[1].numpy()
     wrong = answers(run, targets)["predicted"].values != labels
@@ -170,10 +178,12 @@ def maps(run: whence.Run, targets: Data, results: Path) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """Return the results in Markdown."""
-    lines = ["LeNet-5, MNIST, 200 batches of 256, Adam 1.5e-5; states at the end of every epoch.", ""]
+    lines = ["LeNet-5, MNIST, 200 batches of 256, Adam 1.5e-5.", ""]
     lines += [f"Machine: {json.dumps(found['machine'], sort_keys=True)}", ""]
-    if "kernel" in found and found["kernel"]["seconds"] is not None:
+    if "kernel" in found:
         one = found["kernel"]
+        lines += [f"{one['states']} states of {one['epochs']} epochs, {one['targets']} targets.", ""]
+    if "kernel" in found and found["kernel"]["seconds"] is not None:
         lines += [f"Kernel of 51,200 x {one['targets']} over {one['epochs']} epochs: {one['seconds']:.0f} s.", ""]
     if "ratio" in found:
         one = found["ratio"]
