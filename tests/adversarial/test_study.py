@@ -20,6 +20,7 @@ from tests.report.making import read
 from whence._errors import ArgumentError, AuditError
 from whence.adversarial import Groups, Plan, Recipe, Study, findings, outcomes, study, with_cure
 from whence.report import save_study, study_run, write_report
+from whence.report.attack_plots import attacked_figures
 from whence.runs import Run
 
 PLAN = Plan(
@@ -197,6 +198,13 @@ def test_the_page_says_what_came_out_and_each_claim(run: Run, found: Study, tmp_
     assert text.count("holds") >= 1
     keys = {element.attributes.get("data-figure") for element in page.of("div")}
     assert {"attacked-gross", "attacked-modes", "attacked-cancellation", "attacked-regime"} <= keys
+
+
+def test_the_plot_of_twins_is_of_the_first_clean_input_and_its_adversarial_one(found: Study) -> None:
+    drawn = attacked_figures(found)[0].traces[0]
+    whole = found.audit.influence.sum(["layer", "epoch"])
+    np.testing.assert_allclose(drawn["x"], whole.isel(target=0), rtol=1e-2, atol=1e-9)
+    np.testing.assert_allclose(drawn["y"], whole.isel(target=2 * len(found.groups)), rtol=1e-2, atol=1e-9)
 
 
 def test_a_study_of_too_short_a_run_is_refused(run: Run, groups: Groups, tmp_path: Path) -> None:
