@@ -62,11 +62,11 @@ def test_the_last_loss_is_that_of_the_outcomes(run: Run, found: Study) -> None:
 
 def test_there_is_one_finding_a_claim_with_the_numbers_that_decide_it(found: Study) -> None:
     told = findings(found)
-    assert len({one.claim for one in told}) == len(told) == 13
+    assert len({one.claim for one in told}) == len(told) == 14
     assert all(np.isfinite(list(one.numbers.values())).all() for one in told)
     where = [one.where for one in told]
     assert where[:2] == ["figure 9", "figure 10"]
-    assert where[-1] == "table 2"
+    assert where[-2:] == ["table 2", "control"]
 
 
 @pytest.mark.parametrize(("cured", "control", "holds"), [(1.0, 0.0, True), (0.66, 0.0, False), (1.0, 0.34, False)])
@@ -76,7 +76,7 @@ def test_the_cure_holds_if_it_cures_and_chance_does_not(
     right = found.outcomes["right"].astype(float)
     right.loc["cured adversarial"], right.loc["adversarial + random"] = cured, control
     other = replace(found, outcomes=found.outcomes.assign(right=right))
-    assert findings(other)[-1].holds is holds
+    assert findings(other)[-2].holds is holds
 
 
 @pytest.mark.parametrize(("before", "after", "holds"), [(1.0, 1.0, True), (1.0, 0.66, False), (0.66, 0.66, True)])
@@ -85,7 +85,7 @@ def test_a_cure_is_harmless_if_as_many_random_inputs_are_right_as_before(
 ) -> None:
     right = found.outcomes["right"].astype(float)
     right.loc["random"], right.loc["cured random"] = before, after
-    told = findings(replace(found, outcomes=found.outcomes.assign(right=right)))[-2]
+    told = findings(replace(found, outcomes=found.outcomes.assign(right=right)))[-3]
     assert told.holds is holds
     assert told.numbers == {"right, random": pytest.approx(before), "right, cured random": pytest.approx(after)}
     cured = with_cure(found.groups.only(["clean", "random"]), found.modes, run, of="random", recipe=PLAN.recipe)
@@ -94,7 +94,7 @@ def test_a_cure_is_harmless_if_as_many_random_inputs_are_right_as_before(
 
 def test_the_claim_of_a_cure_says_what_its_recipe_aims_at(found: Study) -> None:
     claims = [
-        findings(replace(found, plan=replace(PLAN, recipe=Recipe(aim=aim))))[-1].claim
+        findings(replace(found, plan=replace(PLAN, recipe=Recipe(aim=aim))))[-2].claim
         for aim in ("drive", "grow", "loss")
     ]
     assert [claim.split(" cures")[0].split("that ")[1] for claim in claims] == [
@@ -218,3 +218,30 @@ def test_a_study_of_too_short_a_run_is_refused(run: Run, groups: Groups, tmp_pat
     short = whence.open_run(tmp_path / "run", network(), data, loss=cross_entropy)
     with pytest.raises(ArgumentError, match=r"compares epochs, at least 2; .* has 1"):
         study(short, digits("test", 20), plan=PLAN)
+
+
+@pytest.mark.parametrize(("plainly", "holds"), [(0.0, True), (1.0, False)])
+def test_a_cure_that_does_no_more_than_the_same_steps_without_modes_says_so(
+    found: Study, plainly: float, holds: bool
+) -> None:
+    right = found.outcomes["right"].astype(float)
+    right.loc["cured adversarial"], right.loc["cured adversarial, no modes"] = 1.0, plainly
+    told = findings(replace(found, outcomes=found.outcomes.assign(right=right)))[-1]
+    assert told.where == "control"
+    assert told.holds is holds
+
+
+def test_a_study_that_was_stopped_before_its_page_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("whence.report.studying.write_report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            study_run(run, digits("test", 60), tmp_path / "out", plan=PLAN)
+    made = study_run(run, digits("test", 60), tmp_path / "out", plan=PLAN)
+    assert Path(made["page"]).is_file()
+    with pytest.raises(AuditError, match="Something stands at"):
+        study_run(run, digits("test", 60), tmp_path / "out", plan=PLAN)

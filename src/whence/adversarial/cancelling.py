@@ -149,27 +149,28 @@ def modes_over_time(
         for trained in trained_at(run, steps):
             found = modes(trained, count=count, ids=ids, seed=seed, memory_budget=memory_budget)
             values = mode_coefficients(found, trained, groups, memory_budget=memory_budget)
-            felt = sensitivity(first_modes(found, min(sensitive, count)), trained, groups)
+            felt = sensitivity(first_modes(found, min(sensitive, count)), trained, groups, memory_budget=memory_budget)
             one = {"cancellation": cancellation_ratio(found, values), "energy": (values**2).sum("mode")}
             parts.append(xr.Dataset({**one, **felt, "captured": float(found.captured[-1])}).drop_attrs())
             advance(1)
     return xr.concat(parts, "time").assign_coords(time=steps)
 
 
-def sensitivity(found: Modes, source: Run | Trained, groups: Groups) -> xr.Dataset:
+def sensitivity(found: Modes, source: Run | Trained, groups: Groups, **options: Any) -> xr.Dataset:
     """Return how strongly the inputs of all groups move their coefficients (PLGK, figure 16).
 
     Args:
         found: The modes.
         source: The run whose modes they are, or a trained model.
         groups: The inputs.
+        options: Passed to `whence.kernel.input_sensitivity`.
 
     Returns:
         ``raw`` and ``corrected`` of `whence.kernel.input_sensitivity`, dims ``("group", "example", "mode")``.
 
     Errors are those of `whence.kernel.input_sensitivity`.
     """
-    values = input_sensitivity(found, source, groups.data)
+    values = input_sensitivity(found, source, groups.data, **options)
     return xr.Dataset({str(name): groups.split(one, "example") for name, one in values.items()})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -35,6 +35,7 @@ from whence.kernel.moments import ends_of_epochs
 from whence.runs import Run
 
 CURED, CONTROL, CURED_RANDOM = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}", f"cured {RANDOM}"
+WITHOUT_MODES = f"{CURED}, no modes"
 _THREE = (CLEAN, RANDOM, ADVERSARIAL)
 _TOP = 10  # leading modes, which findings compare with the others
 
@@ -91,7 +92,8 @@ class Study:
 
     Attributes:
         plan: What was asked.
-        groups: Clean, random and adversarial inputs, the latter two cured, and the control of the cure.
+        groups: Clean, random and adversarial inputs, the latter two cured, and the controls of the cure: a random
+            change of its length, and the same steps up the loss of the answer, without modes.
         audit: Of clean, random and adversarial inputs, then of the inputs on the path; by layer and epoch.
         influences: `influence_over_time`.
         agreement: `influence_agreement` of adversarial with clean inputs.
@@ -174,6 +176,9 @@ def study(
     groups = with_cure(three, found, run, recipe=plan.recipe, seed=plan.seed)
     unharmed = cure(found, run, three.inputs[RANDOM], recipe=plan.recipe, bounds=three.bounds)
     groups = groups.with_group(CURED_RANDOM, unharmed)
+    blind = replace(plan.recipe, aim="loss")
+    plainly = cure(found, run, three.inputs[ADVERSARIAL], recipe=blind, bounds=three.bounds)
+    groups = groups.with_group(WITHOUT_MODES, plainly)
     leading = first_modes(found, min(plan.sensitive, plan.modes))
     audited = _audited(run, three, plan, path, memory_budget)
     whole = audited.influence.isel(target=slice(0, len(three) * len(_THREE)))

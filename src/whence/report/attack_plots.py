@@ -10,12 +10,20 @@ import xarray as xr
 
 from whence.adversarial import Study
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM
-from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM
-from whence.report.figures import FIRST, HARMED, MUTED, SECOND, Figure, axis, compact, layout
+from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM, WITHOUT_MODES
+from whence.report.figures import FIRST, HARMED, INK, MUTED, SECOND, Figure, axis, compact, layout
 from whence.report.words import number
 
-_COLOURS = {CLEAN: FIRST, RANDOM: MUTED, ADVERSARIAL: SECOND, CURED: FIRST, CONTROL: HARMED, CURED_RANDOM: MUTED}
-_DASHES = {CURED: "dash", CONTROL: "dot", CURED_RANDOM: "dash"}
+_COLOURS = {
+    CLEAN: FIRST,
+    RANDOM: MUTED,
+    ADVERSARIAL: SECOND,
+    CURED: FIRST,
+    CONTROL: HARMED,
+    CURED_RANDOM: MUTED,
+    WITHOUT_MODES: INK,
+}
+_DASHES = {CURED: "dash", CONTROL: "dot", CURED_RANDOM: "dash", WITHOUT_MODES: "dashdot"}
 _TOP = 10  # leading modes
 _POINTS = 2000  # of a scatter plot
 

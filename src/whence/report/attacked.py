@@ -9,7 +9,7 @@ import torch
 
 from whence.adversarial import Study, findings
 from whence.adversarial.groups import RANDOM
-from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM
+from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM, WITHOUT_MODES
 from whence.datasets import as_examples
 from whence.report.attack_plots import attacked_figures
 from whence.report.figures import Figure, Rows
@@ -73,6 +73,7 @@ def attacked(study: Study) -> Attacked:
     verdict = (
         f"{percent(float(right.sel(group=CURED)))} of {count(len(study.groups), 'adversarial input')} "
         f"({study.groups.attack}) are answered rightly after the cure, "
+        f"{percent(float(right.sel(group=WITHOUT_MODES)))} after the same steps without modes, "
         f"{percent(float(right.sel(group=CONTROL)))} after a random change of the same length. Of the random inputs, "
         f"{percent(float(right.sel(group=RANDOM)))} are answered rightly before the same cure and "
         f"{percent(float(right.sel(group=CURED_RANDOM)))} after it. {held} of the {len(told)} claims of the paper hold "

@@ -37,16 +37,17 @@ def study_run(run: Run, targets: Any, out: str | Path, *, plan: Plan | None = No
     Raises:
         ArgumentError: If a part of the plan is outside what it may be, or ``out`` is a file.
         AttackError: If the attack finds too few adversarial inputs.
-        AuditError: If tables stand in the folder already, or an audit of something else.
+        AuditError: If a page stands in the folder already, or an audit of something else.
         MissingExtraError: If foolbox is not installed.
         DiskError: If the disk is full or refuses to write.
     """
     folder = Path(out)
     if folder.is_file():
         raise ArgumentError(f"{folder} is a file; give the path of a folder.")
-    refuse_existing(folder / "tables")
+    refuse_existing(folder / "page.html")
     make_folder(folder)
     found = study(run, targets, plan=plan, path=folder / "audit.zarr")
+    shutil.rmtree(folder / "tables", ignore_errors=True)  # of a study that was stopped before its page
     save_study(found, folder / "tables")
     page = write_report(run, found.audit, found.targets, folder / "page.html", adversarial=found)
     right = found.outcomes["right"].mean("example")
