@@ -64,8 +64,8 @@ def read_examples(data: Any, labels: str, *, of_targets: bool = True) -> Example
         return as_examples(data)
     if labels == "given":
         raise ArgumentError(
-            f"These examples ({type(data).__name__}) have inputs and no labels. The kernel compares gradients of the "
-            "loss, and a loss needs a label for each example: without one there is no gradient to compare. "
+            f"These examples ({type(data).__name__}) have inputs and no labels. What is asked for are gradients "
+            "of the loss, and a loss needs a label for each example: without one there is no gradient to compare. "
             f"{_CHOICE if of_targets else _NO_CHOICE}"
         )
     if isinstance(data, Tensor | np.ndarray):

@@ -51,8 +51,8 @@ def coefficients(
         GradientError: If per-example gradients of the model cannot be formed.
     """
     trained = standing_with(modes, source, step)
-    found, chosen, loss = asked(examples, ids, labels, trained)
-    matrix = GradientMatrix(trained, found, chosen, loss, modes.names, memory_budget)
+    found, chosen = asked(examples, ids, labels, trained)
+    matrix = GradientMatrix(trained, found, chosen, trained.loss.per_example, modes.names, memory_budget)
     with progress("coefficients", len(chosen)) as advance:
         values = matrix.times(modes.directions.to(matrix.device, matrix.dtype).T, advance)
     return labelled(values, chosen, "coefficient", "units of loss per unit step along the mode")

@@ -14,6 +14,7 @@ from whence._progress import Advance
 from whence.audit.products import fast_products
 from whence.audit.quantities import Numbers
 from whence.datasets import Examples
+from whence.kernel.answers import Answered
 from whence.kernel.features import Features
 from whence.kernel.layout import Layout
 from whence.kernel.moments import end_of
@@ -50,7 +51,7 @@ class GradientMatrix:
     def __init__(
         self,
         trained: Trained,
-        examples: Examples,
+        examples: Examples | Answered,
         ids: Sequence[int],
         quantity: str | Numbers,
         names: tuple[str, ...],

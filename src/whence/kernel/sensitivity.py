@@ -55,14 +55,16 @@ def input_sensitivity(
         GradientError: If the model cannot be differentiated example by example, or not twice.
     """
     trained = standing_with(modes, source, step)
-    found, chosen, loss = asked(examples, ids, labels, trained)
-    matrix = GradientMatrix(trained, found, chosen, loss, modes.names, memory_budget)
+    found, chosen = asked(examples, ids, labels, trained)
+    matrix = GradientMatrix(trained, found, chosen, trained.loss.per_example, modes.names, memory_budget)
     directions = modes.directions.to(matrix.device, matrix.dtype)
     raw = []
     with progress("input sensitivity", len(chosen) * len(modes)) as advance:
         for part in even_parts(range(len(chosen)), matrix.rows_at_once):
             inputs, own = to_device(found.batch(chosen[part.start : part.stop]), matrix.device)
-            slopes = Slopes(modes.layout, trained.model, loss, cast_floating(inputs, matrix.dtype), own)
+            slopes = Slopes(
+                modes.layout, trained.model, trained.loss.per_example, cast_floating(inputs, matrix.dtype), own
+            )
             raw.append(_norms(slopes, directions, advance))
     unit = "units of loss per unit step along the mode and unit of input"
     sizes = torch.cat([block.norm(dim=1) for _, block in matrix.blocks(lambda _rows: None)])
