@@ -20,6 +20,7 @@ WhenceError
 ├── HeadMemoryError         the memory does not hold an index head over so many examples
 ├── AuditError              an audit cannot be made, saved, resumed or read as asked
 ├── AttackError             an attack found fewer adversarial inputs than asked for
+├── UnreachedError          no sample of a prior took the value asked for
 ├── ArgumentError           an argument is outside what a function accepts (also a ValueError)
 ├── LabelError              no such id along an axis (also a KeyError)
 ├── ShapeError              an array has the wrong shape (also a ValueError)
@@ -27,6 +28,8 @@ WhenceError
 
 Each message says what is wrong, what was given, and what to do next.
 """
+
+from typing import Any
 
 
 class WhenceError(Exception):
@@ -107,6 +110,18 @@ class AuditError(WhenceError):
 
 class AttackError(WhenceError):
     """An attack found fewer adversarial inputs than asked for."""
+
+
+class UnreachedError(WhenceError):
+    """No sample of a prior reached the value that it was to take.
+
+    Attributes:
+        found: The `InvariantSet` with all of them, as near as they came.
+    """
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class ArgumentError(WhenceError, ValueError):

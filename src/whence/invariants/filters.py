@@ -42,7 +42,8 @@ def low_pass(images: Float[Tensor, "... height width"], cutoff: float) -> Float[
     height, width = images.shape[-2:]
     kept = _heights(height, width, images.device) <= cutoff
     spectrum = torch.fft.rfft2(images.double()) * kept
-    return torch.fft.irfft2(spectrum, s=(height, width)).to(images.dtype)
+    kept_only: Tensor = torch.fft.irfft2(spectrum, s=(height, width)).to(images.dtype)
+    return kept_only
 
 
 def _heights(height: int, width: int, device: torch.device) -> Float[Tensor, "height half"]:

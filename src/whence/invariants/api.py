@@ -1,0 +1,257 @@
+"""Invariants: inputs on which a network takes the value that it takes on a query."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from whence._errors import ArgumentError, ShapeError, UnreachedError
+from whence._numbers import even_parts, is_whole
+from whence._progress import progress
+from whence.datasets import as_examples
+from whence.invariants.filters import low_pass
+from whence.invariants.memory import samples_at_once
+from whence.invariants.objective import Objective
+from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, starts_of
+from whence.invariants.priors.protocol import Prior, draw, evaluations, latent_quantile
+from whence.invariants.problem import Measured, Problem
+from whence.invariants.result import InvariantSet, said
+from whence.invariants.solvers import GaussNewton, Search, Solver, Status
+
+_SPREAD = 1024  # examples that the objective's spread is measured on
+
+
+def invariants(  # noqa: PLR0913 - each is a choice of its own
+    objective: Objective,
+    query: Float[Tensor, "*input"],
+    prior: Prior,
+    n: int,
+    *,
+    solver: Solver | None = None,
+    pool: Pool | int = 1024,
+    cutoff: float | None = None,
+    goal: Float[Tensor, " values"] | None = None,
+    data: Any = None,
+    seed: int = 0,
+    memory_budget: int = 2**30,
+) -> InvariantSet:
+    """Find inputs of a prior on which an objective takes the value that it takes on a query (EquiDiff, section 3.1).
+
+    Every sample comes back, with its own certificate; one that is not within the objective's tolerance is marked, not
+    dropped. An interrupt from the keyboard ends the search with what was found so far.
+
+    Args:
+        objective: What is to be kept; it has its own distance and tolerance.
+        query: One input, without a batch axis.
+        prior: Where samples come from; its inputs have the query's shape.
+        n: How many samples.
+        solver: Moves latents to their goal; `GaussNewton` if left out.
+        pool: Draws of the prior that searches start from, those nearest in value and far from each other: made once
+            for many calls by `draw_pool`, or how many to draw now. 0 starts from n draws as they come.
+        cutoff: Demand also that the sample, low-pass filtered at this share of the highest frequency, takes the
+            value that the filtered query takes: then the value does not hang on what no eye sees. (The published
+            algorithm demands the unfiltered query's value, which the query itself fails; see `InfiniteOptimization`.)
+        goal: Values to reach instead of the query's.
+        data: Examples over which the objective's spread is measured (the first 1,024); the pool's draws if left out.
+        seed: Of all draws.
+        memory_budget: Bytes that the decodings of samples searched for together may take.
+
+    Raises:
+        ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be.
+        ShapeError: If the query's shape is not the prior's, or the goal is of another length.
+        GradientError: If the objective has no gradient by its input.
+        UnreachedError: If no sample came within the tolerance; the error has them all as ``found`` and says how near
+            they came.
+    """
+    begun = time.perf_counter()
+    if not is_whole(n) or n < 1:
+        raise ArgumentError(f"n is how many samples are wanted, 1 or more; got {n!r}.")
+    check_query(query, prior)
+    problem = problem_of(objective, query, prior, cutoff=cutoff, goal=goal)
+    known = _pool(pool, prior, query, seed)
+    spread, starts, cost = _begin(problem, known, n, seed, query, data)
+    # A pool drawn for this call is paid by it; one that was handed in was paid for before.
+    cost = 0 if isinstance(pool, Pool) else cost
+    with progress(f"invariants of {objective.name}", n) as advance:
+        search = _searched(problem, starts, solver or GaussNewton(), memory_budget, advance)
+    inputs, measured = _measured(problem, search.latents, memory_budget)
+    attrs = {
+        "objective": objective.name,
+        "goal": problem.goal.tolist(),
+        "tolerance": objective.tolerance,
+        "spread": spread,
+        "cutoff": "none" if cutoff is None else cutoff,
+        "pool_evaluations": cost,
+        "seed": seed,
+        "seconds": time.perf_counter() - begun,
+    }
+    found = InvariantSet(inputs, search.latents, query.detach().clone(), _certificate(search, measured, attrs))
+    if not found.solved.any() and not (search.status == Status.INTERRUPTED).any():
+        raise UnreachedError(_how_near(found, problem, known), found)
+    return found
+
+
+def check_query(query: Tensor, prior: Prior) -> None:
+    """Refuse a query that the prior cannot make.
+
+    Raises:
+        ShapeError: If its shape is not that of the prior's inputs.
+        ArgumentError: If its numbers are not finite, or outside of the range of the prior's inputs, if it tells one.
+    """
+    latent = torch.zeros(1, *prior.latent_shape, dtype=query.dtype, device=query.device)
+    with torch.no_grad():
+        made = prior.decode(latent).shape[1:]
+    if query.shape != made:
+        raise ShapeError(
+            f"The query has the shape {tuple(query.shape)}, and the prior makes inputs of {tuple(made)}. Give one "
+            "input without a batch axis, of the size that the prior was trained on."
+        )
+    if not bool(query.isfinite().all()):
+        raise ArgumentError("The query has numbers that are not finite. Give an input that the network can answer.")
+    low, high = getattr(prior, "bounds", None) or (-torch.inf, torch.inf)
+    slack = 0.01 * (high - low) if high - low < torch.inf else 0.0
+    least, most = float(query.min()), float(query.max())
+    if least < low - slack or most > high + slack:
+        raise ArgumentError(
+            f"The query's numbers go from {least:.4g} to {most:.4g}, and the prior's inputs from {low:.4g} to "
+            f"{high:.4g}. Scale the query as the prior's training images were."
+        )
+
+
+def problem_of(
+    objective: Objective,
+    query: Float[Tensor, "*input"],
+    prior: Prior,
+    *,
+    cutoff: float | None = None,
+    goal: Float[Tensor, " values"] | None = None,
+) -> Problem:
+    """Return the equations that inputs with a query's values solve.
+
+    Raises:
+        ArgumentError: If the cutoff is not above 0, to 1, or both it and a goal are given.
+        ShapeError: If the goal has another length than the objective's values.
+    """
+    with torch.no_grad():
+        own = objective(query[None])[0]
+        filtered = None if cutoff is None else objective(low_pass(query, cutoff)[None])[0]
+    if goal is None:
+        return Problem(objective, prior, own, filtered, cutoff)
+    if cutoff is not None:
+        raise ArgumentError("A filter needs what the query's filtered values are; with `goal` leave `cutoff` out.")
+    if goal.shape != own.shape:
+        raise ShapeError(f"{objective.name} has {len(own)} values; got a goal of shape {tuple(goal.shape)}.")
+    return Problem(objective, prior, goal.to(own))
+
+
+def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | None:
+    """Return the pool to start from, drawn if only its size is given; None without one.
+
+    Raises:
+        ArgumentError: If the size is not a whole number from 0.
+    """
+    if isinstance(pool, Pool):
+        return checked_pool(pool, prior)
+    if not is_whole(pool) or pool < 0:
+        raise ArgumentError(f"pool is a Pool, or how many draws it holds, from 0; got {pool!r}.")
+    return draw_pool(prior, pool, seed=seed, device=query.device, dtype=query.dtype) if pool else None
+
+
+def _begin(
+    problem: Problem, pool: Pool | None, n: int, seed: int, query: Tensor, data: Any
+) -> tuple[float, Tensor, int]:
+    """Return the objective's spread, starts, and the evaluations that their pool cost."""
+    if pool is None:
+        starts = draw(problem.prior, n, seed, device=query.device, dtype=query.dtype)
+        values = None
+    else:
+        values, distances = pool_values(pool, problem)
+        starts = starts_of(pool, distances, n, seed)
+    if data is not None:
+        values = values_over(problem.objective, data, query)
+    spread = float("nan") if values is None else spread_of(values)
+    return spread, starts, 0 if pool is None else len(pool) * evaluations(problem.prior)
+
+
+def values_over(objective: Objective, data: Any, like: Tensor, most: int = _SPREAD) -> Float[Tensor, "some values"]:
+    """Return an objective's values on the first examples of data."""
+    examples = as_examples(data)
+    with torch.no_grad():
+        parts = even_parts(range(min(most, len(examples))), 256)
+        return torch.cat([objective(examples.batch(part)[0].to(like)) for part in parts])
+
+
+def spread_of(values: Float[Tensor, "some values"]) -> float:
+    """Return the standard deviation of an objective's values: the root of the mean variance if there are many."""
+    return float(values.var(0, correction=0).mean().sqrt())
+
+
+def _searched(problem: Problem, starts: Tensor, solver: Solver, memory_budget: int, advance: Any) -> Search:
+    """Search from all starts, as many at once as the memory takes; an interrupt leaves what was found."""
+    whole = Search(starts)
+    for part in even_parts(range(len(starts)), samples_at_once(problem, starts, memory_budget)):
+        rows = slice(part.start, part.stop)
+        search, interrupted = Search(starts[rows], advance), False
+        try:
+            solver.solve(problem, search)
+        except KeyboardInterrupt:
+            interrupted = True
+        search.close(search.rows(), Status.INTERRUPTED if interrupted else Status.BUDGET)
+        whole.latents[rows], whole.status[rows] = search.latents, search.status
+        whole.evaluations[rows] = search.evaluations
+        if interrupted:
+            whole.close(whole.rows(), Status.INTERRUPTED)
+            break
+    return whole
+
+
+def _measured(problem: Problem, latents: Tensor, memory_budget: int) -> tuple[Tensor, Measured]:
+    """Return the inputs that latents stand for, and their values: computed anew, not the solver's."""
+    with torch.no_grad():
+        parts = even_parts(range(len(latents)), samples_at_once(problem, latents, memory_budget))
+        inputs = torch.cat([problem.prior.decode(latents[part.start : part.stop]) for part in parts])
+        return inputs, problem.measure(inputs)
+
+
+def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> xr.Dataset:
+    """Return what proves each sample, from values measured after the search."""
+    columns: dict[str, Any] = {
+        "residual": measured.distance,
+        "solved": measured.solved,
+        "evaluations": search.evaluations,
+    }
+    if measured.filtered_distance is not None:
+        columns["filtered_residual"] = measured.filtered_distance
+    data: dict[str, Any] = {name: ("sample", one.cpu().numpy()) for name, one in columns.items()}
+    data["quantile"] = ("sample", latent_quantile(search.latents))
+    data["values"] = (("sample", "value"), measured.values.cpu().numpy())
+    # What was measured decides: a search that was cut short may have come within the tolerance all the same.
+    words = [
+        said(Status.SOLVED if solved else Status(status))
+        for solved, status in zip(measured.solved.tolist(), search.status.tolist(), strict=True)
+    ]
+    return xr.Dataset(data, {"status": ("sample", np.array(words, dtype=object))}, attrs)
+
+
+def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None) -> str:
+    """Return what to say when no sample reached the goal."""
+    told = found.certificate
+    nearest = int(np.nanargmin(told.residual.values)) if np.isfinite(told.residual.values).any() else 0
+    goal, value = problem.goal.tolist(), told["values"].values[nearest].tolist()
+    shown = f"{goal[0]:.6g}; the nearest came to {value[0]:.6g}" if len(goal) == 1 else f"{len(goal)} values"
+    reach = ""
+    if pool is not None and len(goal) == 1:
+        drawn, _ = pool_values(pool, problem)
+        reach = f" The prior's own draws go from {float(drawn.min()):.4g} to {float(drawn.max()):.4g}."
+    failures = ", ".join(f"{count} {name}" for name, count in found.summary()["failures"].items())
+    return (
+        f"None of {len(found)} samples reached {problem.objective.name} = {shown}, {float(told.residual[nearest]):.3g} "
+        f"away (tolerance {problem.objective.tolerance:g}; {failures}).{reach} Take a query or goal within the prior's "
+        "reach, a larger pool, or more steps; the samples are in this error's `found`."
+    )

@@ -1,0 +1,200 @@
+"""Objectives: what an invariant keeps, one row of numbers for each input."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whence._errors import ArgumentError, LabelError, ShapeError
+from whence._numbers import is_number, is_whole
+from whence.datasets import call_model
+from whence.kernel.representations import activations
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+TOLERANCE = 0.01  # EquiDiff, appendix .3.1
+
+
+def root_mean_square(values: Float[Tensor, "batch values"], goal: Float[Tensor, " values"]) -> Float[Tensor, " batch"]:
+    """Return how far the values of each input are from a goal: the root of the mean squared difference."""
+    return (values - goal).square().mean(1).sqrt()
+
+
+def greatest_difference(
+    values: Float[Tensor, "batch values"], goal: Float[Tensor, " values"]
+) -> Float[Tensor, " batch"]:
+    """Return how far the values of each input are from a goal: the greatest of the differences."""
+    return (values - goal).abs().amax(1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A function of the input, the invariant sets of which are looked for: IS(x*) = {x : L(x) = L(x*)}.
+
+    EquiDiff, section 3.1, equation 3.1. Call it with a batch of inputs for their values, one row an input; the rows
+    do not depend on each other.
+
+    Attributes:
+        function: From a batch of inputs to one or more numbers an input; never reduced over the batch.
+        name: What it is called in results, such as ``"fc2.3"``.
+        distance: How far each row of values is from the query's; the residual that is reported.
+        tolerance: The distance up to which an input counts as an invariant, in the objective's own unit.
+
+    Raises:
+        ArgumentError: If the tolerance is not above 0.
+
+    Example:
+        >>> radius = Objective(lambda points: points.square().sum(1), "squared radius")
+        >>> radius(torch.tensor([[3.0, 4.0], [0.0, 2.0]])).tolist()
+        [[25.0], [4.0]]
+    """
+
+    function: Callable[[Any], Tensor]
+    name: str
+    distance: Distance = root_mean_square
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        if not is_number(self.tolerance) or self.tolerance <= 0:
+            raise ArgumentError(f"tolerance is a distance above 0; got {self.tolerance!r}.")
+
+    def __call__(self, inputs: Tensor) -> Float[Tensor, "batch values"]:
+        """Return the values of inputs.
+
+        Raises:
+            ArgumentError: If the function does not give floating-point numbers.
+            ShapeError: If it does not give a row for each input.
+        """
+        values: Any = self.function(inputs)
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            given = f"a tensor of {values.dtype}" if isinstance(values, Tensor) else f"{type(values).__name__}"
+            raise ArgumentError(
+                f"The objective {self.name} must return a tensor of floating-point numbers; got {given}."
+            )
+        if values.ndim == 0 or len(values) != len(inputs):
+            raise ShapeError(
+                f"The objective {self.name} must return one row for each of {len(inputs)} inputs, never reduced over "
+                f"the batch; got shape {tuple(values.shape)}."
+            )
+        return values.reshape(len(inputs), -1)
+
+    def within(self, tolerance: float) -> Objective:
+        """Return the same objective with another tolerance.
+
+        Raises:
+            ArgumentError: If it is not above 0.
+        """
+        return replace(self, tolerance=tolerance)
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that answers each input by itself and whose parameters take no gradients."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def logits(model: nn.Module, indices: Sequence[int] | None = None) -> Objective:
+    """Return the outputs of a model as an objective, all or some of them.
+
+    Args:
+        model: Copied, in evaluation mode; later changes of it do not reach the objective.
+        indices: Of the outputs, from 0.
+    """
+    return _outputs(model, indices, lambda out: out, "logit")
+
+
+def probabilities(model: nn.Module, indices: Sequence[int] | None = None) -> Objective:
+    """Return the softmax of a model's outputs as an objective, all or some of its probabilities."""
+    return _outputs(model, indices, lambda out: out.softmax(1), "probability")
+
+
+def _outputs(model: nn.Module, indices: Sequence[int] | None, read: Callable[[Tensor], Tensor], word: str) -> Objective:
+    known = frozen(model)
+    chosen = None if indices is None else torch.as_tensor(list(indices))
+    if chosen is not None and (not len(chosen) or chosen.is_floating_point()):
+        raise ArgumentError(f"indices are one or more places of outputs; got {indices!r}.")
+
+    def function(inputs: Any) -> Tensor:
+        found = read(call_model(known, inputs))
+        if chosen is None:
+            return found
+        _check_index(int(chosen.max()), found.shape[1], f"{word} of {type(model).__name__}")
+        _check_index(int(chosen.min()), found.shape[1], f"{word} of {type(model).__name__}")
+        return found[:, chosen.to(found.device)]
+
+    many = {"logit": "logits", "probability": "probabilities"}[word]
+    said = many if chosen is None else f"{word if len(chosen) == 1 else many} {', '.join(map(str, chosen.tolist()))}"
+    return Objective(function, said)
+
+
+def neuron(model: nn.Module, layer: str, index: int | None = None, *, pooled: bool = False) -> Objective:
+    """Return what a unit of a layer gives as an objective: one number, or its map over all places.
+
+    A unit is an output of a linear layer, a channel of a convolution, or a place of the width of tokens.
+
+    Args:
+        model: Copied, in evaluation mode.
+        layer: The module's name, of ``dict(model.named_modules())``.
+        index: Of the unit, from 0; the whole layer if left out.
+        pooled: Take a unit's mean over all places instead of each place.
+
+    Raises:
+        LabelError: If there is no such layer; the message says which names are near.
+        ArgumentError: If the index is no whole number from 0.
+
+    Source: EquiDiff, section 4.2, which keeps the 49 places of a channel's map.
+    """
+    if index is not None and (not is_whole(index) or index < 0):
+        raise ArgumentError(f"index is the place of a unit, from 0; got {index!r}.")
+    read = activations(frozen(model), layer)
+
+    def function(inputs: Any) -> Tensor:
+        found = channels_last(read(inputs))
+        if index is not None:
+            _check_index(index, found.shape[-1], f"unit of {layer}")
+            found = found[..., index : index + 1]
+        return found.mean(dim=tuple(range(1, found.ndim - 1))) if pooled and found.ndim > 2 else found
+
+    return Objective(function, layer if index is None else f"{layer}.{index}")
+
+
+def named_unit(model: nn.Module, name: str, *, pooled: bool = False) -> Objective:
+    """Return the objective that a name stands for: a layer, a layer's unit, or outputs of the model.
+
+    Args:
+        model: Copied, in evaluation mode.
+        name: ``"layer4.1656"`` is unit 1656 of the module ``layer4``; ``"layer4"`` all of it; ``"logit.3"`` and
+            ``"probability.3"`` one output, ``"logits"`` and ``"probabilities"`` all of them. A module's name goes
+            before one of these.
+        pooled: Take the mean over places of a unit that has a map.
+
+    Raises:
+        LabelError: If the model has no such module; the message says which names are near.
+    """
+    modules = dict(model.named_modules())
+    if name in modules and name:
+        return neuron(model, name, pooled=pooled)
+    layer, _, index = name.rpartition(".")
+    if index.isdecimal() and layer in modules and layer:
+        return neuron(model, layer, int(index), pooled=pooled)
+    outputs = {"logit": logits, "logits": logits, "probability": probabilities, "probabilities": probabilities}
+    if name in ("logits", "probabilities"):
+        return outputs[name](model)
+    if index.isdecimal() and layer in ("logit", "probability"):
+        return outputs[layer](model, [int(index)])
+    return neuron(model, layer if index.isdecimal() else name)  # which refuses it, with the names that are near
+
+
+def channels_last(found: Tensor) -> Tensor:
+    """Return activations with units last: of a convolution's (batch, channels, ...), as they are for tokens."""
+    return found.movedim(1, -1) if found.ndim > 3 else found
+
+
+def _check_index(index: int, count: int, what: str) -> None:
+    if not 0 <= index < count:
+        raise LabelError(f"No {what} has the index {index}; there are {count}, from 0 to {count - 1}.")

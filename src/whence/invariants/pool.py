@@ -1,0 +1,111 @@
+"""A pool of a prior's own draws: shared by all queries and objectives, and where searches start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whence._errors import ArgumentError
+from whence._numbers import even_parts, is_whole
+from whence._progress import progress
+from whence.invariants.priors.protocol import Prior, checked_latents, draw
+from whence.invariants.problem import Problem
+
+CHOSEN_FROM = 4  # times as many of the nearest draws as starts are wanted; the most different of them are taken
+_AT_ONCE = 256  # draws decoded together
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Draws of a prior with the inputs they stand for.
+
+    Attributes:
+        latents: As drawn, so a fair sample of the prior.
+        inputs: One of each.
+    """
+
+    latents: Float[Tensor, "draws *latent"]
+    inputs: Float[Tensor, "draws *input"]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def draw_pool(
+    prior: Prior,
+    size: int = 1024,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Pool:
+    """Draw a pool of a prior: once for all queries and objectives.
+
+    Args:
+        prior: From which.
+        size: How many draws.
+        seed: Of the draws.
+        device, dtype: Of the latents.
+
+    Raises:
+        ArgumentError: If the size is not a whole number above 0.
+    """
+    if not is_whole(size) or size < 1:
+        raise ArgumentError(f"A pool holds one or more draws; got size={size!r}.")
+    latents = draw(prior, size, seed, device=device, dtype=dtype)
+    parts: list[Tensor] = []
+    with torch.no_grad(), progress("drawing from the prior", size) as advance:
+        for part in even_parts(range(size), _AT_ONCE):
+            parts.append(prior.decode(latents[part.start : part.stop]))
+            advance(len(part))
+    return Pool(latents, torch.cat(parts))
+
+
+def pool_values(pool: Pool, problem: Problem) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
+    """Return the values of a pool's draws, and how far each is from solving a problem."""
+    with torch.no_grad():
+        parts = even_parts(range(len(pool)), _AT_ONCE)
+        found = [problem.measure(pool.inputs[part.start : part.stop]) for part in parts]
+    return torch.cat([one.values for one in found]), torch.cat([one.farther for one in found])
+
+
+def starts_of(pool: Pool, distances: Float[Tensor, " draws"], n: int, seed: int = 0) -> Float[Tensor, "n *latent"]:
+    """Choose starts among a pool's draws: near the goal in value, far from each other in latents.
+
+    Of the draws nearest in value, four times as many as are wanted, the nearest is taken first, then each time the one
+    farthest from all taken. A unit that is silent on most inputs has starts on which it speaks this way, and so a
+    gradient. If more are wanted than the pool holds, draws are taken again, moved by a tenth of their length at random.
+    """
+    order = distances.nan_to_num(torch.inf).argsort(stable=True)[: max(n, min(CHOSEN_FROM * n, len(pool)))]
+    near = pool.latents[order]
+    chosen = near[spread_out(near.flatten(1), min(n, len(near)))]
+    if len(chosen) == n:
+        return chosen
+    again = near.repeat(-(-(n - len(chosen)) // len(near)), *[1] * (near.ndim - 1))[: n - len(chosen)]
+    noise = torch.randn(again.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(again)
+    return torch.cat([chosen, 0.99**0.5 * again + 0.1 * noise])  # 0.99 + 0.1² = 1: as long as the prior's draws
+
+
+def spread_out(points: Float[Tensor, "some numbers"], n: int) -> Int[Tensor, " n"]:
+    """Choose points far from each other: the first, then each time the one farthest from all chosen (Gonzalez 1985)."""
+    chosen = torch.zeros(n, dtype=torch.int64, device=points.device)
+    nearest = torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device)
+    for place in range(1, n):
+        nearest = torch.minimum(nearest, (points - points[chosen[place - 1]]).square().sum(1))
+        chosen[place] = nearest.argmax()
+    return chosen
+
+
+def checked_pool(pool: Pool, prior: Prior) -> Pool:
+    """Return a pool that was drawn from latents of a prior's shape.
+
+    Raises:
+        ShapeError: If its latents have another shape.
+    """
+    checked_latents(pool.latents, prior.latent_shape)
+    return pool

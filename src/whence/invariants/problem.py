@@ -1,0 +1,143 @@
+"""What is solved: the values of a query, and a prior whose latents are to reach them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from whence._errors import GradientError
+from whence.invariants.filters import low_pass
+from whence.invariants.objective import Objective
+from whence.invariants.priors.protocol import Prior
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The equations that latents are to solve.
+
+    Attributes:
+        objective: L.
+        prior: From latents to inputs.
+        goal: L(x*), the values to reach.
+        filtered_goal: What the values of low-pass filtered inputs are to be: L(F x*), which the query itself reaches.
+            None without a filter.
+        cutoff: Of the filter F; None without one.
+    """
+
+    objective: Objective
+    prior: Prior
+    goal: Float[Tensor, " values"]
+    filtered_goal: Float[Tensor, " values"] | None = None
+    cutoff: float | None = None
+
+    def over(self, prior: Prior) -> Problem:
+        """Return the same equations over another prior of the same latents."""
+        return replace(self, prior=prior)
+
+    def measure(self, inputs: Tensor) -> Measured:
+        """Return the values of inputs, filtered and not."""
+        filtered = None if self.cutoff is None else self.objective(low_pass(inputs, self.cutoff))
+        return Measured(self, self.objective(inputs), filtered)
+
+    def at(self, latents: Tensor) -> Measured:
+        """Return the values of the inputs that latents stand for."""
+        return self.measure(self.prior.decode(latents))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Values of some inputs beside those to be reached."""
+
+    problem: Problem
+    values: Float[Tensor, "some values"]
+    filtered: Float[Tensor, "some values"] | None
+
+    @property
+    def residuals(self) -> Float[Tensor, "some equations"]:
+        """The differences that are to be 0: of the values, then of those of the filtered inputs."""
+        parts = [self.values - self.problem.goal]
+        if self.filtered is not None and self.problem.filtered_goal is not None:
+            parts.append(self.filtered - self.problem.filtered_goal)
+        return torch.cat(parts, 1)
+
+    @property
+    def distance(self) -> Float[Tensor, " some"]:
+        """How far the values are from the query's, by the objective's own distance."""
+        return self.problem.objective.distance(self.values, self.problem.goal)
+
+    @property
+    def filtered_distance(self) -> Float[Tensor, " some"] | None:
+        """How far the values of the filtered inputs are from the filtered query's."""
+        if self.filtered is None or self.problem.filtered_goal is None:
+            return None
+        return self.problem.objective.distance(self.filtered, self.problem.filtered_goal)
+
+    @property
+    def farther(self) -> Float[Tensor, " some"]:
+        """The greater of the two distances: an invariant's is within the objective's tolerance."""
+        filtered = self.filtered_distance
+        return self.distance if filtered is None else torch.maximum(self.distance, filtered)
+
+    @property
+    def solved(self) -> Bool[Tensor, " some"]:
+        """Whether each is within the objective's tolerance, filtered and not."""
+        return self.farther <= self.problem.objective.tolerance
+
+
+def linearised(
+    problem: Problem, latents: Float[Tensor, "some *latent"], sketch: int | None = None, seed: int = 0
+) -> tuple[Measured, Float[Tensor, "some rows numbers"]]:
+    """Return the measured values at latents, and the residuals' derivatives by the latents, one pass back a row.
+
+    Args:
+        problem: The equations.
+        latents: Where.
+        sketch: At most so many random combinations of the equations instead of all of them.
+        seed: Of the combinations.
+
+    Raises:
+        GradientError: If the values do not depend on the latents differentiably.
+    """
+    points = latents.detach().requires_grad_()
+    with torch.enable_grad():
+        measured = problem.at(points)
+        residuals = combined(measured.residuals, sketch, seed)
+        rows = [row_gradient(problem, residuals[:, row], points) for row in range(residuals.shape[1])]
+    values, filtered = measured.values.detach(), measured.filtered
+    kept = Measured(problem, values, None if filtered is None else filtered.detach())
+    return kept, torch.stack([one.flatten(1) for one in rows], 1)
+
+
+def row_gradient(problem: Problem, numbers: Float[Tensor, " some"], points: Tensor) -> Tensor:
+    """Return the gradient of one number a sample by the sample's own latent; the graph stays.
+
+    Raises:
+        GradientError: If the numbers do not depend on the latents differentiably.
+    """
+    found = (
+        torch.autograd.grad(numbers.sum(), points, retain_graph=True, allow_unused=True)[0]
+        if (numbers.requires_grad)
+        else None
+    )
+    if found is None:
+        raise GradientError(
+            f"The objective {problem.objective.name} has no gradient by its input. Take out what cuts it, such as "
+            "detach(), no_grad(), argmax or rounding, or take another objective."
+        )
+    return found
+
+
+def combined(residuals: Float[Tensor, "some equations"], sketch: int | None, seed: int) -> Float[Tensor, "some rows"]:
+    """Return residuals, or random combinations of them of the same mean square, if there are more than ``sketch``."""
+    many = residuals.shape[1]
+    if sketch is None or many <= sketch:
+        return residuals
+    weights = torch.randn(many, sketch, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found: Tensor = residuals @ (weights / sketch**0.5).to(residuals)
+    return found

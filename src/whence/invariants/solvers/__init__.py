@@ -1,0 +1,11 @@
+"""Solvers: ways from latents of a prior to inputs that take the query's values."""
+
+from whence.invariants.solvers.gauss_newton import GaussNewton
+from whence.invariants.solvers.protocol import Search, Solver, Status
+
+__all__ = (
+    "GaussNewton",
+    "Search",
+    "Solver",
+    "Status",
+)

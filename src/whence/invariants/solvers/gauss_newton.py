@@ -1,0 +1,145 @@
+"""Gauss-Newton steps onto the level set in the space of latents, with damping and a radius of trust."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whence.invariants.priors.protocol import Prior
+from whence.invariants.problem import Problem, combined, linearised
+from whence.invariants.solvers.protocol import Search, Status
+
+_TINY = 1e-30
+_LEAST_RADIUS = 1e-6  # of the radius at the start: a search whose radius is below it is stalled
+_KEPT_PROMISE, _BROKEN_PROMISE = 0.75, 0.25  # share of the promised fall of the residual
+_SLOW = 0.5  # a corrected derivative that does not halve the residual is found anew
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GaussNewton:
+    """Solve the equations by damped Gauss-Newton steps of least length (Levenberg 1944, Marquardt 1963).
+
+    At latents z with residuals r and their derivatives J, the step is -Jᵀ(JJᵀ + λI)⁻¹r: of all that solve the
+    equations' linear part the shortest, so that samples stay close to where the prior drew them. It is cut at a radius
+    that grows while steps do what they promised and shrinks while they do not. A step that lowers the residual is
+    taken; J is then corrected by what was seen (Broyden 1965), and found anew once the correction no longer serves.
+    There is no rate to tune, and nothing depends on the objective's unit.
+
+    Attributes:
+        steps: At most so many for each sample and prior.
+        radius: Of trust at the start, as a share of the length of the prior's latents.
+        damping: λ, as a share of the mean of JJᵀ's diagonal.
+        coarse: Cheaper priors of the same latents, such as the same flow in fewer steps: solved first, in this order.
+        sketch: Random combinations of the equations that a step looks at, if there are more equations than that.
+        secant: Whether J is corrected between two findings; if not, each step finds it.
+    """
+
+    steps: int = 100
+    radius: float = 0.25
+    damping: float = 1e-4
+    coarse: tuple[Prior, ...] = ()
+    sketch: int = 64
+    secant: bool = True
+
+    def solve(self, problem: Problem, search: Search) -> None:
+        """Solve over the coarse priors, one after the other, then over the problem's own."""
+        for prior in (*self.coarse, problem.prior):
+            search.reopen()
+            _Walk(self, problem.over(prior), search).run()
+
+
+class _Walk:
+    """The walk of all samples over one prior: each has its own radius, damping, residuals and derivatives."""
+
+    def __init__(self, settings: GaussNewton, problem: Problem, search: Search) -> None:
+        self.settings, self.problem, self.search = settings, problem, search
+        count, numbers, equations = len(search.latents), search.latents[0].numel(), _equations(problem)
+        rows = min(equations, settings.sketch)
+        self.secant = settings.secant and rows == equations
+        start = settings.radius * numbers**0.5
+        self.radius = search.latents.new_full((count,), start)
+        self.damping = search.latents.new_full((count,), settings.damping)
+        self.least = _LEAST_RADIUS * start
+        self.residuals = search.latents.new_zeros(count, equations)
+        self.slopes = search.latents.new_zeros(count, rows, numbers)
+        self.stale = search.open.clone()  # whose derivatives are not known
+        self.corrected = ~search.open  # whose derivatives were corrected since they were found
+
+    def run(self) -> None:
+        """Step until every search has ended or the steps are used up."""
+        for step in range(self.settings.steps):
+            self.look(step)
+            if not self.search.open.any():
+                return
+            self.move(self.search.rows(), step)
+
+    def look(self, step: int) -> None:
+        """Find the derivatives of the samples whose own no longer serve."""
+        rows = (self.search.open & self.stale).nonzero()[:, 0]
+        if not len(rows):
+            return
+        measured, slopes = linearised(self.problem, self.search.latents[rows], self.settings.sketch, step)
+        self.search.went_forward(rows, self.problem.prior)
+        self.search.went_back(rows, self.problem.prior, slopes.shape[1])
+        self.residuals[rows], self.slopes[rows] = measured.residuals, slopes
+        self.stale[rows] = self.corrected[rows] = False
+        self.search.close(rows[measured.solved], Status.SOLVED)
+        self.search.close(rows[~measured.solved & (slopes.abs().amax((1, 2)) == 0)], Status.FLAT)
+
+    def move(self, rows: Int[Tensor, " some"], step: int) -> None:
+        """Try a step for each sample; take those that lower the residual, and learn from all."""
+        before, slopes = self.residuals[rows], self.slopes[rows]
+        asked = combined(before, self.settings.sketch, step)
+        steps = shortest_step(slopes, asked, self.damping[rows], self.radius[rows])
+        tried = self.search.latents[rows] + steps.reshape(-1, *self.search.latents.shape[1:])
+        with torch.no_grad():
+            measured = self.problem.at(tried)
+        self.search.went_forward(rows, self.problem.prior)
+        after, foreseen = measured.residuals, torch.einsum("nrd,nd->nr", slopes, steps)
+        fell = before.norm(dim=1) - after.norm(dim=1)
+        better = fell > 0
+        promised = asked.norm(dim=1) - (asked + foreseen).norm(dim=1)
+        self.search.latents[rows[better]], self.residuals[rows[better]] = tried[better], after[better]
+        self.trust(rows, fell / promised.clamp_min(_TINY), steps.norm(dim=1))
+        if self.secant:
+            miss = (after - before - foreseen) / steps.square().sum(1, keepdim=True).clamp_min(_TINY)
+            self.slopes[rows[better]] += torch.einsum("nr,nd->nrd", miss[better], steps[better])
+        slow = after.norm(dim=1) > _SLOW * before.norm(dim=1)
+        fresh = ~self.corrected[rows]  # a step back from derivatives just found needs a smaller radius, not new ones
+        self.stale[rows] = torch.where(better, slow | (not self.secant), ~fresh)
+        self.corrected[rows] |= self.secant & better
+        self.search.close(rows[better & measured.solved], Status.SOLVED)
+        self.search.close(rows[~better & fresh & (self.radius[rows] < self.least)], Status.STALLED)
+
+    def trust(self, rows: Int[Tensor, " some"], kept: Float[Tensor, " some"], length: Float[Tensor, " some"]) -> None:
+        """Widen or narrow the radius by the share of the promised fall that was kept."""
+        well, badly = kept > _KEPT_PROMISE, ~(kept >= _BROKEN_PROMISE)
+        radius, damping = self.radius[rows], self.damping[rows]
+        wider, narrower = torch.maximum(radius, 2 * length), torch.minimum(radius, length) / 4
+        self.radius[rows] = torch.where(well, wider, torch.where(badly, narrower, radius))
+        self.damping[rows] = torch.where(well, damping / 4, torch.where(badly, damping * 4, damping)).clamp(1e-8, 1e4)
+
+
+def shortest_step(
+    slopes: Float[Tensor, "some rows numbers"],
+    residuals: Float[Tensor, "some rows"],
+    damping: Float[Tensor, " some"],
+    radius: Float[Tensor, " some"],
+) -> Float[Tensor, "some numbers"]:
+    """Return -Jᵀ(JJᵀ + λI)⁻¹r for each sample, no longer than its radius; λ is a share of the mean of the diagonal."""
+    gram = torch.einsum("nrd,nsd->nrs", slopes, slopes)
+    size = (damping * gram.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    weights = torch.linalg.solve(gram + size[:, None, None] * eye, residuals)
+    step: Tensor = -torch.einsum("nrd,nr->nd", slopes, weights)
+    share: Tensor = (radius / step.norm(dim=1).clamp_min(_TINY)).clamp(max=1)
+    return step * share[:, None]
+
+
+def _equations(problem: Problem) -> int:
+    return len(problem.goal) + (0 if problem.filtered_goal is None else len(problem.filtered_goal))
