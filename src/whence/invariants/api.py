@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     cutoff: float | None = None,
     goal: Float[Tensor, " values"] | None = None,
     data: Any = None,
+    budget: float = float("inf"),
     seed: int = 0,
     memory_budget: int = 2**30,
 ) -> InvariantSet:
@@ -59,6 +61,8 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
             algorithm demands the unfiltered query's value, which the query itself fails; see `InfiniteOptimization`.)
         goal: Values to reach instead of the query's.
         data: Examples over which the objective's spread is measured (the first 1,024); the pool's draws if left out.
+        budget: Evaluations of the prior's network that a sample may cost, beyond the solver's own limit of steps; a
+            pass back counts as two.
         seed: Of all draws.
         memory_budget: Bytes that the decodings of samples searched for together may take.
 
@@ -79,7 +83,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     # A pool drawn for this call is paid by it; one that was handed in was paid for before.
     cost = 0 if isinstance(pool, Pool) else cost
     with progress(f"invariants of {objective.name}", n) as advance:
-        search = _searched(problem, starts, solver or GaussNewton(), memory_budget, advance)
+        search = _searched(problem, starts, solver or GaussNewton(), (memory_budget, budget), advance)
     inputs, measured = _measured(problem, search.latents, memory_budget)
     attrs = {
         "objective": objective.name,
@@ -192,17 +196,22 @@ def spread_of(values: Float[Tensor, "some values"]) -> float:
     return float(values.var(0, correction=0).mean().sqrt())
 
 
-def _searched(problem: Problem, starts: Tensor, solver: Solver, memory_budget: int, advance: Any) -> Search:
+def _searched(
+    problem: Problem, starts: Tensor, solver: Solver, budgets: tuple[int, float], advance: Callable[[float], None]
+) -> Search:
     """Search from all starts, as many at once as the memory takes; an interrupt leaves what was found."""
+    memory_budget, budget = budgets
     whole = Search(starts)
     for part in even_parts(range(len(starts)), samples_at_once(problem, starts, memory_budget)):
         rows = slice(part.start, part.stop)
-        search, interrupted = Search(starts[rows], advance), False
+        search, interrupted = Search(starts[rows], advance, budget), False
         try:
             solver.solve(problem, search)
         except KeyboardInterrupt:
             interrupted = True
-        search.close(search.rows(), Status.INTERRUPTED if interrupted else Status.BUDGET)
+        search.close(
+            (search.status == Status.OPEN).nonzero()[:, 0], Status.INTERRUPTED if interrupted else Status.BUDGET
+        )
         whole.latents[rows], whole.status[rows] = search.latents, search.status
         whole.evaluations[rows] = search.evaluations
         if interrupted:

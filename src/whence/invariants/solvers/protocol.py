@@ -43,6 +43,7 @@ class Search:
     Args:
         starts: Latents to begin with; copied.
         told: Called with how many searches ended.
+        budget: Evaluations of the prior's network after which a row is no longer open; the last step may pass it.
 
     Attributes:
         latents: Where each is now. Whatever stops a solver, they are what was found so far.
@@ -54,16 +55,21 @@ class Search:
     status: Int[Tensor, " samples"]
     evaluations: Float[Tensor, " samples"]
 
-    def __init__(self, starts: Float[Tensor, "samples *latent"], told: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        starts: Float[Tensor, "samples *latent"],
+        told: Callable[[float], None] | None = None,
+        budget: float = torch.inf,
+    ) -> None:
         self.latents = starts.detach().clone()
         self.status = torch.full((len(starts),), int(Status.OPEN), device=starts.device)
         self.evaluations = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
-        self._told = told
+        self._told, self._budget = told, budget
 
     @property
     def open(self) -> Bool[Tensor, " samples"]:
         """Which searches are under way."""
-        return self.status == Status.OPEN
+        return (self.status == Status.OPEN) & (self.evaluations < self._budget)
 
     def rows(self) -> Int[Tensor, " open"]:
         """Return the rows of the searches under way."""
@@ -78,7 +84,7 @@ class Search:
     def reopen(self) -> None:
         """Begin all searches again, from where they are."""
         if self._told is not None:
-            self._told(-int((~self.open).sum()))
+            self._told(-int((self.status != Status.OPEN).sum()))
         self.status.fill_(int(Status.OPEN))
 
     def went_forward(self, rows: Int[Tensor, " some"], prior: Prior) -> None:
