@@ -13,6 +13,7 @@ from whence.invariants.objective import (
 )
 from whence.invariants.pool import Pool, draw_pool
 from whence.invariants.priors import Prior, draw, evaluations, latent_quantile
+from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
@@ -22,6 +23,7 @@ __all__ = (
     "Objective",
     "Pool",
     "Prior",
+    "Realism",
     "Search",
     "Solver",
     "Status",
@@ -36,6 +38,9 @@ __all__ = (
     "low_pass",
     "named_unit",
     "neuron",
+    "precision",
     "probabilities",
+    "realism",
+    "recall",
     "root_mean_square",
 )
