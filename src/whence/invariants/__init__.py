@@ -1,6 +1,22 @@
 """Invariants: inputs on which a network takes the value that it takes on a query."""
 
+<<<<<<< HEAD
 from whence.invariants.api import invariants
+=======
+from whence.invariants.autoencoders import (
+    AutoencoderTraining,
+    Relu,
+    SparseAutoencoder,
+    TopK,
+    TrainedAutoencoder,
+    autoencoder_figures,
+    feature_values,
+    load_autoencoder,
+    save_autoencoder,
+    top_activating,
+    train_autoencoder,
+)
+>>>>>>> 5269f256623906df296b4f4eae070af220555da1
 from whence.invariants.filters import low_pass
 from whence.invariants.objective import (
     Objective,
@@ -18,6 +34,7 @@ from whence.invariants.result import InvariantSet, load_invariants
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
 __all__ = (
+<<<<<<< HEAD
     "GaussNewton",
     "InvariantSet",
     "Objective",
@@ -27,9 +44,19 @@ __all__ = (
     "Search",
     "Solver",
     "Status",
+=======
+    "AutoencoderTraining",
+    "Prior",
+    "Relu",
+    "SparseAutoencoder",
+    "TopK",
+    "TrainedAutoencoder",
+    "autoencoder_figures",
+>>>>>>> 5269f256623906df296b4f4eae070af220555da1
     "draw",
     "draw_pool",
     "evaluations",
+<<<<<<< HEAD
     "greatest_difference",
     "invariants",
     "latent_quantile",
@@ -43,4 +70,13 @@ __all__ = (
     "realism",
     "recall",
     "root_mean_square",
+=======
+    "feature_values",
+    "latent_quantile",
+    "load_autoencoder",
+    "low_pass",
+    "save_autoencoder",
+    "top_activating",
+    "train_autoencoder",
+>>>>>>> 5269f256623906df296b4f4eae070af220555da1
 )
