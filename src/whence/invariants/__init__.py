@@ -1,8 +1,6 @@
 """Invariants: inputs on which a network takes the value that it takes on a query."""
 
-<<<<<<< HEAD
 from whence.invariants.api import invariants
-=======
 from whence.invariants.autoencoders import (
     AutoencoderTraining,
     Relu,
@@ -16,10 +14,11 @@ from whence.invariants.autoencoders import (
     top_activating,
     train_autoencoder,
 )
->>>>>>> 5269f256623906df296b4f4eae070af220555da1
 from whence.invariants.filters import low_pass
+from whence.invariants.guidance import guided
 from whence.invariants.objective import (
     Objective,
+    feature,
     greatest_difference,
     logits,
     named_unit,
@@ -28,55 +27,78 @@ from whence.invariants.objective import (
     root_mean_square,
 )
 from whence.invariants.pool import Pool, draw_pool
-from whence.invariants.priors import Prior, draw, evaluations, latent_quantile
+from whence.invariants.priors import (
+    Chain,
+    Fourier,
+    LatentFlow,
+    Pixels,
+    Prior,
+    PriorSettings,
+    Sizes,
+    draw,
+    evaluations,
+    latent_quantile,
+    load_prior,
+    prior_facts,
+    train_prior,
+)
 from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
-from whence.invariants.solvers import GaussNewton, Search, Solver, Status
+from whence.invariants.solvers import FirstOrder, GaussNewton, InfiniteOptimization, Metropolis, Search, Solver, Status
+from whence.invariants.traversal import Traversal, traverse, triangle
 
 __all__ = (
-<<<<<<< HEAD
+    "AutoencoderTraining",
+    "Chain",
+    "FirstOrder",
+    "Fourier",
     "GaussNewton",
+    "InfiniteOptimization",
     "InvariantSet",
+    "LatentFlow",
+    "Metropolis",
     "Objective",
+    "Pixels",
     "Pool",
     "Prior",
+    "PriorSettings",
     "Realism",
-    "Search",
-    "Solver",
-    "Status",
-=======
-    "AutoencoderTraining",
-    "Prior",
     "Relu",
+    "Search",
+    "Sizes",
+    "Solver",
     "SparseAutoencoder",
+    "Status",
     "TopK",
     "TrainedAutoencoder",
+    "Traversal",
     "autoencoder_figures",
->>>>>>> 5269f256623906df296b4f4eae070af220555da1
     "draw",
     "draw_pool",
     "evaluations",
-<<<<<<< HEAD
+    "feature",
+    "feature_values",
     "greatest_difference",
+    "guided",
     "invariants",
     "latent_quantile",
+    "load_autoencoder",
     "load_invariants",
+    "load_prior",
     "logits",
     "low_pass",
     "named_unit",
     "neuron",
     "precision",
+    "prior_facts",
     "probabilities",
     "realism",
     "recall",
     "root_mean_square",
-=======
-    "feature_values",
-    "latent_quantile",
-    "load_autoencoder",
-    "low_pass",
     "save_autoencoder",
     "top_activating",
     "train_autoencoder",
->>>>>>> 5269f256623906df296b4f4eae070af220555da1
+    "train_prior",
+    "traverse",
+    "triangle",
 )
