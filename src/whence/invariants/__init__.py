@@ -1,6 +1,19 @@
 """Invariants: inputs on which a network takes the value that it takes on a query."""
 
 from whence.invariants.api import invariants
+from whence.invariants.autoencoders import (
+    AutoencoderTraining,
+    Relu,
+    SparseAutoencoder,
+    TopK,
+    TrainedAutoencoder,
+    autoencoder_figures,
+    feature_values,
+    load_autoencoder,
+    save_autoencoder,
+    top_activating,
+    train_autoencoder,
+)
 from whence.invariants.filters import low_pass
 from whence.invariants.objective import (
     Objective,
@@ -17,20 +30,28 @@ from whence.invariants.result import InvariantSet, load_invariants
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
 __all__ = (
+    "AutoencoderTraining",
     "GaussNewton",
     "InvariantSet",
     "Objective",
     "Pool",
     "Prior",
+    "Relu",
     "Search",
     "Solver",
+    "SparseAutoencoder",
     "Status",
+    "TopK",
+    "TrainedAutoencoder",
+    "autoencoder_figures",
     "draw",
     "draw_pool",
     "evaluations",
+    "feature_values",
     "greatest_difference",
     "invariants",
     "latent_quantile",
+    "load_autoencoder",
     "load_invariants",
     "logits",
     "low_pass",
@@ -38,4 +59,7 @@ __all__ = (
     "neuron",
     "probabilities",
     "root_mean_square",
+    "save_autoencoder",
+    "top_activating",
+    "train_autoencoder",
 )
