@@ -26,6 +26,7 @@ from whence.invariants.objective import (
 )
 from whence.invariants.pool import Pool, draw_pool
 from whence.invariants.priors import Prior, draw, evaluations, latent_quantile
+from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
@@ -36,6 +37,7 @@ __all__ = (
     "Objective",
     "Pool",
     "Prior",
+    "Realism",
     "Relu",
     "Search",
     "Solver",
@@ -57,7 +59,10 @@ __all__ = (
     "low_pass",
     "named_unit",
     "neuron",
+    "precision",
     "probabilities",
+    "realism",
+    "recall",
     "root_mean_square",
     "save_autoencoder",
     "top_activating",

@@ -238,8 +238,8 @@ def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> x
     if measured.filtered_distance is not None:
         columns["filtered_residual"] = measured.filtered_distance
     data: dict[str, Any] = {name: ("sample", one.cpu().numpy()) for name, one in columns.items()}
-    data["quantile"] = ("sample", latent_quantile(search.latents))
-    data["values"] = (("sample", "value"), measured.values.cpu().numpy())
+    data["latent_quantile"] = ("sample", latent_quantile(search.latents))
+    data["value"] = (("sample", "component"), measured.values.cpu().numpy())
     # What was measured decides: a search that was cut short may have come within the tolerance all the same.
     words = [
         said(Status.SOLVED if solved else Status(status))
@@ -252,7 +252,7 @@ def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None) -> str:
     """Return what to say when no sample reached the goal."""
     told = found.certificate
     nearest = int(np.nanargmin(told.residual.values)) if np.isfinite(told.residual.values).any() else 0
-    goal, value = problem.goal.tolist(), told["values"].values[nearest].tolist()
+    goal, value = problem.goal.tolist(), told["value"].values[nearest].tolist()
     shown = f"{goal[0]:.6g}; the nearest came to {value[0]:.6g}" if len(goal) == 1 else f"{len(goal)} values"
     reach = ""
     if pool is not None and len(goal) == 1:

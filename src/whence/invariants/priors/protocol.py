@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.stats import chi2
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from whence._errors import ShapeError
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_whole
+
+_CHANNELS_AND_SIDES = 3
 
 
 @runtime_checkable
@@ -21,16 +25,64 @@ class Prior(Protocol):
     How an input is made of a latent, in one step or in a thousand, is the prior's own business. The latents of every
     prior are independent standard normal numbers, which is what makes a latent's size a measure of how usual an input
     is, and what exact sampling weighs moves by.
-
-    Attributes:
-        latent_shape: The shape of one latent.
     """
 
-    latent_shape: tuple[int, ...]
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent."""
+        ...
 
     def decode(self, latents: Float[Tensor, "some *latent"]) -> Float[Tensor, "some *input"]:
         """Return the inputs that latents stand for, each from its own latent alone; gradients flow back."""
         ...
+
+
+@runtime_checkable
+class Chain(Prior, Protocol):
+    """A prior that decodes in steps, so that each of them can be guided.
+
+    Decoding latents is ``finish`` of the state after ``steps`` advances: the first state is the latents. The batch may
+    be changed from outside only in its numbers: some schedulers remember what they saw in earlier steps.
+    """
+
+    @property
+    def steps(self) -> int:
+        """How many advances there are."""
+        ...
+
+    def advance(
+        self, state: Float[Tensor, "some *state"], step: int
+    ) -> tuple[Float[Tensor, "some *state"], Float[Tensor, "some *state"]]:
+        """Return the state after a step (0 to ``steps - 1``, in order), and the end as the step foresees it."""
+        ...
+
+    def finish(self, end: Float[Tensor, "some *state"]) -> Float[Tensor, "some *input"]:
+        """Return the inputs of states at the end, whether reached or foreseen."""
+        ...
+
+
+def walked(chain: Chain, latents: Float[Tensor, "some *latent"]) -> Float[Tensor, "some *input"]:
+    """Decode latents by a chain's steps.
+
+    Raises:
+        ShapeError: If the latents have another shape than the chain's.
+    """
+    state = checked_latents(latents, chain.latent_shape)
+    for step in range(chain.steps):
+        state, _ = chain.advance(state, step)
+    return chain.finish(state)
+
+
+def recomputed(network: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Call a network whose activations are computed again on the way back instead of kept.
+
+    A decoding then keeps the state of each step and the activations of none. Only the call of the network belongs in
+    here: a scheduler's step counts, or remembers, and would do so again on the way back.
+    """
+    if not torch.is_grad_enabled():
+        return network(*inputs)
+    found: Tensor = checkpoint(network, *inputs, use_reentrant=False)
+    return found
 
 
 def draw(
@@ -71,3 +123,15 @@ def checked_latents(latents: Tensor, shape: Sequence[int]) -> Tensor:
             f"This prior decodes latents of shape (n, {', '.join(map(str, shape))}); got {tuple(latents.shape)}."
         )
     return latents
+
+
+def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape of an image: channels, height and width.
+
+    Raises:
+        ArgumentError: If it is not of three whole numbers above 0.
+    """
+    if len(shape) != _CHANNELS_AND_SIDES or not all(is_whole(side) and side >= 1 for side in shape):
+        raise ArgumentError(f"A shape is (channels, height, width), whole numbers above 0; got {tuple(shape)}.")
+    channels, height, width = shape
+    return int(channels), int(height), int(width)

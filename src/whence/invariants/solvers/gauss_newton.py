@@ -45,6 +45,7 @@ class GaussNewton:
     coarse: tuple[Prior, ...] = ()
     sketch: int = 64
     secant: bool = True
+    pull: float = 0.0
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Solve over the coarse priors, one after the other, then over the problem's own."""
@@ -96,6 +97,8 @@ class _Walk:
         before, slopes = self.residuals[rows], self.slopes[rows]
         asked = combined(before, self.settings.sketch, step)
         steps = shortest_step(slopes, asked, self.damping[rows], self.radius[rows])
+        if self.settings.pull:
+            steps = steps + tangent(slopes, self.settings.pull * self.inward(rows))
         tried = self.search.latents[rows] + steps.reshape(-1, *self.search.latents.shape[1:])
         with torch.no_grad():
             measured = self.problem.at(tried)
@@ -115,6 +118,12 @@ class _Walk:
         self.corrected[rows] |= self.secant & better
         self.search.close(rows[better & measured.solved], Status.SOLVED)
         self.search.close(rows[~better & fresh & (self.radius[rows] < self.least)], Status.STALLED)
+
+    def inward(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some numbers"]:
+        """Return the way from latents to the length that the prior's have, for those that are longer."""
+        flat = self.search.latents[rows].flatten(1)
+        length = flat.norm(dim=1, keepdim=True).clamp_min(_TINY)
+        return flat * (flat.shape[1] ** 0.5 / length - 1).clamp(max=0)
 
     def trust(self, rows: Int[Tensor, " some"], kept: Float[Tensor, " some"], length: Float[Tensor, " some"]) -> None:
         """Widen or narrow the radius by the share of the promised fall that was kept."""
@@ -139,6 +148,17 @@ def shortest_step(
     step: Tensor = -torch.einsum("nrd,nr->nd", slopes, weights)
     share: Tensor = (radius / step.norm(dim=1).clamp_min(_TINY)).clamp(max=1)
     return step * share[:, None]
+
+
+def tangent(
+    slopes: Float[Tensor, "some rows numbers"], directions: Float[Tensor, "some numbers"]
+) -> Float[Tensor, "some numbers"]:
+    """Return what is left of directions along the level set: without their part in the span of the derivatives."""
+    gram = torch.einsum("nrd,nsd->nrs", slopes, slopes)
+    size = (1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    weights = torch.linalg.solve(gram + size[:, None, None] * eye, torch.einsum("nrd,nd->nr", slopes, directions))
+    return directions - torch.einsum("nrd,nr->nd", slopes, weights)
 
 
 def _equations(problem: Problem) -> int:

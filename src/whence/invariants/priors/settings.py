@@ -1,0 +1,79 @@
+"""How a latent flow is made and trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import final
+
+from whence._errors import ArgumentError
+from whence._numbers import is_number, is_whole
+from whence.invariants.priors.latent_flow import checked_rule, checked_steps
+from whence.invariants.priors.latent_networks import Shape
+
+BATCH = 128  # images of a step of the autoencoder's training
+_SUITED = ((256, 16, 128, 1000, 3000), (1600, 32, 256, 1600, 6000), (8192, 96, 256, 3200, 9000))
+"""Up to how many numbers of an image: numbers of a latent, width of the flow, steps of the autoencoder and the flow."""
+
+_LARGEST = (128, 384, 6400, 12_000)
+
+
+@final
+@dataclass(frozen=True)
+class PriorSettings:
+    """How a latent flow is made and trained; what is None suits the size and number of the images.
+
+    Attributes:
+        latent: Numbers of a latent; for one channel of 8 x 8 suits 16, of 28 x 28 32, for three of 32 x 32 96.
+        epochs: Passes of the autoencoder's training over the data.
+        flow_steps: Steps of the flow's training, 512 latents each.
+        steps: Of a decoding.
+        rule: ``"midpoint"`` or ``"euler"``.
+        width: Channels of the autoencoder's first convolution, a multiple of 16.
+        hidden: Width of the flow's network.
+        divergence: Weight of the autoencoder's Kullback-Leibler divergence; small, as the flow takes latents as they
+            come.
+        rate: Greatest learning rate of both trainings.
+        seed: Of initial weights, order and noise, and of which images are held out.
+
+    Raises:
+        ArgumentError: If one of these is not what it must be.
+    """
+
+    latent: int | None = None
+    epochs: int | None = None
+    flow_steps: int | None = None
+    steps: int = 4
+    rule: str = "midpoint"
+    width: int = 32
+    hidden: int | None = None
+    divergence: float = 0.2
+    rate: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("latent", "epochs", "flow_steps", "hidden"):
+            given = getattr(self, name)
+            if given is not None and (not is_whole(given) or given < 1):
+                raise ArgumentError(f"`{name}` is a whole number, at least 1; got {given!r}.")
+        if not is_whole(self.seed) or self.seed < 0:
+            raise ArgumentError(f"`seed` is a whole number, at least 0; got {self.seed!r}.")
+        if not is_number(self.rate) or self.rate <= 0 or not is_number(self.divergence) or self.divergence < 0:
+            raise ArgumentError(
+                f"`rate` is above 0 and `divergence` at least 0; got {self.rate!r} and {self.divergence!r}."
+            )
+        checked_rule(self.rule)
+        checked_steps(self.steps)
+
+    def suited(self, shape: Shape, count: int) -> PriorSettings:
+        """Return the same with a number for each None."""
+        suiting = (rest for most, *rest in _SUITED if math.prod(shape) <= most)
+        latent, hidden, coding, flowing = next(suiting, _LARGEST)
+        epochs = max(3, -(-coding * BATCH // count))
+        return replace(
+            self,
+            latent=self.latent or latent,
+            hidden=self.hidden or hidden,
+            epochs=self.epochs or epochs,
+            flow_steps=self.flow_steps or flowing,
+        )
