@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.report.making import DigitPrior, Reader, read
+from tests.report.making import DigitPrior, Reader, picture_case, read
 from whence._errors import ArgumentError, AuditError, UnreachedError
 from whence.attribution import NearestNeighbours, Trained, as_trained
 from whence.datasets import load_digits
@@ -26,9 +26,11 @@ from whence.invariants import (
     logits,
     low_pass,
 )
-from whence.report import InvariantSettings, gallery, study_invariants, write_gallery
+from whence.invariants.priors import Pixels
+from whence.report import InvariantSettings, gallery, study_invariants, write_gallery, write_report
 from whence.report.demo import small_network
 from whence.report.gallery_plots import ring_powers
+from whence.report.words import number
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,21 @@ def test_a_page_that_is_a_folder_is_refused(
 ) -> None:
     with pytest.raises(ArgumentError, match=r"is a folder; give the path of a file, such as .*invariants\.html"):
         write_gallery(found, objective, trained, tmp_path)
+
+
+def test_a_report_shows_what_keeps_the_logit_of_the_predicted_class(tmp_path: Path) -> None:
+    case = picture_case(tmp_path)
+    settings = InvariantSettings(Pixels.of(case.run.examples), 3, limit=2, pool=64)
+    path = write_report(case.run, case.audit, case.targets, tmp_path / "p.html", chosen=[0, 1, 2], invariants=settings)
+    page, text = read(path), path.read_text()
+    heads = [one for one in page.of("h4") if one.text == "The network cannot tell these from your image"]
+    assert [one.attributes["id"] for one in heads] == ["t0-invariants", "t1-invariants"]  # and none beyond the limit
+    alts = [one.attributes["alt"] or "" for one in page.of("img") if "-indistinct-" in str(one.attributes)]
+    assert len(alts) == 6
+    model, query = as_trained(case.run).model, case.targets.batch([1])[0]
+    predicted = int(model(query).argmax())
+    value = number(float(model(query)[0, predicted]), 4)
+    assert f"3 of 3 samples take the value {value} of logit {predicted} that the query takes" in text
 
 
 @pytest.mark.parametrize("name", ["samples", "limit"])

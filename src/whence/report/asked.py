@@ -21,6 +21,7 @@ from whence.datasets._pixels import read_pixels
 from whence.invariants import GaussNewton, Objective, Prior, Solver, TrainedAutoencoder, named_unit
 from whence.invariants.dictionary import feature
 from whence.invariants.priors import Fourier, Pixels, load_prior
+from whence.report.inverting import InvariantSettings
 from whence.report.scale import scale_of
 from whence.report.sources import named_data, named_loss, named_model
 from whence.runs import Run, open_run
@@ -138,6 +139,22 @@ def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:
             "or pixels."
         )
     return load_prior(spec)
+
+
+def named_settings(spec: str | None, targets: Examples, known: Examples, samples: int) -> InvariantSettings | None:
+    """Return how a report looks for invariants; None if no prior is named.
+
+    Args:
+        spec: The prior, as `named_prior` takes it.
+        targets: The targets, whose first says of what shape samples are.
+        known: The training data.
+        samples: How many samples for each target.
+
+    Raises:
+        ArgumentError: If ``samples`` is not positive, there is no such prior, or inputs are no single tensors.
+        DataError: If a folder holds no prior.
+    """
+    return None if spec is None else InvariantSettings(named_prior(spec, _example(0, targets), known), samples)
 
 
 def named_query(spec: str, examples: Examples | None) -> Tensor:
