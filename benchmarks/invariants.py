@@ -4,8 +4,8 @@
     python -m benchmarks.invariants --data cifar10 --cache CACHE
 
 A convolutional classifier; objectives: the logit of the query's class, a hidden unit after its ReLU that speaks on the
-query, a feature of a sparse autoencoder of that hidden layer, all ten logits. Four queries, 32 samples each. An input is
-solved within 0.01 of the query's values (root mean square over them). Evaluations are those of the prior's network; a
+query, a feature of a sparse autoencoder of that hidden layer, all ten logits. Four queries, 32 samples each. A sample
+is solved within 0.01 of the query's values (root mean square over them). Evaluations are those of the prior's network; a
 pass back counts as two; all searches that start from the pool share its cost. Realism and diversity are those of
 `whence.evaluation.invariance`, in the features of a second network, trained apart.
 
@@ -14,13 +14,9 @@ Results: ``benchmarks/results/invariants-DATA.json`` and ``.md``, galleries and 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +25,12 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import Adam
 
-from benchmarks._machine import machine
-from benchmarks._mnist import keep_freed_memory
 from whence import as_examples
+from whence._errors import ArgumentError, UnreachedError
 from whence.datasets import load_mnist, load_parquet
-from whence.evaluation.invariance import Standard, rejected_from, spectral_deviation, spectrum_beside
+from whence.evaluation.invariance import Standard
 from whence.invariants import (
     FirstOrder,
     GaussNewton,
@@ -47,12 +42,9 @@ from whence.invariants import (
     Pixels,
     Pool,
     Prior,
-    PriorSettings,
     Solver,
-    draw_pool,
     evaluations,
     feature,
-    guided,
     invariants,
     load_prior,
     logits,
@@ -125,13 +117,16 @@ def case(name: str, folder: Path, cache: Path) -> Case:
     train, test = load(name, folder)
     colours, side = train[0].shape[1], train[0].shape[2]
     epochs = 3 if name == "mnist" else 10
-    classifier = trained(network(16, colours, side, nn.ReLU, 0), train, epochs, cache / f"{name}-classifier.safetensors")
+    classifier = trained(
+        network(16, colours, side, nn.ReLU, 0), train, epochs, cache / f"{name}-classifier.safetensors"
+    )
     other = trained(network(24, colours, side, nn.SiLU, 1), train, epochs, cache / f"{name}-features.safetensors")
     prior_path, autoencoder_path = cache / f"{name}-prior", cache / f"{name}-autoencoder"
     prior = load_prior(prior_path) if (prior_path / "prior.json").exists() else train_prior(train, prior_path)
     if not autoencoder_path.exists():
         save_autoencoder(
-            train_autoencoder(classifier, LAYER, train, features=256, activation=TopK(8), held_out=test), autoencoder_path
+            train_autoencoder(classifier, LAYER, train, features=256, activation=TopK(8), held_out=test),
+            autoencoder_path,
         )
     return Case(train, test, classifier, other[:LAYER_INDEX], prior, load_autoencoder(autoencoder_path))
 
@@ -211,7 +206,9 @@ def searched(
     return found, time.process_time() - begun
 
 
-def row(founds: Sequence[InvariantSet], seconds: float, spread: float, share: float, standards: Sequence[Standard]) -> dict[str, Any]:
+def row(
+    founds: Sequence[InvariantSet], seconds: float, spread: float, share: float, standards: Sequence[Standard]
+) -> dict[str, Any]:
     """Return the figures of one solver over all queries."""
     told = [one.certificate for one in founds]
     solved = int(sum(one.solved.sum() for one in founds))
@@ -236,7 +233,46 @@ def row(founds: Sequence[InvariantSet], seconds: float, spread: float, share: fl
         "quantile": float(np.median(np.concatenate([one.latent_quantile.values for one in told]))),
         "statuses": {
             str(name): int(count)
-            for name, count in zip(*np.unique(np.concatenate([one.status.values for one in told]), return_counts=True), strict=True)
+            for name, count in zip(
+                *np.unique(np.concatenate([one.status.values for one in told]), return_counts=True), strict=True
+            )
         },
         **{name: float(np.mean([one[name] for one in real if name in one])) for name in names},
     }
+
+
+def measure(one: Case, kind: str, pool: Pool, names: Sequence[str] | None) -> dict[str, Any]:
+    """Run every solver of an objective from all queries."""
+    places = queries(one)
+    asked = [(objectives(one, place)[kind], one.test[0][place]) for place in places]
+    values = torch.cat([objective(pool.inputs) for objective, _ in asked])
+    spread = float(values.var(0, correction=0).mean().sqrt())
+    standards = [standard(one, kind, objective, query, pool) for objective, query in asked]
+    share = len(pool) * evaluations(one.prior) / len(BUDGET)  # of the four objectives; all queries of one are in a row
+    told: dict[str, Any] = {}
+    for name in names or list(solvers(one, kind, BUDGET[kind])):
+        runs = [searched(one, kind, objective, query, pool, name) for objective, query in asked]
+        pooled = solvers(one, kind, BUDGET[kind])[name][2]
+        told[name] = row(
+            [found for found, _ in runs], sum(seconds for _, seconds in runs), spread, share if pooled else 0, standards
+        )
+        print(kind, name, {key: told[name].get(key) for key in SHOWN}, flush=True)
+    return {"solvers": told, "queries": places, "spread": spread, "budget": BUDGET[kind]}
+
+
+SHOWN = ("solved", "median_residual", "evaluations_per_solved", "precision", "prior_precision", "quantile")
+
+
+def standard(one: Case, kind: str, objective: Objective, query: Tensor, pool: Pool) -> Standard:
+    """Return what the samples of a query are held against."""
+    rejected = None
+    if kind in CLOSE:
+        with torch.no_grad():
+            goal = objective(query[None])[0]
+        try:
+            rejected = rejected_from(
+                objective, goal, one.prior, within=CLOSE[kind], wanted=64, draws=20_480, seed=7
+            ).inputs
+        except ArgumentError:
+            rejected = None
+    return Standard(one.features, one.test[0][:REAL], pool.inputs[:1024], rejected)

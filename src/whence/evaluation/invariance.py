@@ -1,4 +1,4 @@
-"""What proves samples of an invariant set: realism, diversity, spectrum, and what low-pass filters leave of the value."""
+"""What proves samples of an invariant set: realism, diversity, spectrum, what low-pass filters leave of the value."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def spectral_slope(images: Float[Tensor, "some channels height width"]) -> Float
     if side < 8:
         raise ShapeError(f"A slope needs images of 8 x 8 or more; got {tuple(images.shape[-2:])}.")
     power = torch.fft.fft2(images.double()).abs().square().mean(1)
-    up, across = (torch.fft.fftfreq(length, dtype=torch.float64, device=images.device) * side for length in images.shape[-2:])
+    up, across = (
+        torch.fft.fftfreq(length, dtype=torch.float64, device=images.device) * side for length in images.shape[-2:]
+    )
     ring = torch.hypot(up[:, None], across[None]).round().long()
     count = side // 2
     means = torch.stack([power[:, ring == one].mean(1) for one in range(1, count + 1)], 1)
@@ -69,9 +71,7 @@ def spectral_slope(images: Float[Tensor, "some channels height width"]) -> Float
     return (means.clamp_min(1e-30).log() @ centred) / centred.square().sum()
 
 
-def spectral_deviation(
-    objective: Objective, found: InvariantSet, cutoffs: Sequence[float] = CUTOFFS
-) -> xr.DataArray:
+def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Sequence[float] = CUTOFFS) -> xr.DataArray:
     """Return how far values move when inputs are low-pass filtered (EquiDiff, appendix .4.2 and figure 4.5).
 
     Args:
@@ -91,7 +91,10 @@ def spectral_deviation(
     names = ["query", *(f"sample {place}" for place in range(len(found)))]
     attrs = {"unit": f"unit of {objective.name}", "objective": objective.name}
     return xr.DataArray(
-        torch.stack(columns, 1).cpu().numpy(), {"input": names, "cutoff": list(cutoffs)}, ("input", "cutoff"), attrs=attrs
+        torch.stack(columns, 1).cpu().numpy(),
+        {"input": names, "cutoff": list(cutoffs)},
+        ("input", "cutoff"),
+        attrs=attrs,
     )
 
 
@@ -140,9 +143,7 @@ def rejected_from(
     return Pool(torch.cat(latents)[:wanted], torch.cat(inputs)[:wanted])
 
 
-def kernel_distance(
-    points: Float[Tensor, "some numbers"], others: Float[Tensor, "many numbers"]
-) -> float:
+def kernel_distance(points: Float[Tensor, "some numbers"], others: Float[Tensor, "many numbers"]) -> float:
     """Return the kernel distance of two samples: the unbiased squared MMD of a cubic kernel (Bińkowski et al. 2018).
 
     0 in the mean if both come from one distribution; it can be below. Unlike a Fréchet distance it is unbiased for a
@@ -198,9 +199,9 @@ class Standard:
         """
         ours, real, drawn = (self._rows(one) for one in (inputs, self.real, self.drawn))
         fair = drawn[: len(ours)]
-        told = {
-            "precision": precision(ours, real),
-            "prior_precision": precision(drawn, real),
+        told: dict[str, float] = {
+            "precision": float(precision(ours, real)),
+            "prior_precision": float(precision(drawn, real)),
             "diversity": mean_pairwise_distance(ours) / mean_pairwise_distance(fair),
             "vendi": vendi_score(ours) / vendi_score(fair),
         }
@@ -208,8 +209,8 @@ class Standard:
             return told
         kept = self._rows(self.rejected)
         return told | {
-            "rejected_precision": precision(ours, kept),
-            "rejected_recall": recall(ours, kept),
+            "rejected_precision": float(precision(ours, kept)),
+            "rejected_recall": float(recall(ours, kept)),
             "rejected_diversity": mean_pairwise_distance(ours) / mean_pairwise_distance(kept),
             "kernel_distance": kernel_distance(ours, kept),
             "prior_kernel_distance": kernel_distance(fair, kept),

@@ -15,8 +15,10 @@ from whence.invariants.autoencoders import (
     train_autoencoder,
 )
 from whence.invariants.filters import low_pass
+from whence.invariants.guidance import guided
 from whence.invariants.objective import (
     Objective,
+    feature,
     greatest_difference,
     logits,
     named_unit,
@@ -25,41 +27,70 @@ from whence.invariants.objective import (
     root_mean_square,
 )
 from whence.invariants.pool import Pool, draw_pool
-from whence.invariants.priors import Prior, draw, evaluations, latent_quantile
+from whence.invariants.priors import (
+    Chain,
+    Fourier,
+    LatentFlow,
+    Pixels,
+    Prior,
+    PriorSettings,
+    Sizes,
+    draw,
+    evaluations,
+    latent_quantile,
+    load_prior,
+    prior_facts,
+    train_prior,
+)
 from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
-from whence.invariants.solvers import GaussNewton, Search, Solver, Status
+from whence.invariants.solvers import FirstOrder, GaussNewton, InfiniteOptimization, Metropolis, Search, Solver, Status
+from whence.invariants.traversal import Traversal, traverse, triangle
 
 __all__ = (
     "AutoencoderTraining",
+    "Chain",
+    "FirstOrder",
+    "Fourier",
     "GaussNewton",
+    "InfiniteOptimization",
     "InvariantSet",
+    "LatentFlow",
+    "Metropolis",
     "Objective",
+    "Pixels",
     "Pool",
     "Prior",
+    "PriorSettings",
     "Realism",
     "Relu",
     "Search",
+    "Sizes",
     "Solver",
     "SparseAutoencoder",
     "Status",
     "TopK",
     "TrainedAutoencoder",
+    "Traversal",
     "autoencoder_figures",
     "draw",
     "draw_pool",
     "evaluations",
+    "feature",
     "feature_values",
     "greatest_difference",
+    "guided",
     "invariants",
     "latent_quantile",
     "load_autoencoder",
     "load_invariants",
+    "load_prior",
     "logits",
     "low_pass",
     "named_unit",
     "neuron",
     "precision",
+    "prior_facts",
     "probabilities",
     "realism",
     "recall",
@@ -67,4 +98,7 @@ __all__ = (
     "save_autoencoder",
     "top_activating",
     "train_autoencoder",
+    "train_prior",
+    "traverse",
+    "triangle",
 )

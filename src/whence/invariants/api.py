@@ -84,18 +84,9 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     cost = 0 if isinstance(pool, Pool) else cost
     with progress(f"invariants of {objective.name}", n) as advance:
         search = _searched(problem, starts, solver or GaussNewton(), (memory_budget, budget), advance)
-    inputs, measured = _measured(problem, search.latents, memory_budget)
-    attrs = {
-        "objective": objective.name,
-        "goal": problem.goal.tolist(),
-        "tolerance": objective.tolerance,
-        "spread": spread,
-        "cutoff": "none" if cutoff is None else cutoff,
-        "pool_evaluations": cost,
-        "seed": seed,
-        "seconds": time.perf_counter() - begun,
-    }
-    found = InvariantSet(inputs, search.latents, query.detach().clone(), _certificate(search, measured, attrs))
+    inputs = _decoded(problem, search.latents, memory_budget)
+    told = {"spread": spread, "pool_evaluations": cost, "seed": seed, "seconds": time.perf_counter() - begun}
+    found = certified(problem, query, search, inputs, told)
     if not found.solved.any() and not (search.status == Status.INTERRUPTED).any():
         raise UnreachedError(_how_near(found, problem, known), found)
     return found
@@ -214,18 +205,33 @@ def _searched(
         )
         whole.latents[rows], whole.status[rows] = search.latents, search.status
         whole.evaluations[rows] = search.evaluations
+        for name, values in search.notes.items():
+            whole.notes.setdefault(name, values.new_full((len(starts),), torch.nan))[rows] = values
         if interrupted:
             whole.close(whole.rows(), Status.INTERRUPTED)
             break
     return whole
 
 
-def _measured(problem: Problem, latents: Tensor, memory_budget: int) -> tuple[Tensor, Measured]:
-    """Return the inputs that latents stand for, and their values: computed anew, not the solver's."""
+def _decoded(problem: Problem, latents: Tensor, memory_budget: int) -> Tensor:
+    """Return the inputs that latents stand for."""
     with torch.no_grad():
         parts = even_parts(range(len(latents)), samples_at_once(problem, latents, memory_budget))
-        inputs = torch.cat([problem.prior.decode(latents[part.start : part.stop]) for part in parts])
-        return inputs, problem.measure(inputs)
+        return torch.cat([problem.prior.decode(latents[part.start : part.stop]) for part in parts])
+
+
+def certified(problem: Problem, query: Tensor, search: Search, inputs: Tensor, told: dict[str, Any]) -> InvariantSet:
+    """Return samples with what proves each: their values are measured anew, the solver's word does not count."""
+    with torch.no_grad():
+        measured = problem.measure(inputs)
+    attrs = {
+        "objective": problem.objective.name,
+        "goal": problem.goal.tolist(),
+        "tolerance": problem.objective.tolerance,
+        "cutoff": "none" if problem.cutoff is None else problem.cutoff,
+        **told,
+    }
+    return InvariantSet(inputs, search.latents, query.detach().clone(), _certificate(search, measured, attrs))
 
 
 def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> xr.Dataset:
@@ -234,6 +240,7 @@ def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> x
         "residual": measured.distance,
         "solved": measured.solved,
         "evaluations": search.evaluations,
+        **search.notes,
     }
     if measured.filtered_distance is not None:
         columns["filtered_residual"] = measured.filtered_distance

@@ -31,9 +31,9 @@ class InvariantSet:
         certificate: One row a sample: ``residual``, the distance of its values from the query's; ``solved``, whether it
             is within the tolerance; ``latent_quantile``, the share of the prior's draws whose latents are shorter;
             ``status``, how its search ended; ``evaluations`` of the prior's network that it cost (a pass back counts
-            as two); ``value``, the components of the objective; with a filter ``filtered_residual``, the distance of the filtered
-            sample's values from the filtered query's. The attributes tell the objective, the query's values, the
-            tolerance, the unit, the objective's ``spread`` (standard deviation over data or the prior's draws), the
+            as two); ``value``, the components of the objective; with a filter ``filtered_residual``, the distance of
+            the filtered sample's values from the filtered query's. The attributes tell the objective, the query's
+            values, the tolerance, the objective's ``spread`` (standard deviation over data or the prior's draws), the
             evaluations of the pool that they started from, and the seconds.
     """
 

@@ -55,6 +55,7 @@ def start_from(autoencoder: SparseAutoencoder, rows: Float[Tensor, "rows width"]
         )
     autoencoder.scale.fill_(variance**0.5)
     autoencoder.pre_bias.copy_(geometric_median(rows) / autoencoder.scale)
+    normalise(autoencoder)  # a change of type took some digits of the lengths
 
 
 @torch.no_grad()

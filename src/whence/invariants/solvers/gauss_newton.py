@@ -37,6 +37,8 @@ class GaussNewton:
         coarse: Cheaper priors of the same latents, such as the same flow in fewer steps: solved first, in this order.
         sketch: Random combinations of the equations that a step looks at, if there are more equations than that.
         secant: Whether J is corrected between two findings; if not, each step finds it.
+        pull: Share of what a latent is longer than the prior's that each step takes back along the level set: more
+            usual samples, for more steps. 0 leaves each where the shortest steps lead.
     """
 
     steps: int = 100
@@ -123,7 +125,8 @@ class _Walk:
         """Return the way from latents to the length that the prior's have, for those that are longer."""
         flat = self.search.latents[rows].flatten(1)
         length = flat.norm(dim=1, keepdim=True).clamp_min(_TINY)
-        return flat * (flat.shape[1] ** 0.5 / length - 1).clamp(max=0)
+        inward: Tensor = flat * (flat.shape[1] ** 0.5 / length - 1).clamp(max=0)
+        return inward
 
     def trust(self, rows: Int[Tensor, " some"], kept: Float[Tensor, " some"], length: Float[Tensor, " some"]) -> None:
         """Widen or narrow the radius by the share of the promised fall that was kept."""

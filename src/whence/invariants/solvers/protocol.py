@@ -26,6 +26,7 @@ class Status(IntEnum):
         STALLED: No step lowers the residual any more: a value that is not reached from here.
         FLAT: The objective does not depend on the input here, as a unit that is silent.
         INTERRUPTED: Stopped from outside.
+        LOST: The latent grew beyond all numbers.
     """
 
     OPEN = 0
@@ -34,6 +35,7 @@ class Status(IntEnum):
     STALLED = 3
     FLAT = 4
     INTERRUPTED = 5
+    LOST = 6
 
 
 @final
@@ -49,6 +51,7 @@ class Search:
         latents: Where each is now. Whatever stops a solver, they are what was found so far.
         status: A `Status` a row.
         evaluations: Of the prior's network, a row; a pass back counts as two.
+        notes: What else a solver tells of each row, by name; columns of the certificate.
     """
 
     latents: Float[Tensor, "samples *latent"]
@@ -64,6 +67,7 @@ class Search:
         self.latents = starts.detach().clone()
         self.status = torch.full((len(starts),), int(Status.OPEN), device=starts.device)
         self.evaluations = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
+        self.notes: dict[str, Float[Tensor, " samples"]] = {}
         self._told, self._budget = told, budget
 
     @property

@@ -1,0 +1,186 @@
+"""Along a level set towards a target, and whether invariants hang together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_number, is_whole
+from whence.invariants.objective import Objective
+from whence.invariants.priors.protocol import Prior
+from whence.invariants.problem import Problem, linearised
+from whence.invariants.solvers import GaussNewton, Search
+from whence.invariants.solvers.gauss_newton import tangent
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A prior of inputs as they are: latents are the inputs themselves, and no draw is more usual than another.
+
+    Attributes:
+        latent_shape: The shape of an input.
+    """
+
+    latent_shape: tuple[int, ...]
+
+    def decode(self, latents: Float[Tensor, "some *input"]) -> Float[Tensor, "some *input"]:
+        """Return the inputs."""
+        return latents
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Traversal:
+    """A walk along a level set.
+
+    Attributes:
+        path: The inputs it went through; the first is the source.
+        steps: One row an input: its ``residual`` and its ``distance`` to the target (root mean square).
+    """
+
+    path: Float[Tensor, "inputs *input"]
+    steps: xr.Dataset
+
+
+def traverse(
+    objective: Objective,
+    source: Float[Tensor, "*latent"],
+    target: Float[Tensor, "*latent"],
+    prior: Prior | None = None,
+    *,
+    steps: int = 100,
+    size: float = 0.05,
+    fall: float | None = None,
+) -> Traversal:
+    """Go from an input towards another while the value stays what it is (Balasubramanian et al. 2023).
+
+    Each step goes towards the target, without its part along the objective's gradient, then back onto the level set
+    by Gauss-Newton. A step after which the value is not within the objective's tolerance is halved; the walk ends when
+    nothing of it is left, which is where the level set turns away from the target. Where the gradient vanishes every
+    direction is along the level set.
+
+    Args:
+        objective: What is kept.
+        source: Where from: an input, or a latent if there is a prior.
+        target: Where to, of the same shape.
+        prior: Walk in the space of its latents; in that of inputs if left out.
+        steps: At most so many.
+        size: Of a step, as a share of the way that is left.
+        fall: Walk on one side only, as the paper: the value, one number, may rise as it likes and fall by this much
+            below the source's.
+
+    Raises:
+        ArgumentError: If steps or size is not what it must be, or ``fall`` is asked for of more than one value.
+        ShapeError: If source and target have not the same shape, or not that of the prior's latents.
+    """
+    if not is_whole(steps) or steps < 1 or not is_number(size) or not 0 < size <= 1:
+        raise ArgumentError(f"steps is 1 or more and size a share above 0, to 1; got {steps!r} and {size!r}.")
+    space = Inputs(tuple(source.shape)) if prior is None else prior
+    if source.shape != target.shape or tuple(source.shape) != tuple(space.latent_shape):
+        raise ShapeError(
+            f"Source and target need the shape {tuple(space.latent_shape)}; got {tuple(source.shape)} and "
+            f"{tuple(target.shape)}."
+        )
+    with torch.no_grad():
+        goal = objective(space.decode(source[None]))[0]
+    if fall is not None and len(goal) != 1:
+        raise ArgumentError(f"`fall` is for one value; {objective.name} has {len(goal)}.")
+    problem = Problem(objective, space, goal)
+    at, path, length = source.detach(), [source.detach()], size
+    for _ in range(steps):
+        there = _step(problem, at, target, length, fall)
+        while there is None and length > size / 64:
+            length /= 2
+            there = _step(problem, at, target, length, fall)
+        if there is None:
+            break
+        at, length = there, min(size, 2 * length)
+        path.append(at)
+    return _told(problem, torch.stack(path), target)
+
+
+def _step(problem: Problem, at: Tensor, target: Tensor, length: float, fall: float | None) -> Tensor | None:
+    """Return where a step along the level set leads; None if the value does not stay."""
+    _, slopes = linearised(problem, at[None])
+    way = (target - at).flatten()[None] * length
+    flat = slopes.abs().amax() == 0
+    if fall is not None:
+        rising = float((slopes[0, 0] @ way[0]).detach()) >= 0
+        moved = way if flat or rising else tangent(slopes, way)
+        there = at + moved.reshape(at.shape)
+        with torch.no_grad():
+            value = problem.at(there[None]).values[0]
+        return there if bool(value >= problem.goal - fall) else None
+    moved = way if flat else tangent(slopes, way)
+    search = Search((at + moved.reshape(at.shape))[None])
+    GaussNewton(steps=20).solve(problem, search)
+    there = search.latents[0]
+    with torch.no_grad():
+        near = bool(problem.at(there[None]).solved[0])
+    # A step back onto the level set that undoes the step leads nowhere.
+    gained = (target - at).norm() - (target - there).norm()
+    return there if near and bool(gained > 0) else None
+
+
+def _told(problem: Problem, path: Tensor, target: Tensor) -> Traversal:
+    with torch.no_grad():
+        inputs = problem.prior.decode(path)
+        measured = problem.measure(inputs)
+        end = problem.prior.decode(target[None])
+        away = (inputs - end).flatten(1).square().mean(1).sqrt()
+    columns = {"residual": measured.distance, "distance": away}
+    data = {name: ("step", one.cpu().numpy()) for name, one in columns.items()}
+    return Traversal(inputs, xr.Dataset(data, attrs={"objective": problem.objective.name}))
+
+
+def triangle(
+    objective: Objective,
+    corners: Float[Tensor, "3 *latent"],
+    prior: Prior | None = None,
+    *,
+    resolution: int = 10,
+) -> xr.Dataset:
+    """Return the values on the triangle between three invariants: do they hang together in a plane?
+
+    Args:
+        objective: What is kept; its values at the first corner are compared with.
+        corners: Inputs, or latents if there is a prior.
+        prior: Mix its latents; the inputs if left out.
+        resolution: Parts of each side; 10 gives 66 points, the three corners among them (Balasubramanian et al. 2023).
+
+    Returns:
+        Dims ``("point", "corner")``: ``weight`` of each corner; ``residual``, the distance from the first corner's
+        values; ``inside``, whether that is within the objective's tolerance. ``side`` says which points lie on the
+        straight line between two corners.
+
+    Raises:
+        ArgumentError: If the resolution is no whole number above 0.
+        ShapeError: If there are not three corners.
+    """
+    if not is_whole(resolution) or resolution < 1:
+        raise ArgumentError(f"resolution is how many parts a side has, 1 or more; got {resolution!r}.")
+    if len(corners) != 3:
+        raise ShapeError(f"A triangle has three corners; got {len(corners)}.")
+    parts = [(a, b, resolution - a - b) for a in range(resolution + 1) for b in range(resolution + 1 - a)]
+    weights = torch.tensor(parts, dtype=corners.dtype, device=corners.device) / resolution
+    points = torch.einsum("pc,c...->p...", weights, corners)
+    space = Inputs(tuple(corners.shape[1:])) if prior is None else prior
+    with torch.no_grad():
+        goal = objective(space.decode(corners[:1]))[0]
+        measured = Problem(objective, space, goal).at(points)
+    shares = weights.cpu().numpy()
+    data = {
+        "weight": (("point", "corner"), shares),
+        "residual": ("point", measured.distance.cpu().numpy()),
+        "inside": ("point", measured.solved.cpu().numpy()),
+        "side": ("point", np.isclose(shares, 0).any(1)),
+    }
+    return xr.Dataset(data, attrs={"objective": objective.name, "tolerance": objective.tolerance})
