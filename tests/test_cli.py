@@ -34,7 +34,7 @@ from whence.report.methods import METHODS, RECIPES, named_method, named_recipe
 
 COMMANDS = (
     *("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate"),
-    "adversarial",
+    *("adversarial", "invariants"),
 )
 PROVENANCE = ("train", "retrieve", "evaluate")
 MODEL = ("--model", "whence.report.demo:small_network")
@@ -70,9 +70,12 @@ def test_the_demonstration_says_where_the_page_is_and_how_complete_the_audit(mad
     assert re.search(
         r"^recognised +The network answers [\d.]+ % of 355 targets rightly, and takes ", again.stdout, re.M
     )
-    assert all(f'id="{part}"' in (made / "report.html").read_text() for part in ("provenance", "alike"))
+    text = (made / "report.html").read_text()
+    assert all(f'id="{part}"' in text for part in ("provenance", "alike"))
+    assert text.count("The network cannot tell these from your image") == text.count("<article") - 1 > 0  # not the map's
     found = json.loads(call("demo", "--out", made, "--epochs", 2, "--json").stdout)
     assert found["provenance"] == str(made / "provenance")
+    assert found["prior"] == str(made / "prior")
     assert found["correlation"] > 0.999
     assert found["mean_error"] < 1e-4
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import whence
-from whence.datasets import Images
+from whence.datasets import Images, load_digits
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -123,3 +123,28 @@ def columns_case(folder: Path) -> Case:
     run = trained(folder / "run", nn.Linear(4, 2), data, functional.cross_entropy)
     targets = whence.as_examples((inputs[:8] + 0.3, data[1][:8]))
     return Case(run, whence.audit(run, targets), targets)
+
+
+@final
+class DigitPrior:
+    """A prior of digits that takes no training: brightness along the principal axes of its logit.
+
+    Attributes:
+        latent_shape: How many axes.
+        bounds: Of the digits.
+    """
+
+    bounds = (0.0, 1.0)
+
+    def __init__(self, axes: int = 20) -> None:
+        self.latent_shape = (axes,)
+        inputs, _ = whence.as_examples(load_digits("train")).batch(range(1442))
+        logits = torch.logit(0.02 + 0.96 * inputs.flatten(1).double())
+        self._mean = logits.mean(0)
+        _, sizes, directions = torch.linalg.svd(logits - self._mean, full_matrices=False)
+        self._axes = sizes[:axes, None] / len(logits) ** 0.5 * directions[:axes]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the digits of latents."""
+        found: Tensor = (self._mean.to(latents) + latents @ self._axes.to(latents)).sigmoid()
+        return found.reshape(-1, 1, 8, 8)

@@ -1,5 +1,5 @@
 """The command line of Whence."""
 
-from whence.cli.attacking import app
+from whence.cli.inverting import app
 
 __all__ = ["app"]

@@ -97,6 +97,8 @@ def demo(
         facts = {"page": made.page, "run": made.run, "audit": made.audit_path, "seconds": round(made.seconds, 1)}
         if made.provenance is not None:
             facts |= {"provenance": made.provenance, "recognised": made.recognised}
+        if made.prior is not None:
+            facts["prior"] = made.prior
         show({**facts, **_completeness(made.audit)}, as_json)
 
 
@@ -237,6 +239,12 @@ def report(
     provenance: Annotated[
         Path | None, typer.Option(help="What whence provenance train wrote on the same data: what it takes each for.")
     ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="What whence prior train wrote on the same data, fourier or pixels.")
+    ] = None,
+    invariants: Annotated[
+        int, typer.Option(help="With --prior: inputs that the network cannot tell from each target.")
+    ] = 8,
     on_map: Annotated[int, typer.Option("--map", help="Targets to map by what the network takes for alike.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -246,6 +254,7 @@ def report(
         from whence.evaluation import load_table
         from whence.provenance import open_folder
         from whence.report import MapSettings, write_report
+        from whence.report.asked import named_settings
         from whence.report.methods import named_methods
         from whence.report.sources import named_data
 
@@ -256,6 +265,7 @@ def report(
         asked: dict[str, Any] = {"remove": remove, "retrain": retrain, "regions": regions, "evaluation": measured}
         asked["alike"] = MapSettings(limit=on_map) if on_map else False
         asked["provenance"] = None if provenance is None else open_folder(provenance, opened.examples).network
+        asked["invariants"] = named_settings(prior, examples, opened.examples, invariants)
         page = write_report(opened, found, examples, out, chosen=target or None, k=k, methods=methods, **asked)
         show({"page": page.resolve(), **_completeness(found)}, as_json)
 

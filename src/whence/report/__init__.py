@@ -2,6 +2,8 @@
 
 from whence.report.alike import LikenessMap, MapSettings, likeness_map
 from whence.report.demo import Demonstration, demonstrate
+from whence.report.gallery import Gallery, gallery, write_gallery
+from whence.report.inverting import InvariantSettings, study_invariants
 from whence.report.likeness import class_map, error_map, extremes_sheet, similarity_map
 from whence.report.page import write_report
 from whence.report.regions import RegionMaps, helpful_pairs, map_pairs
@@ -11,6 +13,8 @@ from whence.report.training import Curves, curves
 __all__ = [
     "Curves",
     "Demonstration",
+    "Gallery",
+    "InvariantSettings",
     "LikenessMap",
     "MapSettings",
     "RegionMaps",
@@ -19,11 +23,14 @@ __all__ = [
     "demonstrate",
     "error_map",
     "extremes_sheet",
+    "gallery",
     "helpful_pairs",
     "likeness_map",
     "map_pairs",
     "save_study",
     "similarity_map",
+    "study_invariants",
     "study_run",
+    "write_gallery",
     "write_report",
 ]

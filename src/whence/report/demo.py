@@ -12,7 +12,7 @@ from typing import final
 
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from whence._errors import ArgumentError
@@ -22,15 +22,21 @@ from whence.attribution import Attributor, GradCos, PathSimilarity, Random, audi
 from whence.audit import Audit, audit, load_audit
 from whence.datasets import Examples, Images, as_examples, load_digits, load_mnist
 from whence.evaluation import Table, compare_attributors, load_table
+from whence.invariants.priors import PriorSettings, train_prior
 from whence.provenance import FolderSettings, train_folder
 from whence.report.alike import MapSettings
+from whence.report.demo_networks import LeNet5, SmallNet, lenet5, small_network
+from whence.report.inverting import InvariantSettings
 from whence.report.page import write_report
 from whence.report.recognition import Recogniser
 from whence.report.training import spaced
 from whence.runs import Run, open_run, record
 
+__all__ = ("Demonstration", "LeNet5", "Plan", "SmallNet", "demonstrate", "lenet5", "small_network", "train")
+
 _METHODS: dict[str, Attributor] = {"grad-cos": GradCos(), "path-similarity": PathSimilarity()}
 _EVALUATED = 60  # targets on which methods are compared
+_INDISTINCT = 8  # inputs that the network cannot tell from each target
 _LEFT_OUT = 0.05  # of the training examples, in each training that compares methods
 
 
@@ -47,6 +53,7 @@ class Demonstration:
         seconds: How long it all took.
         provenance: The folder of the provenance network, if one was trained.
         recognised: What it recognises, in a sentence.
+        prior: The folder of the prior of images, if one was trained.
     """
 
     page: Path
@@ -56,6 +63,7 @@ class Demonstration:
     seconds: float
     provenance: Path | None = None
     recognised: str = ""
+    prior: Path | None = None
 
 
 @final
@@ -77,6 +85,8 @@ class Plan:
         sets: Trainings without random examples, to measure which method to trust; 0 to leave that out.
         recognise: Whether a provenance network is trained beside it, for as many epochs.
         alike: What the map takes that the page shows; False for none.
+        prior: How the prior is trained from which the page has inputs that the network cannot tell from each target;
+            None for none.
     """
 
     train: Examples
@@ -92,6 +102,7 @@ class Plan:
     sets: int
     recognise: bool = False
     alike: MapSettings | bool = False
+    prior: PriorSettings | None = None
 
     @property
     def steps(self) -> int:
@@ -149,6 +160,10 @@ def demonstrate(
         found = _audited(run, plan, folder / "audit.zarr")
         place, settings = folder / "provenance", FolderSettings(epochs=plan.epochs)
         traced = train_folder(plan.train, place, settings, source=data) if plan.recognise else None
+        invert = None
+        if plan.prior is not None:
+            prior = train_prior(plan.train, folder / "prior", plan.prior, source=data)
+            invert = InvariantSettings(prior, _INDISTINCT)
         page = write_report(
             run,
             found,
@@ -161,11 +176,13 @@ def demonstrate(
             evaluation=_evaluated(run, found, plan, folder) if plan.sets else None,
             provenance=None if traced is None else traced.network,
             alike=plan.alike,
+            invariants=invert,
         )
         said = "" if traced is None else Recogniser(traced.network, plan.train).verdict(plan.targets, plan.ids)
     run.close()
     kept, seconds = place if traced else None, time.monotonic() - started
-    return Demonstration(page, folder / "run", folder / "audit.zarr", found, seconds, kept, said)
+    made = None if plan.prior is None else folder / "prior"
+    return Demonstration(page, folder / "run", folder / "audit.zarr", found, seconds, kept, said, made)
 
 
 def train(plan: Plan, path: Path) -> None:
@@ -183,60 +200,6 @@ def train(plan: Plan, path: Path) -> None:
                 loss.backward()
                 optimizer.step()
                 advance(1)
-
-
-def small_network() -> nn.Module:
-    """Return a convolutional network for 8 × 8 digits: 4,858 parameters, the same weights each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return SmallNet()
-
-
-def lenet5() -> nn.Module:
-    """Return LeNet-5 (LeCun et al., 1998) with ReLU and max-pooling: 61,706 parameters, the same weights each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return LeNet5()
-
-
-@final
-class SmallNet(nn.Module):
-    """The network of the digits; smooth, so that a quadrature of high order comes very close."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
-        self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
-        self.dense1 = nn.Linear(16 * 2 * 2, 48)
-        self.dense2 = nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (examples, 10) of digits (examples, 1, 8, 8)."""
-        x = functional.avg_pool2d(torch.tanh(self.conv1(x)), 2)
-        x = functional.avg_pool2d(torch.tanh(self.conv2(x)), 2)
-        logits: Tensor = self.dense2(torch.tanh(self.dense1(x.flatten(1))))
-        return logits
-
-
-@final
-class LeNet5(nn.Module):
-    """The network of MNIST."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.dense1 = nn.Linear(400, 120)
-        self.dense2 = nn.Linear(120, 84)
-        self.dense3 = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (examples, 10) of digits (examples, 1, 28, 28)."""
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.dense2(functional.relu(self.dense1(x.flatten(1)))))
-        logits: Tensor = self.dense3(x)
-        return logits
 
 
 def _audited(run: Run, plan: Plan, path: Path) -> Audit:
@@ -291,7 +254,8 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
         model, way, mapped = small_network(), "simpson", MapSettings(limit=200, times=5)
-        return Plan(digits, test, range(len(test)), model, 3e-3, 64, epochs or 12, way, 20, 1, 8, True, mapped)
+        prior = PriorSettings(width=16, epochs=40, flow_steps=1200)
+        return Plan(digits, test, range(len(test)), model, 3e-3, 64, epochs or 12, way, 20, 1, 8, True, mapped, prior)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))

@@ -16,6 +16,7 @@ from whence.audit import Audit
 from whence.counterfactual import Repair
 from whence.report.answers import Answers
 from whence.report.figures import Figure
+from whence.report.indistinct import Indistinct
 from whence.report.influences import class_figure, profile_figure, sorted_figure
 from whence.report.listed import Listed, Ranking, entries
 from whence.report.maps import Mapped
@@ -46,6 +47,7 @@ class Explanation:
         others: The lists of other methods, if any were asked.
         mapped: Training images with the regions that mattered, if they were asked.
         traced: What a provenance network takes it for, if one was given.
+        indistinct: Inputs on which the network answers the same, if they were looked for.
     """
 
     key: str
@@ -61,6 +63,7 @@ class Explanation:
     others: tuple[Ranked, ...] = ()
     mapped: tuple[Mapped, ...] = ()
     traced: Traced | None = None
+    indistinct: Indistinct | None = None
 
     @property
     def all_rankings(self) -> tuple[Ranking, ...]:

@@ -11,11 +11,26 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from whence.report.gallery import Gallery
 from whence.report.page import Page
 
 
 def render(page: Page) -> str:
-    """Return the page as one HTML document that loads nothing from anywhere.
+    """Return the page about an audit as one HTML document that loads nothing from anywhere."""
+    figures = {figure.key: figure.drawing for figure in page.figures}
+    return _document("page.html.j2", figures, _pictures(page), page=page)
+
+
+def render_gallery(page: Gallery) -> str:
+    """Return the page about an invariant set as one HTML document that loads nothing from anywhere."""
+    figures = {figure.key: figure.drawing for figure in page.figures}
+    looks = page.train_looks or {}
+    train = {f"train-{index}": shown.picture for index, shown in looks.items() if shown.picture is not None}
+    return _document("gallery.html.j2", figures, {**page.panel.pictures, **train}, page=page)
+
+
+def _document(template: str, drawings: dict[str, Any], pictures: dict[str, str], **context: Any) -> str:
+    """Fill a template.
 
     Text is escaped by the template engine; on top of that the document's own content security policy names the two
     scripts by their checksum, so that no other script can run and nothing can be fetched.
@@ -32,12 +47,12 @@ def render(page: Page) -> str:
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src {' '.join(_checksum(one) for one in scripts.values())}"
     )
-    return environment.get_template("page.html.j2").render(
-        page=page,
+    return environment.get_template(template).render(
         policy=policy,
         style=Markup(_asset("page.css")),
-        drawings={figure.key: figure.drawing for figure in page.figures},
-        pictures_data=_pictures(page),
+        drawings=drawings,
+        pictures_data=pictures,
+        **context,
         **{name: Markup(source) for name, source in scripts.items()},
     )
 
@@ -55,7 +70,9 @@ def _pictures(page: Page) -> dict[str, str]:
     changed = {f"{one.key}-{place}": step.picture for one in slides for place, step in enumerate(one.steps)}
     studied = () if page.attacked is None else (one for row in page.attacked.rows for one in row)
     groups = {one.key: one.picture for one in studied}
-    every: dict[str, str | None] = {**targets, **train, **mapped, **changed, **groups}
+    panels = (one.indistinct for one in page.explanations)
+    unseen = {key: picture for one in panels if one is not None for key, picture in one.pictures.items()}
+    every: dict[str, str | None] = {**targets, **train, **mapped, **changed, **groups, **unseen}
     return {key: picture for key, picture in every.items() if picture is not None}
 
 

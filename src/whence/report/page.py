@@ -31,6 +31,7 @@ from whence.report.choice import (
 from whence.report.confusion import Confusion, confusion
 from whence.report.explain import Explainer, Explanation
 from whence.report.figures import Figure
+from whence.report.inverting import InvariantSettings, with_invariants
 from whence.report.mapped import with_regions
 from whence.report.others import Others
 from whence.report.pictures import Look, look
@@ -112,6 +113,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     provenance: ProvenanceNetwork | None = None,
     adversarial: Study | None = None,
     alike: MapSettings | bool = False,
+    invariants: InvariantSettings | None = None,
 ) -> Path:
     """Write one HTML page about an audit: self-contained, readable offline.
 
@@ -141,6 +143,8 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         adversarial: A study of attacked inputs (`whence.adversarial.study`), which the page shows in a panel.
         alike: Whether to map what the network takes for alike, each target with its nearest training examples; or what
             such a map takes, a `MapSettings`. See `whence.path_kernel`.
+        invariants: How to look for other inputs on which the predicted class's logit is what it is on a target, an
+            `InvariantSettings`; None leaves them out. Each target's panel then shows some with their certificates.
 
     Returns:
         ``path``.
@@ -174,6 +178,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         provenance=provenance,
         adversarial=adversarial,
         alike=alike,
+        invariants=invariants,
     )
     write_atomically(place, render(page).encode("utf-8"))
     return place
@@ -194,6 +199,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     provenance: ProvenanceNetwork | None = None,
     adversarial: Study | None = None,
     alike: MapSettings | bool = False,
+    invariants: InvariantSettings | None = None,
 ) -> Page:
     """Collect everything the page shows; arguments as for `write_report`.
 
@@ -227,6 +233,8 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     if recogniser is not None:
         explanations = recogniser.traced(targets, explanations)
         recognised = recogniser.recognition(targets, asked, explanations)
+    if invariants is not None:
+        explanations = with_invariants(run, targets, explanations, invariants)
     listed = {one.index for each in explanations for ranking in each.all_rankings for one in ranking.listed}
     listed |= shown_ids(recognised, explanations)
     return Page(

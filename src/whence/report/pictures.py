@@ -45,16 +45,25 @@ def look(examples: Examples, index: int) -> Look:
     return Look(None, tuple(named[:_FEATURES]), max(0, _size(inputs) - _FEATURES))
 
 
-def png(pixels: np.ndarray) -> str:
+def png(pixels: np.ndarray, largest: int = _LARGEST) -> str:
     """Return a picture as a data URI, scaled down to the largest side that the page shows."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    if max(image.size) > _LARGEST:
-        image.thumbnail((_LARGEST, _LARGEST))
+    if max(image.size) > largest:
+        image.thumbnail((largest, largest))
     if image.mode == "RGB":
         image = image.quantize(_COLOURS)
+    return f"data:image/png;base64,{base64.b64encode(_encoded(image)).decode('ascii')}"
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Return a picture as the bytes of a PNG file, as large as it is."""
+    return _encoded(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _encoded(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue()
 
 
 def _values(inputs: Any, name: str = "") -> list[tuple[str, str]]:
