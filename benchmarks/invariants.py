@@ -173,7 +173,7 @@ def objectives(one: Case, place: int) -> dict[str, Objective]:
     return {
         "logit": logits(one.classifier, [int(one.test[1][place])]),
         "neuron": neuron(one.classifier, LAYER, int(hidden.argmax())),
-        "feature": feature(one.classifier, LAYER, one.autoencoder.autoencoder, int(codes.argmax())),
+        "feature": feature(one.classifier, one.autoencoder, int(codes.argmax())),
         "ten logits": logits(one.classifier),
     }
 

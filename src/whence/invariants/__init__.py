@@ -14,11 +14,11 @@ from whence.invariants.autoencoders import (
     top_activating,
     train_autoencoder,
 )
+from whence.invariants.dictionary import feature, shared_features
 from whence.invariants.filters import low_pass
 from whence.invariants.guidance import guided
 from whence.invariants.objective import (
     Objective,
-    feature,
     greatest_difference,
     logits,
     named_unit,
@@ -42,6 +42,7 @@ from whence.invariants.priors import (
     prior_facts,
     train_prior,
 )
+from whence.invariants.ranking import most_telling
 from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
 from whence.invariants.solvers import FirstOrder, GaussNewton, InfiniteOptimization, Metropolis, Search, Solver, Status
@@ -87,6 +88,7 @@ __all__ = (
     "load_prior",
     "logits",
     "low_pass",
+    "most_telling",
     "named_unit",
     "neuron",
     "precision",
@@ -96,6 +98,7 @@ __all__ = (
     "recall",
     "root_mean_square",
     "save_autoencoder",
+    "shared_features",
     "top_activating",
     "train_autoencoder",
     "train_prior",
