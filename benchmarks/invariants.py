@@ -62,9 +62,9 @@ from whence.invariants import (
 )
 from whence.invariants.autoencoders import TopK, load_autoencoder, save_autoencoder, train_autoencoder
 from whence.invariants.objective import TOLERANCE
-from whence.report.figures import FIRST, INK, SECOND
 
-QUERIES, SAMPLES, REAL = 4, 32, 5000
+FIRST, SECOND, INK = "#1764a3", "#b3470a", "#1c2024"  # colours
+QUERIES, SAMPLES, REAL = 4, 32, 2000
 BUDGET = {"logit": 3000, "neuron": 3000, "feature": 3000, "ten logits": 6000}
 POOL = {"logit": 1024, "neuron": 1024, "feature": 1024, "ten logits": 8192}
 STRENGTHS = (0.03, 0.1, 0.3)
