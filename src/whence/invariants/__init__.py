@@ -42,8 +42,10 @@ from whence.invariants.priors import (
     prior_facts,
     train_prior,
 )
+from whence.invariants.ranking import most_telling
 from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
+from whence.invariants.shared import shared_features
 from whence.invariants.solvers import FirstOrder, GaussNewton, InfiniteOptimization, Metropolis, Search, Solver, Status
 from whence.invariants.traversal import Traversal, traverse, triangle
 
@@ -87,6 +89,7 @@ __all__ = (
     "load_prior",
     "logits",
     "low_pass",
+    "most_telling",
     "named_unit",
     "neuron",
     "precision",
@@ -96,6 +99,7 @@ __all__ = (
     "recall",
     "root_mean_square",
     "save_autoencoder",
+    "shared_features",
     "top_activating",
     "train_autoencoder",
     "train_prior",
