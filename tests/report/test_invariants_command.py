@@ -163,7 +163,7 @@ def test_a_query_outside_of_the_prior_s_range_is_refused() -> None:
 
 def test_a_value_that_is_not_reached_says_how_near_and_shows_the_failures() -> None:
     Path("bright.py").write_text(
-        "import torch\nclass Bright(torch.nn.Module):\n    def forward(self, x):\n        return x.sum((2, 3))\n"
+        "import torch\nclass Bright(torch.nn.Module):\n    def forward(self, x):\n        return x.sum((2, 3)).clamp(min=50)\n"
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
