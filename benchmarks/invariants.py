@@ -5,7 +5,7 @@
 
 A convolutional classifier; objectives: the logit of the query's class, a hidden unit after its ReLU that speaks on the
 query, a feature of a sparse autoencoder of that hidden layer, all ten logits. Four queries, 32 samples each. A sample
-is solved within 0.01 of the query's values (root mean square over them). Evaluations are those of the prior's network; a
+is solved within 0.01 of the values of the query (root mean square). Evaluations are those of the prior's network: a
 pass back counts as two; all searches that start from the pool share its cost. Realism and diversity are those of
 `whence.evaluation.invariance`, in the features of a second network, trained apart.
 
@@ -14,6 +14,9 @@ Results: ``benchmarks/results/invariants-DATA.json`` and ``.md``, galleries and 
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,16 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from benchmarks._machine import machine
+from benchmarks._mnist import keep_freed_memory
+from benchmarks._pictures import save_figure
 from whence import as_examples
 from whence._errors import ArgumentError, UnreachedError
 from whence.datasets import load_mnist, load_parquet
-from whence.evaluation.invariance import Standard
+from whence.evaluation.invariance import CUTOFFS, Standard, rejected_from, spectral_deviation, spectrum_beside
 from whence.invariants import (
     FirstOrder,
     GaussNewton,
@@ -42,9 +50,10 @@ from whence.invariants import (
     Pixels,
     Pool,
     Prior,
-    Solver,
+    draw_pool,
     evaluations,
     feature,
+    guided,
     invariants,
     load_prior,
     logits,
@@ -52,9 +61,13 @@ from whence.invariants import (
     train_prior,
 )
 from whence.invariants.autoencoders import TopK, load_autoencoder, save_autoencoder, train_autoencoder
+from whence.invariants.objective import TOLERANCE
+from whence.report.figures import FIRST, INK, SECOND
 
 QUERIES, SAMPLES, REAL = 4, 32, 5000
 BUDGET = {"logit": 3000, "neuron": 3000, "feature": 3000, "ten logits": 6000}
+POOL = {"logit": 1024, "neuron": 1024, "feature": 1024, "ten logits": 8192}
+STRENGTHS = (0.03, 0.1, 0.3)
 RATES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FILTER = 0.5
 CLOSE = {"logit": 0.1, "neuron": 0.05, "feature": 0.05}  # of the prior's own invariants, in the objective's unit
@@ -89,7 +102,7 @@ def network(channels: int, colours: int, side: int, act: Callable[[], nn.Module]
 def trained(net: nn.Sequential, data: Data, epochs: int, path: Path) -> nn.Sequential:
     """Train a network, or read it from where it was kept."""
     if path.exists():
-        safetensors.torch.load_model(net, path)
+        safetensors.torch.load_model(net, str(path))
         return net.eval().requires_grad_(False)
     optimizer = Adam(net.parameters(), lr=2e-3)
     for _ in range(epochs):
@@ -97,7 +110,7 @@ def trained(net: nn.Sequential, data: Data, epochs: int, path: Path) -> nn.Seque
             optimizer.zero_grad()
             F.cross_entropy(net(data[0][rows]), data[1][rows]).backward()
             optimizer.step()
-    safetensors.torch.save_model(net, path)
+    safetensors.torch.save_model(net, str(path))
     return net.eval().requires_grad_(False)
 
 
@@ -105,7 +118,7 @@ def load(name: str, folder: Path) -> tuple[Data, Data]:
     """Return training and test images from 0 to 1 with their labels."""
     parts = []
     for split in ("train", "test"):
-        found = load_mnist(folder, split) if name == "mnist" else load_parquet(folder, split)
+        found = load_mnist(folder, split) if name == "mnist" else load_parquet(folder / f"{split}.parquet")
         examples = as_examples(found)
         inputs, labels = examples.batch(range(len(examples)))
         parts.append((inputs, labels))
@@ -160,47 +173,58 @@ def objectives(one: Case, place: int) -> dict[str, Objective]:
     return {
         "logit": logits(one.classifier, [int(one.test[1][place])]),
         "neuron": neuron(one.classifier, LAYER, int(hidden.argmax())),
-        "feature": feature(one.classifier, LAYER, one.autoencoder.autoencoder, int(codes.argmax())),
+        "feature": feature(one.classifier, one.autoencoder, int(codes.argmax())),
         "ten logits": logits(one.classifier),
     }
 
 
-def solvers(one: Case, kind: str, budget: int) -> dict[str, tuple[Solver, Prior, bool]]:
-    """Return each solver with its prior, and whether it starts from the pool."""
-    cost = 3 * evaluations(one.prior)
-    steps = budget // cost
-    coarse = (one.prior.with_steps(1),)
-    plain: dict[str, tuple[Solver, Prior, bool]] = {
-        "Gauss-Newton": (GaussNewton(), one.prior, True),
-        "Gauss-Newton, coarse first": (GaussNewton(coarse=coarse), one.prior, True),
-        "Gauss-Newton, no pool": (GaussNewton(), one.prior, False),
-        "Gauss-Newton, derivatives anew": (GaussNewton(secant=False), one.prior, True),
-        "exact (Metropolis)": (Metropolis(), one.prior, True),
-        "Algorithm 1 as written": (InfiniteOptimization(cutoff=FILTER, steps=steps), one.prior, False),
+@dataclass(frozen=True)
+class Way:
+    """One way to search: a solver over a prior, from the pool or from plain draws, with a filter or without."""
+
+    solver: Any
+    prior: Prior
+    pooled: bool = False
+    cutoff: float | None = None
+
+
+def ways(one: Case, budget: int) -> dict[str, Way]:
+    """Return each way to search."""
+    steps = budget // (3 * evaluations(one.prior))
+    coarse = GaussNewton(coarse=(one.prior.with_steps(2, "euler"),))
+    found = {
+        "Gauss-Newton": Way(GaussNewton(), one.prior, True),
+        "Gauss-Newton, coarse first": Way(coarse, one.prior, True),
+        "Gauss-Newton, pulled": Way(GaussNewton(pull=0.1), one.prior, True),
+        "Gauss-Newton, no pool": Way(GaussNewton(), one.prior),
+        "Gauss-Newton, derivatives anew": Way(GaussNewton(secant=False), one.prior, True),
+        "Gauss-Newton, filtered too": Way(coarse, one.prior, True, FILTER),
+        "exact (Metropolis)": Way(Metropolis(first=coarse), one.prior, True),
+        "Algorithm 1 as written": Way(InfiniteOptimization(cutoff=FILTER, steps=steps), one.prior),
     }
     for rate in RATES:
-        plain[f"Algorithm 1 without filter, rate {rate:g}"] = (
-            InfiniteOptimization(rate=rate, cutoff=None, steps=steps), one.prior, False,
-        )  # fmt: skip
-    adam = {"optimizer": Adam, "rate": 0.05, "steps": steps}
-    plain["Adam, rate 0.05"] = (FirstOrder(**adam), one.prior, False)
-    plain["Adam, rate 0.05, length kept"] = (FirstOrder(**adam, renormalise=True), one.prior, False)
-    plain["pixels, Adam"] = (FirstOrder(Adam, rate=0.05, steps=budget // 3), Pixels.of(one.train), False)
-    if kind == "ten logits":
-        del plain["exact (Metropolis)"]
-    return plain
+        descent = InfiniteOptimization(rate=rate, cutoff=None, steps=steps, threshold=TOLERANCE**2)
+        found[f"Algorithm 1 without filter, rate {rate:g}"] = Way(descent, one.prior)
+    found["Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, steps), one.prior)
+    found["Adam, rate 0.05, length kept"] = Way(FirstOrder(Adam, 0.05, steps, renormalise=True), one.prior)
+    found["pixels, Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, budget // 3), Pixels.of(one.train))
+    for strength in STRENGTHS:
+        found[f"guidance, strength {strength:g}"] = Way(strength, one.prior)
+    found["the prior's own draws"] = Way(FirstOrder(steps=0), one.prior)
+    return found
 
 
 def searched(
     one: Case, kind: str, objective: Objective, query: Tensor, pool: Pool, name: str
 ) -> tuple[InvariantSet, float]:
     """Run one solver from one query and return what it found, with the CPU seconds that it took."""
-    solver, prior, pooled = solvers(one, kind, BUDGET[kind])[name]
-    begun = time.process_time()
+    way, begun = ways(one, BUDGET[kind])[name], time.process_time()
     try:
-        found = invariants(
-            objective, query, prior, SAMPLES, solver=solver, pool=pool if pooled else 0, budget=BUDGET[kind], seed=1
-        )
+        if isinstance(way.solver, float):
+            found = guided(objective, query, one.prior, SAMPLES, strength=way.solver, seed=1)
+        else:
+            asked: dict[str, Any] = {"budget": BUDGET[kind], "cutoff": way.cutoff, "pool": pool if way.pooled else 0}
+            found = invariants(objective, query, way.prior, SAMPLES, solver=way.solver, seed=1, **asked)
     except UnreachedError as error:
         found = error.found
     return found, time.process_time() - begun
@@ -241,26 +265,77 @@ def row(
     }
 
 
-def measure(one: Case, kind: str, pool: Pool, names: Sequence[str] | None) -> dict[str, Any]:
-    """Run every solver of an objective from all queries."""
+def measure(one: Case, kind: str, pool: Pool, names: Sequence[str] | None, results: Path, data: str) -> dict[str, Any]:
+    """Search in every way for invariants of an objective, from all queries."""
     places = queries(one)
     asked = [(objectives(one, place)[kind], one.test[0][place]) for place in places]
     values = torch.cat([objective(pool.inputs) for objective, _ in asked])
     spread = float(values.var(0, correction=0).mean().sqrt())
     standards = [standard(one, kind, objective, query, pool) for objective, query in asked]
-    share = len(pool) * evaluations(one.prior) / len(BUDGET)  # of the four objectives; all queries of one are in a row
+    share = len(pool) * evaluations(one.prior) / sum(POOL[kind] == POOL[other] for other in POOL)
+    with torch.no_grad():
+        plain = one.prior.reconstruct(one.test[0][:1000])
     told: dict[str, Any] = {}
-    for name in names or list(solvers(one, kind, BUDGET[kind])):
+    for name, way in ways(one, BUDGET[kind]).items():
+        if names and name not in names:
+            continue
         runs = [searched(one, kind, objective, query, pool, name) for objective, query in asked]
-        pooled = solvers(one, kind, BUDGET[kind])[name][2]
-        told[name] = row(
-            [found for found, _ in runs], sum(seconds for _, seconds in runs), spread, share if pooled else 0, standards
-        )
+        founds = [found for found, _ in runs]
+        told[name] = row(founds, sum(seconds for _, seconds in runs), spread, share if way.pooled else 0, standards)
+        told[name]["spectrum"] = float(np.mean([spectrum_beside(found.inputs, plain) for found in founds]))
         print(kind, name, {key: told[name].get(key) for key in SHOWN}, flush=True)
-    return {"solvers": told, "queries": places, "spread": spread, "budget": BUDGET[kind]}
+        if name in DRAWN:
+            draw_samples(founds, results / f"invariants-{data}-{kind.replace(' ', '-')}-{slug(name)}.png")
+    return {"ways": told, "queries": places, "spread": spread, "budget": BUDGET[kind], "pool": len(pool)}
+
+
+def deviations(one: Case, pool: Pool, results: Path, data: str) -> dict[str, Any]:
+    """Draw how far filters move the value of a logit's query and samples, searched for without and with a filter."""
+    place = queries(one)[0]
+    objective, query = objectives(one, place)["logit"], one.test[0][place]
+    told: dict[str, Any] = {}
+    for name, cutoff in (("plain", None), ("filtered too", FILTER)):
+        found = invariants(objective, query, one.prior, SAMPLES, pool=pool, cutoff=cutoff, seed=1)
+        told[name] = spectral_deviation(objective, found.only(found.solved))
+    own = told["plain"].sel(input="query")
+    figure = go.Figure()
+    for name, colour in (("plain", SECOND), ("filtered too", FIRST)):
+        samples = told[name].isel(input=slice(1, None))
+        for share, width in ((0.25, 1), (0.5, 3), (0.75, 1)):
+            line = {"color": colour, "width": width}
+            shown = samples.quantile(share, "input").values
+            label = f"samples, {name}" + (", quarters" if width == 1 else ", median")
+            figure.add_scatter(x=CUTOFFS, y=shown, mode="lines", line=line, name=label, showlegend=share != 0.75)
+    figure.add_scatter(x=CUTOFFS, y=own.values, mode="lines+markers", line={"color": INK}, name="query")
+    title = f"{objective.name} after low-pass filters: distance from the query's own, unfiltered"
+    figure.update_layout(
+        title=title, xaxis_title="cutoff, share of the highest frequency", yaxis_title=own.attrs["unit"]
+    )
+    save_figure(figure, results / f"invariants-{data}-cutoffs.png")
+    medians = {name: one_.isel(input=slice(1, None)).median("input").values.tolist() for name, one_ in told.items()}
+    return {"cutoffs": list(CUTOFFS), "query": own.values.tolist(), "medians": medians}
+
+
+def draw_samples(founds: Sequence[InvariantSet], path: Path, shown: int = 15) -> None:
+    """Draw queries, each with its first solved samples beside it."""
+    rows = []
+    for found in founds:
+        samples = found.only(found.solved).inputs[:shown]
+        blank = torch.ones(shown - len(samples), *found.query.shape)
+        rows.append(torch.cat([found.query[None], torch.ones(1, *found.query.shape), samples, blank]))
+    sheet = torch.cat([torch.cat(list(one), 2) for one in rows], 1).clamp(0, 1)
+    numbers = (255 * sheet).byte().permute(1, 2, 0).numpy()
+    picture = Image.fromarray(numbers[..., 0] if numbers.shape[2] == 1 else numbers)
+    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a file's."""
+    return name.lower().replace(",", "").replace(" ", "-")
 
 
 SHOWN = ("solved", "median_residual", "evaluations_per_solved", "precision", "prior_precision", "quantile")
+DRAWN = ("Gauss-Newton, coarse first", "exact (Metropolis)", "Gauss-Newton, filtered too", "pixels, Adam, rate 0.05")
 
 
 def standard(one: Case, kind: str, objective: Objective, query: Tensor, pool: Pool) -> Standard:
@@ -276,3 +351,97 @@ def standard(one: Case, kind: str, objective: Objective, query: Tensor, pool: Po
         except ArgumentError:
             rejected = None
     return Standard(one.features, one.test[0][:REAL], pool.inputs[:1024], rejected)
+
+
+def main() -> None:
+    """Measure what is asked for and write it among what was measured before."""
+    parser = argparse.ArgumentParser(description="Invariants: every solver, the same prior, the same budget.")
+    folder = os.environ.get("WHENCE_DATA")
+    parser.add_argument("--data", choices=("mnist", "cifar10"), default="mnist")
+    parser.add_argument("--data-dir", type=Path, default=Path(folder) if folder else None, required=folder is None)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for networks, prior and autoencoder")
+    parser.add_argument("--objective", choices=tuple(BUDGET), action="append")
+    parser.add_argument("--way", action="append", help="one of the ways to search; all if left out")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    one = case(options.data, options.data_dir / options.data, options.cache)
+    file = options.results / f"invariants-{options.data}.json"
+    found = json.loads(file.read_text()) if file.exists() else {"objectives": {}}
+    found["accuracy"] = accuracy(one.classifier, one.test)
+    found["autoencoder"] = {
+        str(name): float(value) for name, value in one.autoencoder.figures.items() if not value.dims
+    }
+    begun = time.process_time()
+    pools = {size: draw_pool(one.prior, size, seed=0) for size in set(POOL.values())}
+    found["pool_seconds"] = time.process_time() - begun
+    found["deviations"] = deviations(one, pools[1024], options.results, options.data)
+    for kind in options.objective or BUDGET:
+        told = measure(one, kind, pools[POOL[kind]], options.way, options.results, options.data)
+        before = found["objectives"].get(kind, {"ways": {}})
+        found["objectives"][kind] = told | {"ways": before["ways"] | told["ways"]}
+        found["machine"] = machine()
+        file.write_text(json.dumps(found, indent=1) + "\n")
+        page(found, options.results / f"invariants-{options.data}.md", options.data)
+
+
+def page(found: dict[str, Any], path: Path, data: str) -> None:
+    """Write the figures as tables."""
+    lines = [
+        f"Invariants on {data}: {QUERIES} queries, {SAMPLES} samples each; a classifier of accuracy "
+        f"{found['accuracy']:.3f}. Solved: within {TOLERANCE} of the query's values (root mean square).",
+        f"Machine: {json.dumps(found['machine'], sort_keys=True)}",
+        "",
+    ]
+    for kind, told in found["objectives"].items():
+        best = tuned(told["ways"])
+        lines += [
+            f"## {kind}",
+            "",
+            f"Spread of the values over the prior's draws {told['spread']:.2f}; at most {told['budget']} evaluations a "
+            f"sample; a pool of {told['pool']} draws. Of Algorithm 1's rates the best is {best}.",
+            "",
+            "| way | solved | median residual | in spreads | evaluations a solved sample | with its share of the pool "
+            "| CPU ms a solved sample | latent quantile | precision (prior's) | diversity / prior's | "
+            "diversity / rejection set's | recall of the rejection set | kernel distance (prior's) | spectrum |",
+            "|---" * 14 + "|",
+            *(line(name, one) for name, one in told["ways"].items()),
+            "",
+        ]
+    lines += [f"![Cutoffs](invariants-{data}-cutoffs.png)"]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def tuned(ways_: dict[str, Any]) -> str:
+    """Return the rate of Algorithm 1 that solves most, of those the one of fewest evaluations."""
+    rates = {name: one for name, one in ways_.items() if name.startswith("Algorithm 1 without")}
+    if not rates:
+        return "not measured"
+    return max(rates, key=lambda name: (rates[name]["solved"], -(rates[name]["evaluations_per_solved"] or 1e9)))
+
+
+def line(name: str, one: dict[str, Any]) -> str:
+    """Return a row of a table."""
+
+    def said(key: str, form: str = ".2f", times: float = 1) -> str:
+        value = one.get(key)
+        return "" if value is None else format(times * value, form)
+
+    kernel = f"{said('kernel_distance', '.3f')} ({said('prior_kernel_distance', '.3f')})"
+    cells = [
+        name, f"{one['solved']} / {one['samples']}", said("median_residual", ".4f"),
+        said("median_residual_in_spreads", ".4f"), said("evaluations_per_solved", ".0f"),
+        said("evaluations_with_pool", ".0f"), said("seconds_per_solved", ".0f", 1e3), said("quantile"),
+        f"{said('precision')} ({said('prior_precision')})" if "precision" in one else "", said("diversity"),
+        said("rejected_diversity"), said("rejected_recall"),
+        kernel if "kernel_distance" in one else "", said("spectrum"),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

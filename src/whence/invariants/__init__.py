@@ -14,11 +14,11 @@ from whence.invariants.autoencoders import (
     top_activating,
     train_autoencoder,
 )
+from whence.invariants.dictionary import feature, shared_features
 from whence.invariants.filters import low_pass
 from whence.invariants.guidance import guided
 from whence.invariants.objective import (
     Objective,
-    feature,
     greatest_difference,
     logits,
     named_unit,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError, LabelError, ShapeError
 from whence._numbers import is_number, is_whole
 from whence.datasets import call_model
-from whence.invariants.autoencoders import SparseAutoencoder, feature_values
 from whence.kernel.representations import activations
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -162,39 +161,6 @@ def neuron(model: nn.Module, layer: str, index: int | None = None, *, pooled: bo
         return found.mean(dim=tuple(range(1, found.ndim - 1))) if pooled and found.ndim > 2 else found
 
     return Objective(function, layer if index is None else f"{layer}.{index}")
-
-
-def feature(
-    model: nn.Module,
-    layer: str,
-    autoencoder: SparseAutoencoder,
-    index: int,
-    *,
-    pooled: bool = False,
-    before: bool = False,
-) -> Objective:
-    """Return a feature of a sparse autoencoder as an objective: one number, or its map over all places of the layer.
-
-    Args:
-        model: Copied, in evaluation mode.
-        layer: The module's name that the autoencoder is of.
-        autoencoder: As `train_autoencoder` gives it.
-        index: Of the feature, from 0.
-        pooled: Take the mean over all places.
-        before: Take the number before the nonlinearity: it has a gradient also where the feature is silent.
-
-    Raises:
-        LabelError: If there is no such layer.
-
-    Source: EquiDiff, section 4.3.
-    """
-    read, known = activations(frozen(model), layer), autoencoder.eval()
-
-    def function(inputs: Any) -> Tensor:
-        found = feature_values(read(inputs), known, index, before=before)
-        return found.mean(1, keepdim=True) if pooled else found
-
-    return Objective(function, f"{layer}, feature {index}")
 
 
 def named_unit(model: nn.Module, name: str, *, pooled: bool = False) -> Objective:

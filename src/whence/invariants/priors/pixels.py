@@ -136,7 +136,8 @@ class Fourier:
         low, high = self.bounds
         spectrum = torch.fft.rfft2(latents.double(), norm="ortho") * self._weights(latents.device)
         images = torch.fft.irfft2(spectrum, s=self.shape[1:], norm="ortho")
-        return (low + (high - low) * images.sigmoid()).to(latents.dtype)
+        ranged: Tensor = low + (high - low) * images.sigmoid()
+        return ranged.to(latents.dtype)
 
     def _weights(self, device: torch.device) -> Float[Tensor, "height half"]:
         """Return what each frequency is weighed by; over the whole plane the mean square is contrast²."""

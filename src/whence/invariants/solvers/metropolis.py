@@ -97,7 +97,7 @@ class _Walk:
         logarithm = self.density(there, slopes) - self.density(self.points, self.slopes)
         logarithm += (step.square().sum(1) - back.square().sum(1)) / (2 * self.sizes[:, 0].square())
         chance = torch.rand(len(self.rows), generator=self.random, dtype=torch.float64).to(self.points)
-        took = same & (chance.log() < logarithm)
+        took: Tensor = same & (chance.log() < logarithm)
         self.points = torch.where(took[:, None], there, self.points)
         self.slopes = torch.where(took[:, None, None], slopes, self.slopes)
         return took
