@@ -87,7 +87,7 @@ def test_a_feature_of_an_autoencoder_is_kept_and_listed() -> None:
     words = (MODEL, "--autoencoder", "features.safetensors", "--unit", f"feature.{active}", "--targets", "digits")
     result = call(*words, "--query", 5, *FEW, "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["objective"] == f"dense1, feature {active}"
+    assert json.loads(result.stdout)["objective"] == f"feature {active} of dense1"
     assert f"feature {active}</th>" in Path("invariants.html").read_text()
 
 
@@ -163,7 +163,8 @@ def test_a_query_outside_of_the_prior_s_range_is_refused() -> None:
 
 def test_a_value_that_is_not_reached_says_how_near_and_shows_the_failures() -> None:
     Path("bright.py").write_text(
-        "import torch\nclass Bright(torch.nn.Module):\n    def forward(self, x):\n        return x.sum((2, 3)).clamp(min=50)\n"
+        "import torch\nclass Bright(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return x.sum((2, 3)).clamp(min=50)\n"
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -45,7 +45,6 @@ from whence.invariants.priors import (
 from whence.invariants.ranking import most_telling
 from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
-from whence.invariants.shared import shared_features
 from whence.invariants.solvers import FirstOrder, GaussNewton, InfiniteOptimization, Metropolis, Search, Solver, Status
 from whence.invariants.traversal import Traversal, traverse, triangle
 

@@ -122,7 +122,7 @@ def named_objective(
     index = unit.removeprefix(_FEATURE)
     if not index.isdecimal():
         raise ArgumentError(f"--unit {unit!r} must read feature.NUMBER, such as feature.17.")
-    return feature(model, autoencoder.layer, autoencoder.autoencoder, int(index), pooled=pooled)
+    return feature(model, autoencoder, int(index), pooled=pooled)
 
 
 def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:

@@ -16,8 +16,8 @@ from whence.attribution import Attributor, RepresentationCos, Trained, as_traine
 from whence.audit.chunks import labels_of
 from whence.datasets import Examples
 from whence.invariants import InvariantSet, Objective, TrainedAutoencoder
+from whence.invariants.dictionary import shared_features
 from whence.invariants.ranking import Features
-from whence.invariants.shared import shared_features
 from whence.report.figures import Figure, Rows
 from whence.report.gallery_plots import gallery_figures
 from whence.report.indistinct import COLUMNS, TELLING, Indistinct, answers_of, indistinct

@@ -1,4 +1,4 @@
-"""Features that samples share with the query, on an autoencoder whose codes are known."""
+"""Features as objectives, and as what samples share, on an autoencoder whose codes are known."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 import xarray as xr
 from torch import nn
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, LabelError
 from whence.invariants import InvariantSet, Relu, SparseAutoencoder, TrainedAutoencoder
-from whence.invariants.shared import shared_features
+from whence.invariants.dictionary import feature, shared_features
 
 
 def identity(width: int) -> SparseAutoencoder:
@@ -30,6 +30,23 @@ def model() -> nn.Module:
 @pytest.fixture
 def known() -> TrainedAutoencoder:
     return TrainedAutoencoder(identity(3), "0")
+
+
+def test_a_feature_is_its_code_and_gradients_go_through(model: nn.Module, known: TrainedAutoencoder) -> None:
+    objective = feature(model, known, 1)
+    inputs = torch.tensor([[1.0, 2.0, 3.0], [1.0, -2.0, 3.0]], requires_grad=True)
+    values = objective(inputs)
+    assert values.tolist() == [[2.0], [0.0]]
+    assert objective.name == "feature 1 of 0"
+    (slope,) = torch.autograd.grad(values.sum(), inputs)
+    assert slope.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert not any(one.grad is not None for one in known.autoencoder.parameters())
+
+
+@pytest.mark.parametrize("index", [3, -1])
+def test_a_feature_that_is_not_there_is_refused(model: nn.Module, known: TrainedAutoencoder, index: int) -> None:
+    with pytest.raises(LabelError, match=r"No feature .*: the autoencoder has features 0 to 2\."):
+        feature(model, known, index)
 
 
 def a_set(samples: torch.Tensor, query: list[float], solved: list[bool]) -> InvariantSet:

@@ -1,4 +1,4 @@
-"""Features of a sparse autoencoder that samples share with the query."""
+"""Features of a sparse autoencoder: as what is kept, and as what samples share with the query."""
 
 from __future__ import annotations
 
@@ -11,16 +11,43 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError
-from whence._numbers import even_parts, is_number
+from whence._errors import ArgumentError, LabelError
+from whence._numbers import even_parts, is_number, is_whole
 from whence.invariants.autoencoders.layout import axis_of, rows_of
-from whence.invariants.autoencoders.network import SparseAutoencoder
+from whence.invariants.autoencoders.network import SparseAutoencoder, feature_values
 from whence.invariants.autoencoders.result import TrainedAutoencoder
-from whence.invariants.objective import frozen
+from whence.invariants.objective import Objective, frozen
 from whence.invariants.result import InvariantSet
 from whence.kernel.representations import activations
 
 _AT_ONCE = 64  # inputs whose codes are held together
+
+
+def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled: bool = False) -> Objective:
+    """Return what an autoencoder's feature gives as an objective: its code at every position of the layer.
+
+    Where a feature is silent its code has no gradient: start from a pool of draws (`Pool`), some of which wake it.
+
+    Args:
+        model: Copied, in evaluation mode.
+        trained: The autoencoder with its layer.
+        index: Of the feature, from 0.
+        pooled: Take the mean over all positions instead.
+
+    Raises:
+        LabelError: If the model has no such layer, or the autoencoder no such feature.
+
+    Source: EquiDiff, section 4.3.
+    """
+    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained)
+    if not is_whole(index) or not 0 <= index < autoencoder.features:
+        raise LabelError(f"No feature {index!r}: the autoencoder has features 0 to {autoencoder.features - 1}.")
+
+    def function(inputs: Any) -> Tensor:
+        found = feature_values(read(inputs), autoencoder, index)
+        return found.mean(1, keepdim=True) if pooled else found
+
+    return Objective(function, f"feature {index} of {trained.layer}")
 
 
 def shared_features(
