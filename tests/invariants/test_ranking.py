@@ -18,7 +18,7 @@ def a_set(points: Tensor, quantile: list[float], solved: list[bool] | None = Non
     many = len(points)
     data = {
         "solved": ("sample", np.array(solved or [True] * many)),
-        "quantile": ("sample", np.array(quantile)),
+        "latent_quantile": ("sample", np.array(quantile)),
         "residual": ("sample", np.zeros(many)),
     }
     return InvariantSet(points, points, torch.zeros(points.shape[1]), xr.Dataset(data, attrs={"objective": "f"}))

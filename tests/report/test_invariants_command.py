@@ -162,17 +162,18 @@ def test_a_query_outside_of_the_prior_s_range_is_refused() -> None:
 
 
 def test_a_value_that_is_not_reached_says_how_near_and_shows_the_failures() -> None:
-    Path("far.py").write_text(
-        "import torch\n"
-        "class Peak(torch.nn.Module):\n"
-        "    def forward(self, x):\n"
-        "        far = (x - torch.eye(8)).square().sum((1, 2, 3))\n"
-        "        return torch.stack([torch.exp(-far), -far], 1)\n"
+    Path("bright.py").write_text(
+        "import torch\nclass Bright(torch.nn.Module):\n"
+        "    def forward(self, x):\n        return x.sum((2, 3)).clamp(min=50)\n"
     )
-    image = (torch.eye(8) * 255).to(torch.uint8).numpy()
-    Image.fromarray(image).save("query.png")
-    message = refused("far:Peak", "--query", "query.png", "--unit", "logit.0", *FEW, "--out", "set.zarr")
-    assert "None of 2 samples reached logit 0 = 1; the nearest came to " in message
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        flow = LatentFlow(Sizes((1, 8, 8), latent=4, width=16, hidden=8))  # untrained: its images are grey
+    save_prior(flow, Path("prior"), {})
+    Image.new("L", (8, 8), 255).save("query.png")
+    words = ("--query", "query.png", "--unit", "logit.0", "--prior", "prior", "--out", "set.zarr", *FEW)
+    message = refused("bright:Bright", *words)
+    assert "None of 2 samples reached logit 0 = 64; the nearest came to " in message
     assert "The prior's own draws go from " in message
     assert Path("invariants.html").read_text().count('<li class="unsolved">') == 2
     assert not load_invariants("set.zarr").solved.any()

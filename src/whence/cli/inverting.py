@@ -52,7 +52,7 @@ def invariants(
         float | None,
         typer.Option(help="Keep also the value of low-pass filtered inputs, at this share of frequencies."),
     ] = None,
-    solver: Annotated[str, typer.Option(help="What moves samples to the value.")] = "gauss-newton",
+    solver: Annotated[str, typer.Option(help="gauss-newton, metropolis, first-order or published.")] = "gauss-newton",
     pool: Annotated[int, typer.Option(help="Draws of the prior to start from.")] = 1024,
     method: Annotated[
         str, typer.Option(help=f"What says which training examples are near: {METHODS_SAID}")

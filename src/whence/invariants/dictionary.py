@@ -23,7 +23,7 @@ from whence.kernel.representations import activations
 _AT_ONCE = 64  # inputs whose codes are held together
 
 
-def feature(model: nn.Module, trained: TrainedAutoencoder, index: int) -> Objective:
+def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled: bool = False) -> Objective:
     """Return what an autoencoder's feature gives as an objective: its code at every position of the layer.
 
     Where a feature is silent its code has no gradient: start from a pool of draws (`Pool`), some of which wake it.
@@ -32,6 +32,7 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int) -> Object
         model: Copied, in evaluation mode.
         trained: The autoencoder with its layer.
         index: Of the feature, from 0.
+        pooled: Take the mean over all positions instead.
 
     Raises:
         LabelError: If the model has no such layer, or the autoencoder no such feature.
@@ -43,7 +44,8 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int) -> Object
         raise LabelError(f"No feature {index!r}: the autoencoder has features 0 to {autoencoder.features - 1}.")
 
     def function(inputs: Any) -> Tensor:
-        return feature_values(read(inputs), autoencoder, index)
+        found = feature_values(read(inputs), autoencoder, index)
+        return found.mean(1, keepdim=True) if pooled else found
 
     return Objective(function, f"feature {index} of {trained.layer}")
 

@@ -80,7 +80,7 @@ def realism_weights(
         ArgumentError: If there are too few real inputs.
         ShapeError: If features give no row of numbers for each input.
     """
-    quantile = found.certificate["quantile"].values.astype(np.float64)
+    quantile = found.certificate["latent_quantile"].values.astype(np.float64)
     weights = np.clip(2 * np.minimum(quantile, 1 - quantile) / _TAIL, _LEAST, 1)
     if real is not None:
         inside = within(_points(found.inputs, features), _points(real, features), _NEIGHBOUR)

@@ -18,15 +18,32 @@ from whence._errors import ArgumentError, DataError, LabelError, ShapeError
 from whence.attribution import Trained, as_trained
 from whence.datasets import Examples
 from whence.datasets._pixels import read_pixels
-from whence.invariants import GaussNewton, Objective, Prior, Solver, TrainedAutoencoder, named_unit
-from whence.invariants.dictionary import feature
-from whence.invariants.priors import Fourier, Pixels, load_prior
+from whence.invariants import (
+    FirstOrder,
+    Fourier,
+    GaussNewton,
+    InfiniteOptimization,
+    Metropolis,
+    Objective,
+    Pixels,
+    Prior,
+    Solver,
+    TrainedAutoencoder,
+    feature,
+    load_prior,
+    named_unit,
+)
 from whence.report.inverting import InvariantSettings
 from whence.report.scale import scale_of
 from whence.report.sources import named_data, named_loss, named_model
 from whence.runs import Run, open_run
 
-SOLVERS: dict[str, Callable[[], Solver]] = {"gauss-newton": GaussNewton}
+SOLVERS: dict[str, Callable[[], Solver]] = {
+    "gauss-newton": GaussNewton,
+    "metropolis": Metropolis,
+    "first-order": FirstOrder,
+    "published": InfiniteOptimization,
+}
 _FEATURE = "feature."
 
 
@@ -105,7 +122,7 @@ def named_objective(
     index = unit.removeprefix(_FEATURE)
     if not index.isdecimal():
         raise ArgumentError(f"--unit {unit!r} must read feature.NUMBER, such as feature.17.")
-    return feature(model, autoencoder, int(index))
+    return feature(model, autoencoder, int(index), pooled=pooled)
 
 
 def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:

@@ -171,12 +171,12 @@ class _Shown:
         known: tuple[tuple[str, str], ...] = (
             ("residual", number(residual, 2)),
             ("in spreads", number(residual / spread, 2) if spread > 0 else "unknown"),
-            ("quantile", f"{float(told['quantile']):.3f}"),
+            ("quantile", f"{float(told['latent_quantile']):.3f}"),
             ("status", _ENDED.get(str(told.status.values), str(told.status.values))),
         )
         if "filtered_residual" in told:
             known = (*known[:2], ("filtered residual", number(float(told.filtered_residual), 2)), *known[2:])
-        value = _value(told["values"].values.tolist())
+        value = _value(told["value"].values.tolist())
         evaluations = f"{float(told.evaluations):,.0f}"
         name = f"sample {row}"
         cells = (value, *(said for name, said in known if name != "filtered residual"), evaluations)
@@ -220,7 +220,7 @@ def _verdict(found: InvariantSet, samples: Sequence[Sample], called: list[str] |
         kinds = listing(sorted(set(others)))
         told = f"; {len(others):,} of these it answers otherwise: {kinds}" if others else ", and on all of these"
         said.append(f"The network answers {called[0]} on the query{told}.")
-    quantile = found.certificate["quantile"].values[found.solved]
+    quantile = found.certificate["latent_quantile"].values[found.solved]
     odd = int(((quantile < _UNUSUAL) | (quantile > 1 - _UNUSUAL)).sum())
     if odd:
         said.append(

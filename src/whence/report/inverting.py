@@ -235,9 +235,9 @@ def _facts(found: InvariantSet, model: nn.Module) -> dict[str, Any]:
             {
                 "sample": row,
                 "solved": bool(one.solved),
-                "values": one["values"].values.tolist(),
+                "values": one["value"].values.tolist(),
                 "residual": float(one.residual),
-                "quantile": float(one["quantile"]),
+                "quantile": float(one["latent_quantile"]),
                 "status": str(one.status.values),
                 "answer": None if answers is None else answers[row + 1],
             }
