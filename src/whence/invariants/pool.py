@@ -67,11 +67,11 @@ def draw_pool(
 
 
 def pool_values(pool: Pool, problem: Problem) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
-    """Return the values of a pool's draws, and how far each is from solving a problem."""
+    """Return the values of a pool's draws, and how far a search has to go from each (root mean square)."""
     with torch.no_grad():
         parts = even_parts(range(len(pool)), _AT_ONCE)
         found = [problem.measure(pool.inputs[part.start : part.stop]) for part in parts]
-    return torch.cat([one.values for one in found]), torch.cat([one.farther for one in found])
+    return torch.cat([one.values for one in found]), torch.cat([one.residuals.square().mean(1).sqrt() for one in found])
 
 
 def starts_of(

@@ -41,8 +41,23 @@ class Problem:
 
     def measure(self, inputs: Tensor) -> Measured:
         """Return the values of inputs, filtered and not."""
-        filtered = None if self.cutoff is None else self.objective(low_pass(inputs, self.cutoff))
-        return Measured(self, self.objective(inputs), filtered)
+        filtered = None if self.cutoff is None else low_pass(inputs, self.cutoff)
+        values = self.objective(inputs)
+        followed = self.objective.searched(inputs) if self._stands_in(self.goal) else values
+        if filtered is None:
+            return Measured(self, values, None, followed, None)
+        low = self.objective(filtered)
+        return Measured(
+            self,
+            values,
+            low,
+            followed,
+            self.objective.searched(filtered) if self._stands_in(self.filtered_goal) else low,
+        )
+
+    def _stands_in(self, goal: Tensor | None) -> bool:
+        """Say whether the objective's stand-in takes a goal where the objective does."""
+        return self.objective.stand_in is not None and goal is not None and bool((goal > 0).all())
 
     def at(self, latents: Tensor) -> Measured:
         """Return the values of the inputs that latents stand for."""
@@ -52,19 +67,29 @@ class Problem:
 @final
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Values of some inputs beside those to be reached."""
+    """Values of some inputs beside those to be reached; what a search follows is the values, or their stand-in."""
 
     problem: Problem
     values: Float[Tensor, "some values"]
     filtered: Float[Tensor, "some values"] | None
+    followed: Float[Tensor, "some values"]
+    followed_filtered: Float[Tensor, "some values"] | None
 
     @property
     def residuals(self) -> Float[Tensor, "some equations"]:
         """The differences that are to be 0: of the values, then of those of the filtered inputs."""
-        parts = [self.values - self.problem.goal]
-        if self.filtered is not None and self.problem.filtered_goal is not None:
-            parts.append(self.filtered - self.problem.filtered_goal)
+        parts = [self.followed - self.problem.goal]
+        if self.followed_filtered is not None and self.problem.filtered_goal is not None:
+            parts.append(self.followed_filtered - self.problem.filtered_goal)
         return torch.cat(parts, 1)
+
+    def detached(self) -> Measured:
+        """Return the same numbers without their graph."""
+        parts = (self.values, self.filtered, self.followed, self.followed_filtered)
+        values, filtered, followed, low = (None if one is None else one.detach() for one in parts)
+        assert values is not None
+        assert followed is not None
+        return Measured(self.problem, values, filtered, followed, low)
 
     @property
     def distance(self) -> Float[Tensor, " some"]:
@@ -109,9 +134,7 @@ def linearised(
         measured = problem.at(points)
         residuals = combined(measured.residuals, sketch, seed)
         rows = [row_gradient(problem, residuals[:, row], points) for row in range(residuals.shape[1])]
-    values, filtered = measured.values.detach(), measured.filtered
-    kept = Measured(problem, values, None if filtered is None else filtered.detach())
-    return kept, torch.stack([one.flatten(1) for one in rows], 1)
+    return measured.detached(), torch.stack([one.flatten(1) for one in rows], 1)
 
 
 def row_gradient(problem: Problem, numbers: Float[Tensor, " some"], points: Tensor) -> Tensor:

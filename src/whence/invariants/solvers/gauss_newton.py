@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whence.invariants.priors.protocol import Prior
@@ -32,6 +32,7 @@ class GaussNewton:
 
     Attributes:
         steps: At most so many for each sample and prior.
+        patience: A search that has not halved its residual in so many steps is stalled: elsewhere is better.
         radius: Of trust at the start, as a share of the length of the prior's latents.
         damping: λ, as a share of the mean of JJᵀ's diagonal.
         coarse: Cheaper priors of the same latents, such as the same flow in fewer steps: solved first, in this order.
@@ -42,6 +43,7 @@ class GaussNewton:
     """
 
     steps: int = 100
+    patience: int = 20
     radius: float = 0.25
     damping: float = 1e-4
     coarse: tuple[Prior, ...] = ()
@@ -69,6 +71,7 @@ class _Walk:
         self.damping = search.latents.new_full((count,), settings.damping)
         self.least = _LEAST_RADIUS * start
         self.residuals = search.latents.new_zeros(count, equations)
+        self.marked, self.waited = self.radius + torch.inf, torch.zeros_like(self.radius)
         self.slopes = search.latents.new_zeros(count, rows, numbers)
         self.stale = search.open.clone()  # whose derivatives are not known
         self.corrected = ~search.open  # whose derivatives were corrected since they were found
@@ -119,7 +122,17 @@ class _Walk:
         self.stale[rows] = torch.where(better, slow | (not self.secant), ~fresh)
         self.corrected[rows] |= self.secant & better
         self.search.close(rows[better & measured.solved], Status.SOLVED)
-        self.search.close(rows[~better & fresh & (self.radius[rows] < self.least)], Status.STALLED)
+        small = ~better & fresh & (self.radius[rows] < self.least)
+        self.search.close(rows[~(better & measured.solved) & (small | self.impatient(rows))], Status.STALLED)
+
+    def impatient(self, rows: Int[Tensor, " some"]) -> Bool[Tensor, " some"]:
+        """Say which searches have not halved their residual for too long."""
+        size = self.residuals[rows].norm(dim=1)
+        halved = size <= self.marked[rows] / 2
+        self.marked[rows] = torch.where(halved, size, self.marked[rows])
+        self.waited[rows] = torch.where(halved, 0, self.waited[rows] + 1)
+        found: Tensor = self.waited[rows] >= self.settings.patience
+        return found
 
     def inward(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some numbers"]:
         """Return the way from latents to the length that the prior's have, for those that are longer."""
