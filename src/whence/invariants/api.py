@@ -195,7 +195,7 @@ def _searched(
     whole = Search(starts)
     for part in even_parts(range(len(starts)), samples_at_once(problem, starts, memory_budget)):
         rows = slice(part.start, part.stop)
-        search, interrupted = Search(starts[rows], advance, budget), False
+        search, interrupted = Search(starts[rows], advance, budget, whole.places[rows]), False
         try:
             solver.solve(problem, search)
         except KeyboardInterrupt:

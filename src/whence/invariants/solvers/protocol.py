@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +26,7 @@ class Status(IntEnum):
         STALLED: No step lowers the residual any more: a value that is not reached from here.
         FLAT: The objective does not depend on the input here, as a unit that is silent.
         INTERRUPTED: Stopped from outside.
-        LOST: The latent grew beyond all numbers.
+        LOST: The latent grew beyond all numbers, or its value is none.
     """
 
     OPEN = 0
@@ -46,6 +46,8 @@ class Search:
         starts: Latents to begin with; copied.
         told: Called with how many searches ended.
         budget: Evaluations of the prior's network after which a row is no longer open; the last step may pass it.
+        places: Which sample of the whole call each row is: what a row draws at random hangs on it, and not on which
+            other rows there are. From 0 if left out.
 
     Attributes:
         latents: Where each is now. Whatever stops a solver, they are what was found so far.
@@ -63,17 +65,24 @@ class Search:
         starts: Float[Tensor, "samples *latent"],
         told: Callable[[float], None] | None = None,
         budget: float = torch.inf,
+        places: Int[Tensor, " samples"] | None = None,
     ) -> None:
         self.latents = starts.detach().clone()
         self.status = torch.full((len(starts),), int(Status.OPEN), device=starts.device)
         self.evaluations = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
         self.notes: dict[str, Float[Tensor, " samples"]] = {}
+        self.places = torch.arange(len(starts), device=starts.device) if places is None else places
         self._told, self._budget = told, budget
 
     @property
     def open(self) -> Bool[Tensor, " samples"]:
         """Which searches are under way."""
-        return (self.status == Status.OPEN) & (self.evaluations < self._budget)
+        return (self.status == Status.OPEN) & self.affordable
+
+    @property
+    def affordable(self) -> Bool[Tensor, " samples"]:
+        """Which searches have not used their budget up, ended or not."""
+        return self.evaluations < self._budget
 
     def rows(self) -> Int[Tensor, " open"]:
         """Return the rows of the searches under way."""
@@ -100,6 +109,7 @@ class Search:
         self.evaluations[rows] += BACKWARD * passes * evaluations(prior)
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Moves latents until their inputs take the query's values."""
 
