@@ -17,7 +17,7 @@ from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Prior
 from whence.invariants.problem import Problem, linearised
 from whence.invariants.solvers import GaussNewton, Search
-from whence.invariants.solvers.gauss_newton import tangent
+from whence.invariants.solvers.normal_space import tangent
 
 
 @final
