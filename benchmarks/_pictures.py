@@ -52,6 +52,7 @@ def save_figure(figure: Any, path: Path, *, width: int = _WIDTH, height: int = _
         figure.write_html(page_file, include_plotlyjs=True, config={"displayModeBar": False})
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(_FLAGS))
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(300_000)
         page.goto(page_file.as_uri())
         page.wait_for_selector(".main-svg", timeout=120_000)
         page.screenshot(path=path)

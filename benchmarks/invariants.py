@@ -62,9 +62,9 @@ from whence.invariants import (
 )
 from whence.invariants.autoencoders import TopK, load_autoencoder, save_autoencoder, train_autoencoder
 from whence.invariants.objective import TOLERANCE
-from whence.report.figures import FIRST, INK, SECOND
 
-QUERIES, SAMPLES, REAL = 4, 32, 5000
+FIRST, SECOND, INK = "#1764a3", "#b3470a", "#1c2024"  # colours
+QUERIES, SAMPLES, REAL = 4, 32, 2000
 BUDGET = {"logit": 3000, "neuron": 3000, "feature": 3000, "ten logits": 6000}
 POOL = {"logit": 1024, "neuron": 1024, "feature": 1024, "ten logits": 8192}
 STRENGTHS = (0.03, 0.1, 0.3)
@@ -186,6 +186,7 @@ class Way:
     prior: Prior
     pooled: bool = False
     cutoff: float | None = None
+    restarts: int = 4
 
 
 def ways(one: Case, budget: int) -> dict[str, Way]:
@@ -197,20 +198,21 @@ def ways(one: Case, budget: int) -> dict[str, Way]:
         "Gauss-Newton, coarse first": Way(coarse, one.prior, True),
         "Gauss-Newton, pulled": Way(GaussNewton(pull=0.1), one.prior, True),
         "Gauss-Newton, no pool": Way(GaussNewton(), one.prior),
+        "Gauss-Newton, no restarts": Way(GaussNewton(), one.prior, True, restarts=0),
         "Gauss-Newton, derivatives anew": Way(GaussNewton(secant=False), one.prior, True),
         "Gauss-Newton, filtered too": Way(coarse, one.prior, True, FILTER),
         "exact (Metropolis)": Way(Metropolis(first=coarse), one.prior, True),
-        "Algorithm 1 as written": Way(InfiniteOptimization(cutoff=FILTER, steps=steps), one.prior),
+        "Algorithm 1 as written": Way(InfiniteOptimization(cutoff=FILTER, steps=steps), one.prior, restarts=0),
     }
     for rate in RATES:
         descent = InfiniteOptimization(rate=rate, cutoff=None, steps=steps, threshold=TOLERANCE**2)
-        found[f"Algorithm 1 without filter, rate {rate:g}"] = Way(descent, one.prior)
-    found["Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, steps), one.prior)
-    found["Adam, rate 0.05, length kept"] = Way(FirstOrder(Adam, 0.05, steps, renormalise=True), one.prior)
-    found["pixels, Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, budget // 3), Pixels.of(one.train))
+        found[f"Algorithm 1 without filter, rate {rate:g}"] = Way(descent, one.prior, restarts=0)
+    found["Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, steps), one.prior, restarts=0)
+    found["Adam, rate 0.05, length kept"] = Way(FirstOrder(Adam, 0.05, steps, renormalise=True), one.prior, restarts=0)
+    found["pixels, Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, budget // 3), Pixels.of(one.train), restarts=0)
     for strength in STRENGTHS:
         found[f"guidance, strength {strength:g}"] = Way(strength, one.prior)
-    found["the prior's own draws"] = Way(FirstOrder(steps=0), one.prior)
+    found["the prior's own draws"] = Way(FirstOrder(steps=0), one.prior, restarts=0)
     return found
 
 
@@ -224,6 +226,7 @@ def searched(
             found = guided(objective, query, one.prior, SAMPLES, strength=way.solver, seed=1)
         else:
             asked: dict[str, Any] = {"budget": BUDGET[kind], "cutoff": way.cutoff, "pool": pool if way.pooled else 0}
+            asked["restarts"] = way.restarts
             found = invariants(objective, query, way.prior, SAMPLES, solver=way.solver, seed=1, **asked)
     except UnreachedError as error:
         found = error.found
@@ -334,7 +337,7 @@ def slug(name: str) -> str:
     return name.lower().replace(",", "").replace(" ", "-")
 
 
-SHOWN = ("solved", "median_residual", "evaluations_per_solved", "precision", "prior_precision", "quantile")
+SHOWN = ("statuses", "solved", "median_residual", "evaluations_per_solved", "precision", "prior_precision", "quantile")
 DRAWN = ("Gauss-Newton, coarse first", "exact (Metropolis)", "Gauss-Newton, filtered too", "pixels, Adam, rate 0.05")
 
 

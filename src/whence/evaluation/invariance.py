@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -197,17 +198,17 @@ class Standard:
         A Fréchet distance to all real data is not among these numbers: true invariants gather in few classes, so it
         grows as they get better.
         """
-        ours, real, drawn = (self._rows(one) for one in (inputs, self.real, self.drawn))
-        fair = drawn[: len(ours)]
+        ours = self._rows(inputs)
+        fair = self._drawn_rows[: len(ours)]
         told: dict[str, float] = {
-            "precision": float(precision(ours, real)),
-            "prior_precision": float(precision(drawn, real)),
+            "precision": float(precision(ours, self._real_rows)),
+            "prior_precision": self._prior_precision,
             "diversity": mean_pairwise_distance(ours) / mean_pairwise_distance(fair),
             "vendi": vendi_score(ours) / vendi_score(fair),
         }
         if self.rejected is None or len(self.rejected) < 4:
             return told
-        kept = self._rows(self.rejected)
+        kept = self._rejected_rows
         return told | {
             "rejected_precision": float(precision(ours, kept)),
             "rejected_recall": float(recall(ours, kept)),
@@ -215,6 +216,22 @@ class Standard:
             "kernel_distance": kernel_distance(ours, kept),
             "prior_kernel_distance": kernel_distance(fair, kept),
         }
+
+    @cached_property
+    def _real_rows(self) -> Tensor:
+        return self._rows(self.real)
+
+    @cached_property
+    def _drawn_rows(self) -> Tensor:
+        return self._rows(self.drawn)
+
+    @cached_property
+    def _rejected_rows(self) -> Tensor:
+        return self._rows(self.drawn[:0] if self.rejected is None else self.rejected)
+
+    @cached_property
+    def _prior_precision(self) -> float:
+        return float(precision(self._drawn_rows, self._real_rows))
 
     def _rows(self, inputs: Tensor) -> Tensor:
         with torch.no_grad():

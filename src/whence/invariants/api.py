@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, s
 from whence.invariants.priors.protocol import Prior, draw, evaluations, latent_quantile
 from whence.invariants.problem import Measured, Problem
 from whence.invariants.result import InvariantSet, said
+from whence.invariants.searching import Limits, Starts, search_all
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
 _SPREAD = 1024  # examples that the objective's spread is measured on
@@ -39,6 +39,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     cutoff: float | None = None,
     goal: Float[Tensor, " values"] | None = None,
     data: Any = None,
+    restarts: int = 4,
     budget: float = float("inf"),
     seed: int = 0,
     memory_budget: int = 2**30,
@@ -61,8 +62,9 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
             algorithm demands the unfiltered query's value, which the query itself fails; see `InfiniteOptimization`.)
         goal: Values to reach instead of the query's.
         data: Examples over which the objective's spread is measured (the first 1,024); the pool's draws if left out.
-        budget: Evaluations of the prior's network that a sample may cost, beyond the solver's own limit of steps; a
-            pass back counts as two.
+        restarts: How often a sample whose search ends in nothing begins again from another start.
+        budget: Evaluations of the prior's network that a sample may cost with its restarts, beyond the solver's own
+            limit of steps; a pass back counts as two.
         seed: Of all draws.
         memory_budget: Bytes that the decodings of samples searched for together may take.
 
@@ -76,6 +78,8 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     begun = time.perf_counter()
     if not is_whole(n) or n < 1:
         raise ArgumentError(f"n is how many samples are wanted, 1 or more; got {n!r}.")
+    if not is_whole(restarts) or restarts < 0 or not budget > 0:
+        raise ArgumentError(f"restarts is 0 or more and budget above 0; got {restarts!r} and {budget!r}.")
     check_query(query, prior)
     problem = problem_of(objective, query, prior, cutoff=cutoff, goal=goal)
     known = _pool(pool, prior, query, seed)
@@ -83,7 +87,8 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     # A pool drawn for this call is paid by it; one that was handed in was paid for before.
     cost = 0 if isinstance(pool, Pool) else cost
     with progress(f"invariants of {objective.name}", n) as advance:
-        search = _searched(problem, starts, solver or GaussNewton(), (memory_budget, budget), advance)
+        limits = Limits(restarts, budget, memory_budget)
+        search = search_all(problem, starts, solver or GaussNewton(), limits, advance)
     inputs = _decoded(problem, search.latents, memory_budget)
     told = {"spread": spread, "pool_evaluations": cost, "seed": seed, "seconds": time.perf_counter() - begun}
     found = certified(problem, query, search, inputs, told)
@@ -160,18 +165,23 @@ def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | No
 
 def _begin(
     problem: Problem, pool: Pool | None, n: int, seed: int, query: Tensor, data: Any
-) -> tuple[float, Tensor, int]:
-    """Return the objective's spread, starts, and the evaluations that their pool cost."""
+) -> tuple[float, Starts, int]:
+    """Return the objective's spread, where each attempt starts, and the evaluations that the pool cost."""
     if pool is None:
-        starts = draw(problem.prior, n, seed, device=query.device, dtype=query.dtype)
-        values = None
+        values, cost = None, 0
+
+        def starts(attempt: int) -> Tensor:
+            return draw(problem.prior, n, seed + attempt, device=query.device, dtype=query.dtype)
     else:
         values, distances = pool_values(pool, problem)
-        starts = starts_of(pool, distances, n, seed)
+        cost = len(pool) * evaluations(problem.prior)
+
+        def starts(attempt: int) -> Tensor:
+            return starts_of(pool, distances, n, seed, attempt)
+
     if data is not None:
         values = values_over(problem.objective, data, query)
-    spread = float("nan") if values is None else spread_of(values)
-    return spread, starts, 0 if pool is None else len(pool) * evaluations(problem.prior)
+    return float("nan") if values is None else spread_of(values), starts, cost
 
 
 def values_over(objective: Objective, data: Any, like: Tensor, most: int = _SPREAD) -> Float[Tensor, "some values"]:
@@ -185,32 +195,6 @@ def values_over(objective: Objective, data: Any, like: Tensor, most: int = _SPRE
 def spread_of(values: Float[Tensor, "some values"]) -> float:
     """Return the standard deviation of an objective's values: the root of the mean variance if there are many."""
     return float(values.var(0, correction=0).mean().sqrt())
-
-
-def _searched(
-    problem: Problem, starts: Tensor, solver: Solver, budgets: tuple[int, float], advance: Callable[[float], None]
-) -> Search:
-    """Search from all starts, as many at once as the memory takes; an interrupt leaves what was found."""
-    memory_budget, budget = budgets
-    whole = Search(starts)
-    for part in even_parts(range(len(starts)), samples_at_once(problem, starts, memory_budget)):
-        rows = slice(part.start, part.stop)
-        search, interrupted = Search(starts[rows], advance, budget), False
-        try:
-            solver.solve(problem, search)
-        except KeyboardInterrupt:
-            interrupted = True
-        search.close(
-            (search.status == Status.OPEN).nonzero()[:, 0], Status.INTERRUPTED if interrupted else Status.BUDGET
-        )
-        whole.latents[rows], whole.status[rows] = search.latents, search.status
-        whole.evaluations[rows] = search.evaluations
-        for name, values in search.notes.items():
-            whole.notes.setdefault(name, values.new_full((len(starts),), torch.nan))[rows] = values
-        if interrupted:
-            whole.close(whole.rows(), Status.INTERRUPTED)
-            break
-    return whole
 
 
 def _decoded(problem: Problem, latents: Tensor, memory_budget: int) -> Tensor:

@@ -74,14 +74,26 @@ def pool_values(pool: Pool, problem: Problem) -> tuple[Float[Tensor, "draws valu
     return torch.cat([one.values for one in found]), torch.cat([one.farther for one in found])
 
 
-def starts_of(pool: Pool, distances: Float[Tensor, " draws"], n: int, seed: int = 0) -> Float[Tensor, "n *latent"]:
+def starts_of(
+    pool: Pool, distances: Float[Tensor, " draws"], n: int, seed: int = 0, attempt: int = 0
+) -> Float[Tensor, "n *latent"]:
     """Choose starts among a pool's draws: near the goal in value, far from each other in latents.
 
     Of the draws nearest in value, four times as many as are wanted, the nearest is taken first, then each time the one
     farthest from all taken. A unit that is silent on most inputs has starts on which it speaks this way, and so a
     gradient. If more are wanted than the pool holds, draws are taken again, moved by a tenth of their length at random.
+
+    Args:
+        pool: The draws.
+        distances: Of each draw's value from the goal.
+        n: How many starts.
+        seed: Of the moves.
+        attempt: 0 takes of the nearest; each further one of those that come after what was taken from before.
     """
-    order = distances.nan_to_num(torch.inf).argsort(stable=True)[: max(n, min(CHOSEN_FROM * n, len(pool)))]
+    order = distances.nan_to_num(torch.inf).argsort(stable=True)
+    if attempt:
+        order = order.roll(-attempt * CHOSEN_FROM * n)
+    order = order[: max(n, min(CHOSEN_FROM * n, len(pool)))]
     near = pool.latents[order]
     chosen = near[spread_out(near.flatten(1), min(n, len(near)))]
     if len(chosen) == n:

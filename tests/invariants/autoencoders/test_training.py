@@ -28,13 +28,13 @@ def likeness(trained: TrainedAutoencoder, directions: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("activation", "features", "epochs"), [(TopK(2), 60, 10), (Relu(0.4), 80, 30)], ids=["top-k", "relu"]
+    ("activation", "features", "epochs"), [(TopK(2), 60, 8), (Relu(0.4), 80, 15)], ids=["top-k", "relu"]
 )
 def test_a_planted_dictionary_of_40_directions_in_32_dimensions_is_recovered(
     activation: Relu | TopK, features: int, epochs: int
 ) -> None:
-    x, directions = planted(4096, 32, 40, 2)
-    steps = AutoencoderTraining(epochs=epochs, batch_size=256, rate=5e-3)
+    x, directions = planted(2048, 32, 40, 2)
+    steps = AutoencoderTraining(epochs=epochs, batch_size=128, rate=1e-2)
     trained = train_autoencoder(identity(), "0", x, features=features, activation=activation, training=steps)
     untrained = SparseAutoencoder(32, features, activation)
     assert likeness(trained, directions) >= 0.95

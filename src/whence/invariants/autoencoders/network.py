@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,6 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError, LabelError
 from whence._numbers import is_number, is_whole
 from whence.invariants.autoencoders.layout import axis_of, rows_of
-
-
-class Sparsity(Protocol):
-    """What makes codes of pre-activations."""
-
-    def __call__(self, before: Float[Tensor, "... features"]) -> Float[Tensor, "... features"]:
-        """Return the codes, at least 0."""
-        ...
 
 
 @final
@@ -36,7 +28,7 @@ class Relu:
         ArgumentError: If it is no number, at least 0.
     """
 
-    l1: float = 0.05
+    l1: float = 0.2
 
     def __post_init__(self) -> None:
         """Check the weight."""

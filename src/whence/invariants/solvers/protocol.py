@@ -45,7 +45,8 @@ class Search:
     Args:
         starts: Latents to begin with; copied.
         told: Called with how many searches ended.
-        budget: Evaluations of the prior's network after which a row is no longer open; the last step may pass it.
+        budget: Evaluations of the prior's network after which a row is no longer open, for all or each; the last
+            step may pass it.
 
     Attributes:
         latents: Where each is now. Whatever stops a solver, they are what was found so far.
@@ -62,7 +63,7 @@ class Search:
         self,
         starts: Float[Tensor, "samples *latent"],
         told: Callable[[float], None] | None = None,
-        budget: float = torch.inf,
+        budget: float | Float[Tensor, " samples"] = torch.inf,
     ) -> None:
         self.latents = starts.detach().clone()
         self.status = torch.full((len(starts),), int(Status.OPEN), device=starts.device)
@@ -100,6 +101,7 @@ class Search:
         self.evaluations[rows] += BACKWARD * passes * evaluations(prior)
 
 
+@runtime_checkable
 @runtime_checkable
 class Solver(Protocol):
     """Moves latents until their inputs take the query's values."""
