@@ -47,7 +47,9 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, file: Path, *, fragment: str = "", width: int = 1280, **options: Any) -> Iterator[Any]:
+def opened(
+    browser: Any, file: Path, *, fragment: str = "", width: int = 1280, drawn: str = "#proof .main-svg", **options: Any
+) -> Iterator[Any]:
     """Open the page; at the end, nothing may have gone wrong or been asked for."""
     context = browser.new_context(viewport={"width": width, "height": 800}, **options)
     context.set_default_timeout(120_000)
@@ -58,7 +60,7 @@ def opened(browser: Any, file: Path, *, fragment: str = "", width: int = 1280, *
         "request", lambda asked: troubles.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
     )
     page.goto(file.as_uri() + fragment)
-    page.wait_for_selector("#proof .main-svg")
+    page.wait_for_selector(drawn)
     try:
         yield page
         assert troubles == []
