@@ -213,7 +213,6 @@ def ways(one: Case, budget: int) -> dict[str, Way]:
     found["pixels, Adam, rate 0.05"] = Way(FirstOrder(Adam, 0.05, PIXEL_STEPS), Pixels.of(one.train), restarts=0)
     for strength in STRENGTHS:
         found[f"guidance, strength {strength:g}"] = Way(strength, one.prior)
-    found["the prior's own draws"] = Way(FirstOrder(steps=0), one.prior, restarts=0)
     return found
 
 
