@@ -184,7 +184,7 @@ class Combinations:
         sizes = torch.bincount(group, minlength=most - 1)
         signs = torch.randint(2, (equations,), generator=random) * 2 - 1
         self._group, self._count = group.to(residuals.device), most - 1
-        self._weights = (signs / sizes[group].sqrt()).to(residuals)
+        self._weights = (signs / sizes[group].double().sqrt()).to(residuals)
         left = residuals.detach() - self._sums(residuals.detach())[:, self._group] * self._weights
         self._left = left / left.norm(dim=1, keepdim=True).clamp_min(_TINY)
 
