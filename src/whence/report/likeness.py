@@ -35,8 +35,8 @@ def class_map(places: xr.DataArray, labels: Any, *, wrong: Any = None, class_nam
     kinds = _one_each(places, labels, "labels")
     if class_names is not None and len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(class_names):
         raise ArgumentError(
-            f"Labels go from {kinds.min()} to {kinds.max()}, and there are {len(class_names)} class names. Give one for "
-            "each class, from 0."
+            f"Labels go from {kinds.min()} to {kinds.max()}, and there are {len(class_names)} class names. Give one "
+            "for each class, from 0."
         )
     crossed = np.zeros(len(kinds), dtype=bool) if wrong is None else _one_each(places, wrong, "wrong").astype(bool)
     figure = _figure("Similarity, by class")
