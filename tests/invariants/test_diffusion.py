@@ -20,7 +20,6 @@ diffusers = module.diffusers()
 
 SCHEDULERS = {
     "DDIM": ("DDIMScheduler", {}),
-    "DDIM with noise": ("DDPMScheduler", {"variance_type": "fixed_large"}),
     "DDIM parallel": ("DDIMParallelScheduler", {}),
     "DDPM": ("DDPMScheduler", {}),
     "DDPM parallel": ("DDPMParallelScheduler", {}),
@@ -51,6 +50,10 @@ SCHEDULERS = {
 STEPS = 3
 
 
+def steps_of(name: str) -> int:
+    return 4 if name == "PNDM with Runge-Kutta" else STEPS  # which takes four at least
+
+
 def scheduler(name: str, **more: Any) -> Any:
     cls, options = SCHEDULERS[name]
     with warnings.catch_warnings():
@@ -62,7 +65,8 @@ def scheduler(name: str, **more: Any) -> Any:
 def unet() -> nn.Module:
     torch.manual_seed(0)
     found = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(4,), norm_num_groups=2,
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=2,
+        add_attention=False,
         down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
     )  # fmt: skip
     found.requires_grad_(False)
@@ -89,34 +93,46 @@ def gradient(prior: Diffusion, latents: Tensor) -> Tensor:
 def test_the_checkpointed_gradient_is_that_of_the_plain_graph_bit_for_bit(
     name: str, unet: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = Diffusion(unet, scheduler(name), steps=STEPS)
+    prior = Diffusion(unet, scheduler(name), steps=steps_of(name))
     latents = draw(prior, 2, seed=0)
     kept = gradient(prior, latents)
-    assert torch.equal(kept, gradient(prior, latents))  # no state is left over from the decoding before
     monkeypatch.setattr(module, "recomputed", plain)
-    assert torch.equal(kept, gradient(prior, latents))
+    assert torch.equal(kept, gradient(prior, latents))  # nor is any state left over from the decoding before
     assert float(kept.norm()) > 0
     assert bool(kept.isfinite().all())
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_decoding_is_a_function_of_each_latent_alone(name: str, unet: nn.Module) -> None:
-    prior = Diffusion(unet, scheduler(name), steps=STEPS)
-    latents = draw(prior, 3, seed=0)
+def test_decoding_is_a_function_of_each_latent_alone_and_the_chain_walked_by_hand(name: str, unet: nn.Module) -> None:
+    prior = Diffusion(unet, scheduler(name), steps=steps_of(name))
+    latents = draw(prior, 2, seed=0)
     with torch.no_grad():
         images = prior.decode(latents)
-        torch.manual_seed(123)  # nor of torch's own generator
-        assert torch.equal(images, prior.decode(latents))
-        if "FlowMatchEuler with noise" not in name:  # it draws for the whole batch at once
-            torch.testing.assert_close(prior.decode(latents[1:2]), images[1:2], rtol=1e-4, atol=1e-4)
-    assert images.shape == (3, 1, 8, 8)
-    assert evaluations(prior) == prior.steps >= STEPS - 1
+        torch.manual_seed(123)  # torch's own generator has no part in it
+        assert torch.equal(images, by_hand(prior, latents))
+        if name != "FlowMatchEuler with noise":  # which draws for the whole batch at once
+            torch.testing.assert_close(prior.decode(latents[1:]), images[1:], rtol=1e-4, atol=1e-4)
+    assert images.shape == (2, 1, 8, 8)
+    assert evaluations(prior) == prior.steps >= 2
 
 
-@pytest.mark.parametrize("name", ["DDIM", "DDPM", "DPM++ multistep", "DEIS", "UniPC", "Heun", "LCM"])
+def by_hand(prior: Diffusion, state: Tensor) -> Tensor:
+    """Return what a chain gives step by step; of schedulers that foresee no end, what it gives again."""
+    start = state
+    for step in range(prior.steps):
+        try:
+            state, end = prior.advance(state, step)
+        except ArgumentError as error:
+            assert "does not tell what a prediction of its model means" in str(error)  # noqa: PT017
+            return prior.decode(start)
+        assert end.shape == state.shape
+    return prior.finish(state)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DDPM", "DPM++ singlestep", "DEIS", "UniPC", "Heun", "LCM"])
 def test_the_gradient_is_that_of_central_differences(name: str, exact: nn.Module) -> None:
     prior = Diffusion(exact, scheduler(name), steps=3)
-    latents, step = draw(prior, 1, seed=0, dtype=torch.float64), 1e-4
+    latents, step = draw(prior, 1, seed=0, dtype=torch.float64), 1e-5
     found = gradient(prior, latents)
     direction = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
@@ -161,22 +177,6 @@ def test_flows_foresee_the_end_and_walk_to_it() -> None:
         state, end = prior.advance(state, step)
         torch.testing.assert_close(prior.finish(end), torch.full_like(end, 0.75))  # 0.5 of -1 to 1
     torch.testing.assert_close(prior.decode(draw(prior, 2, seed=0)), prior.finish(state))
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_advancing_by_hand_is_decoding(name: str, unet: nn.Module) -> None:
-    prior = Diffusion(unet, scheduler(name), steps=STEPS)
-    state = draw(prior, 2, seed=0)
-    with torch.no_grad():
-        expected = prior.decode(state)
-        try:
-            for step in range(prior.steps):
-                state, end = prior.advance(state, step)
-                assert end.shape == state.shape
-        except ArgumentError as error:
-            assert "does not tell what a prediction of its model means" in str(error)  # noqa: PT017
-            return
-        assert torch.equal(prior.finish(state), expected)
 
 
 def test_nothing_is_clamped_and_your_scheduler_stays_as_it_is(unet: nn.Module) -> None:
@@ -234,7 +234,7 @@ def test_latent_pipelines_are_loaded_with_their_autoencoder(tmp_path: Path) -> N
     prior = load_diffusion(tmp_path / "p", steps=3)
     latents = draw(prior, 2, seed=0)
     expected = Diffusion(transformer, diffusers.DDIMScheduler(), steps=3, vae=vae).decode(latents)
-    assert torch.equal(prior.decode(latents), expected)
+    torch.testing.assert_close(prior.decode(latents), expected)  # weights that lie elsewhere in memory: to rounding
 
 
 def test_folders_of_an_unknown_kind_are_refused_in_words(unet: nn.Module, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_what_makes_no_chain_is_refused_in_words(unet: nn.Module) -> None:
     with pytest.raises(ArgumentError, match=r"DDIMScheduler refuses 2000 steps"):
         Diffusion(unet, scheduler("DDIM"), steps=2000)
     told = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2, num_class_embeds=3,
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=2, num_class_embeds=3,
         down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
     )  # fmt: skip
     with pytest.raises(ArgumentError, match=r"UNet2DModel wants to be told a class\. .* label="):

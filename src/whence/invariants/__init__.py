@@ -53,8 +53,8 @@ from whence.invariants.traversal import Traversal, traverse, triangle
 __all__ = (
     "AutoencoderTraining",
     "Chain",
-    "FirstOrder",
     "Diffusion",
+    "FirstOrder",
     "Fourier",
     "GaussNewton",
     "InfiniteOptimization",

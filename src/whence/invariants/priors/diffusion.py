@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -178,8 +179,7 @@ class _Walk:
     def __init__(self, scheduler: Any, steps: int, device: torch.device, samples: int, seed: int) -> None:
         self.scheduler, self.samples, self.done = copy.deepcopy(scheduler), samples, 0
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, on what schedulers turn into arrays
+            with _unwarned():
                 self.scheduler.set_timesteps(steps, device=device)
         except ValueError as error:
             raise ArgumentError(f"{type(scheduler).__name__} refuses {steps} steps: {error}") from error
@@ -197,7 +197,7 @@ class _Walk:
 
     def step(self, prediction: Tensor, state: Tensor) -> Any:
         """Take the next step; numbers that the scheduler draws from torch's own generator are the seed's too."""
-        with torch.random.fork_rng(devices=[state.device] if state.device.type == "cuda" else []):
+        with _unwarned(), torch.random.fork_rng(devices=[state.device] if state.device.type == "cuda" else []):
             torch.manual_seed(self._seed + self.done)
             result = self.scheduler.step(prediction, self.times[self.done], state, **self._noise)
         self.done += 1
@@ -217,8 +217,7 @@ def _uncut(scheduler: Any) -> Any:
             "a scheduler such as DDIMScheduler, EulerDiscreteScheduler or FlowMatchEulerDiscreteScheduler."
         )
     changed = {name: off for name, off in _CUT.items() if name in scheduler.config}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of diffusers, on the configuration it wrote itself
+    with _unwarned():
         return type(scheduler).from_config(scheduler.config, **changed)
 
 
@@ -258,6 +257,14 @@ def _one_half(scheduler: Any, prediction: Tensor, state: Tensor) -> Tensor:
     """Return a prediction without its variance, unless the scheduler takes that."""
     learned = str(getattr(scheduler.config, "variance_type", "")).startswith("learned")
     return prediction if learned else prediction[:, : state.shape[1]]
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Hold back what NumPy warns of diffusers' schedulers: their use of arrays, which is not the caller's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def diffusers() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,6 +100,7 @@ class Search:
         self.evaluations[rows] += BACKWARD * passes * evaluations(prior)
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Moves latents until their inputs take the query's values."""
 
