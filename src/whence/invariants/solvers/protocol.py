@@ -102,7 +102,6 @@ class Search:
 
 
 @runtime_checkable
-@runtime_checkable
 class Solver(Protocol):
     """Moves latents until their inputs take the query's values."""
 
