@@ -27,6 +27,7 @@ class Status(IntEnum):
         FLAT: The objective does not depend on the input here, as a unit that is silent.
         INTERRUPTED: Stopped from outside.
         LOST: The latent grew beyond all numbers, or its value is none.
+        MISSED: The solver stopped by a measure of its own, outside of the tolerance.
     """
 
     OPEN = 0
@@ -36,6 +37,7 @@ class Status(IntEnum):
     FLAT = 4
     INTERRUPTED = 5
     LOST = 6
+    MISSED = 7
 
 
 @final
