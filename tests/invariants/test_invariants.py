@@ -318,7 +318,7 @@ def test_units_are_channels_of_convolutions_and_places_of_the_width_of_tokens() 
     assert names == ["0.2", "logits", "logit 1", "probabilities 0, 4"]
     before = logits(model)(images)
     with torch.no_grad():
-        model[3].weight.zero_()
+        model.get_parameter("3.weight").zero_()
     np.testing.assert_array_equal(logits(convolution())(images), before)  # a copy: later changes do not reach it
     assert model.training
 
