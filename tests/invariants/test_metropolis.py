@@ -75,8 +75,11 @@ def _distance_from_the_law(points: Tensor) -> float:
 
 
 def test_on_an_ellipse_the_law_weighs_by_density_and_gradient() -> None:
-    """All start in one place: only the walk can spread them as the co-area formula says."""
-    begun = torch.tensor([[2.0, 0.1]], dtype=torch.float64).repeat(N, 1)
+    """All start in two places: only the walk can spread them as the co-area formula says.
+
+    The ends of the ellipse part its law in two halves between which a walk goes seldom: half of them start in each.
+    """
+    begun = torch.tensor([[1.0, 0.9], [-1.0, -0.9]], dtype=torch.float64).repeat(N // 2, 1)
     equations = problem(_ellipse, [1.0], 2)
     alone = solved_by(GaussNewton(), equations, begun)
     walked = solved_by(Metropolis(moves=50, size=1.0), equations, begun)
