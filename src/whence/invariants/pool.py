@@ -93,7 +93,7 @@ def starts_of(
     """
     far = distances.nan_to_num(torch.inf)
     _, same, counts = far.unique(return_inverse=True, return_counts=True)
-    sloping = (counts[same] == 1) | (far == 0)
+    sloping = distances.isfinite() & ((counts[same] == 1) | (far == 0))
     order = far.argsort(stable=True)
     order = order[sloping[order]] if bool(sloping.any()) else order
     order = order.roll(-attempt * CHOSEN_FROM * n)[: CHOSEN_FROM * n]
