@@ -18,7 +18,7 @@ from whence.invariants.priors import diffusion as module
 
 diffusers = module.diffusers()
 
-SCHEDULERS = {
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DDIM": ("DDIMScheduler", {}),
     "DDIM parallel": ("DDIMParallelScheduler", {}),
     "DDPM": ("DDPMScheduler", {}),
@@ -152,7 +152,8 @@ class _Half(nn.Module):
             return (sample - 0.5) / (times.view(-1, 1, 1, 1) / 1000)
         share = self.scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1).to(sample)
         noise = (sample - share.sqrt() * 0.5) / (1 - share).sqrt()
-        return {"epsilon": noise, "v_prediction": share.sqrt() * noise - (1 - share).sqrt() * 0.5}[self.kind]
+        found: Tensor = noise if self.kind == "epsilon" else share.sqrt() * noise - (1 - share).sqrt() * 0.5
+        return found
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

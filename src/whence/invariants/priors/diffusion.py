@@ -60,7 +60,7 @@ class Diffusion:
         shape: Sequence[int] | None = None,
         steps: int = 20,
         *,
-        vae: nn.Module | None = None,
+        vae: Any = None,
         label: int | None = None,
         bounds: tuple[float, float] = (-1.0, 1.0),
         seed: int = 0,
@@ -69,7 +69,8 @@ class Diffusion:
             raise ArgumentError(f"bounds are a least and a greater number; got {bounds!r}.")
         if not is_whole(seed) or seed < 0:
             raise ArgumentError(f"seed is a whole number, at least 0; got {seed!r}.")
-        self.model, self.vae, self.bounds, self.seed = model.eval(), None if vae is None else vae.eval(), bounds, seed
+        self.model, self.bounds, self.seed = model.eval(), bounds, seed
+        self.vae: Any = None if vae is None else vae.eval()
         self._scheduler = _uncut(scheduler)
         self._inference_steps = checked_steps(steps)
         self._shape = checked_shape(_shape_of(model) if shape is None else shape)

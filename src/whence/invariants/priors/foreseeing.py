@@ -33,8 +33,9 @@ def foreseen(scheduler: Any, result: Any, prediction: Tensor, state: Tensor, ste
     prediction = prediction[:, : state.shape[1]]
     kind = getattr(scheduler.config, "prediction_type", None)
     sigmas = getattr(scheduler, "sigmas", None)
-    if "Flow" in type(scheduler).__name__ or getattr(scheduler.config, "use_flow_sigmas", False):
-        return state - sigmas[step].to(state) * prediction
+    if sigmas is not None and _flows(scheduler):
+        end: Tensor = state - sigmas[step].to(state) * prediction
+        return end
     if sigmas is not None and not hasattr(scheduler, "precondition_outputs"):
         sigma = sigmas[step].to(state)
         share, rest = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
@@ -45,12 +46,17 @@ def foreseen(scheduler: Any, result: Any, prediction: Tensor, state: Tensor, ste
     else:
         kind = None
     if kind == "epsilon":
-        return (own - rest * prediction) / share
+        return torch.as_tensor((own - rest * prediction) / share)
     if kind == "v_prediction":
-        return share * own - rest * prediction
+        return torch.as_tensor(share * own - rest * prediction)
     if kind == "sample":
         return prediction
     raise ArgumentError(
         f"{type(scheduler).__name__} does not tell what a prediction of its model means for the end, so its chain "
         "cannot be guided. Take DDIMScheduler, EulerDiscreteScheduler or FlowMatchEulerDiscreteScheduler."
     )
+
+
+def _flows(scheduler: Any) -> bool:
+    """Say whether a scheduler walks straight lines from noise to data."""
+    return "Flow" in type(scheduler).__name__ or bool(getattr(scheduler.config, "use_flow_sigmas", False))
