@@ -72,7 +72,11 @@ class Truth:
     """A level set of the classifier's logit: in the plane, and in the space of the flow's latents with its law."""
 
     def __init__(self, model: nn.Module, flow: Flow, level: float, support: float) -> None:
-        self.function, self.level = lambda points: model(points)[:, 0], level
+        def value(points: Tensor) -> Tensor:
+            found: Tensor = model(points)[:, 0]
+            return found
+
+        self.function, self.level = value, level
         self.segments, pieces = contour(self.function, level, 3.0, 600)
         middles = self.segments.mean(1)
         self.inside = density(middles) >= support
@@ -80,11 +84,11 @@ class Truth:
         self.lengths = (self.segments[:, 1] - self.segments[:, 0]).norm(dim=1)[self.inside]
         mass = np.bincount(pieces[self.inside.numpy()], self.lengths.numpy(), minlength=pieces.max() + 1)
         self.pieces, self.kept = pieces, np.flatnonzero(mass > 0.1)
-        latent, parts = contour(lambda points: self.function(flow.decode(points)), level, 4.5, 450)
+        latent, parts = contour(lambda points: value(flow.decode(points)), level, 4.5, 450)
         angle = torch.atan2(*latent.mean(1).flip(1).unbind(1)).numpy()
         self.latent = latent[np.lexsort((angle, parts))]
         centres = self.latent.mean(1)
-        _, gradients = slopes(lambda points: self.function(flow.decode(points)), centres)
+        _, gradients = slopes(lambda points: value(flow.decode(points)), centres)
         length = (self.latent[:, 1] - self.latent[:, 0]).norm(dim=1)
         mass_of = torch.exp(-centres.square().sum(1) / 2) * length / gradients.norm(dim=1)
         self.mass, self.seen = mass_of / mass_of.sum(), flow.decode(centres)
@@ -210,7 +214,8 @@ def plane_checks(n: int = 4000) -> list[dict[str, Any]]:
     for numbers in (2, 16, 64):
         normal = torch.linspace(1, 2, numbers, dtype=torch.float64)
         square, k = float(normal.square().sum()), numbers - 1
-        for name, solver in {"Gauss-Newton": GaussNewton(), "Metropolis": Metropolis(moves=25)}.items():
+        solvers: dict[str, Solver] = {"Gauss-Newton": GaussNewton(), "Metropolis": Metropolis(moves=25)}
+        for name, solver in solvers.items():
             found = walked(lambda points, normal=normal: points @ normal, [2.0], numbers, n, solver).latents
             error = torch.cov(found.T) - torch.eye(numbers).double() + torch.outer(normal, normal) / square
             row = {
@@ -300,7 +305,7 @@ def _line(drawn: go.Figure, segments: Tensor, place: int) -> None:
 
 def passed(name: str, value: float) -> bool:
     """Say whether a measure reaches its bar."""
-    return value >= BARS[name] if name in AT_LEAST else value <= BARS[name]
+    return bool(value >= BARS[name] if name in AT_LEAST else value <= BARS[name])
 
 
 def page(told: dict[str, Any]) -> str:
