@@ -334,7 +334,7 @@ def draw_samples(founds: Sequence[InvariantSet], path: Path, shown: int = 15) ->
 
 def slug(name: str) -> str:
     """Return a name as part of a file's."""
-    return name.lower().replace(",", "").replace(" ", "-")
+    return "".join(one for one in name.lower().replace(" ", "-") if one not in ",()")
 
 
 SHOWN = ("statuses", "solved", "median_residual", "evaluations_per_solved", "precision", "prior_precision", "quantile")
