@@ -220,7 +220,7 @@ def _verdict(found: InvariantSet, samples: Sequence[Sample], called: list[str] |
     if called is not None:
         others = [one.answer for one in solved if one.other]
         kinds = listing(sorted(set(others)))
-        told = f"; {len(others):,} of these it answers otherwise: {kinds}" if others else ", and on all of these"
+        told = f"; {len(others):,} of these it answers otherwise, as {kinds}" if others else ", and on all of these"
         said.append(f"The network answers {called[0]} on the query{told}.")
     quantile = found.certificate["latent_quantile"].values[found.solved]
     odd = int(((quantile < _UNUSUAL) | (quantile > 1 - _UNUSUAL)).sum())
