@@ -2,6 +2,8 @@
 
 from whence.invariants.priors.diffusion import Diffusion
 from whence.invariants.priors.latent_flow import LatentFlow, Sizes
+from whence.invariants.priors.lightning_flow import LightningFlow
+from whence.invariants.priors.lightningdit import load_lightningdit
 from whence.invariants.priors.pipelines import load_diffusion
 from whence.invariants.priors.pixels import Fourier, Pixels
 from whence.invariants.priors.protocol import Chain, Prior, draw, evaluations, latent_quantile
@@ -14,6 +16,7 @@ __all__ = (
     "Diffusion",
     "Fourier",
     "LatentFlow",
+    "LightningFlow",
     "Pixels",
     "Prior",
     "PriorSettings",
@@ -22,6 +25,7 @@ __all__ = (
     "evaluations",
     "latent_quantile",
     "load_diffusion",
+    "load_lightningdit",
     "load_prior",
     "prior_facts",
     "train_prior",
