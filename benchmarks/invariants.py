@@ -382,7 +382,8 @@ def main() -> None:
     begun = time.process_time()
     pools = {size: draw_pool(one.prior, size, seed=0) for size in set(POOL.values())}
     found["pool_seconds"] = time.process_time() - begun
-    found["deviations"] = deviations(one, pools[1024], options.results, options.data)
+    if "deviations" not in found:
+        found["deviations"] = deviations(one, pools[1024], options.results, options.data)
     for kind in options.objective or BUDGET:
         told = measure(one, kind, pools[POOL[kind]], options.way, options.results, options.data)
         before = found["objectives"].get(kind, {"ways": {}})
