@@ -26,6 +26,7 @@ from whence.cli.ending import show
 from whence.counterfactual import load_effects
 from whence.datasets import load_digits
 from whence.evaluation import evaluate_provenance, load_table
+from whence.invariants.priors import prior_facts
 from whence.provenance import open_folder, retrieve
 from whence.provenance.folders import HEADS
 from whence.regions import load_maps
@@ -36,7 +37,7 @@ COMMANDS = (
     *("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate"),
     *("adversarial", "invariants"),
 )
-PROVENANCE = ("train", "retrieve", "evaluate")
+GROUPS = {"provenance": ("train", "retrieve", "evaluate"), "prior": ("train",)}
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
 
@@ -350,7 +351,7 @@ def test_a_run_that_is_not_there_is_named() -> None:
     assert "There is no run at nowhere" in result.stderr
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *(f"provenance {one}" for one in PROVENANCE)])
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"{group} {one}" for group in GROUPS for one in GROUPS[group])])
 def test_each_command_has_a_help_with_an_example_that_it_understands(command: str) -> None:
     text = call(*command.split(), "--help").stdout
     assert text.count("Example:") == 1
@@ -362,9 +363,14 @@ def test_each_command_has_a_help_with_an_example_that_it_understands(command: st
 
 def test_the_commands_are_those_promised_and_the_version_is_the_packages() -> None:
     assert {command.callback.__name__ for command in cli.app.registered_commands if command.callback} == set(COMMANDS)
-    (group,) = cli.app.registered_groups
-    assert group.typer_instance is not None
-    assert [one.callback.__name__ for one in group.typer_instance.registered_commands if one.callback] == [*PROVENANCE]
+    groups = {
+        str(one.typer_instance.info.name): one.typer_instance for one in cli.app.registered_groups if one.typer_instance
+    }
+    found = {
+        name: tuple(one.callback.__name__ for one in group.registered_commands if one.callback)
+        for name, group in groups.items()
+    }
+    assert found == GROUPS
     assert call("--version").stdout.strip().count(".") == 2
 
 
@@ -735,3 +741,18 @@ def test_an_attack_that_finds_nothing_ends_in_one_line_and_keeps_nothing(made: P
     (tmp_path / "out" / "page.html").write_text("kept")
     assert "Something stands at" in call(*words).stderr
     assert (tmp_path / "out" / "page.html").read_text() == "kept"
+
+
+def test_a_prior_is_trained_and_tells_how_real_it_is(tmp_path: Path) -> None:
+    words = ("prior", "train", "digits", tmp_path / "p", "--epochs", 1, "--latent", 4, "--steps", 12)
+    result = call(*words, "--json")
+    assert result.exit_code == 0, result.output
+    found, facts = json.loads(result.stdout), prior_facts(tmp_path / "p")
+    assert (found["latent"], found["shape"], facts["source"]) == (4, [1, 8, 8], "digits")
+    assert found["precision"] == pytest.approx(facts["realism"]["precision"], abs=5e-4)
+    assert found["real_precision"] > 0.8
+    assert "real recall" in call(*words).stdout  # what is there is opened
+    refused = call(*words, "--seed", 1)
+    assert refused.exit_code == 1
+    assert "holds a prior of other settings: seed was 0 and is 1" in refused.stderr
+    assert call("prior", "train", "digits", tmp_path / "q", "--latent", 0).stderr.startswith("whence: `latent` is a")

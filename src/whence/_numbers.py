@@ -1,6 +1,9 @@
-"""Numbers: what counts as one where a caller gives it; how to cut a range of whole ones, and how to draw some."""
+"""Numbers: what counts as one where a caller gives it; how to cut a range, draw some, and write them as JSON."""
 
+import math
+from collections.abc import Mapping
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -27,3 +30,12 @@ def random_ids(count: int, size: int, seed: int, place: int = 0) -> tuple[int, .
     """Draw ids out of 0 to ``count - 1``, none twice; a seed gives another set at each place."""
     drawn = np.random.default_rng([seed, size, place]).choice(count, size, replace=False)
     return tuple(int(one) for one in drawn)
+
+
+def json_ready(value: Any) -> Any:
+    """Return the same with null for each number that is not finite: JSON has none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: json_ready(one) for key, one in value.items()}
+    return [json_ready(one) for one in value] if isinstance(value, list | tuple) else value

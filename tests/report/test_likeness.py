@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from whence._errors import LabelError, ShapeError
+from whence._errors import ArgumentError, LabelError, ShapeError
 from whence.datasets import load_digits
 from whence.kernel import extremes
 from whence.report import class_map, error_map, extremes_sheet, similarity_map
@@ -42,6 +42,8 @@ def test_a_map_of_similarities_is_coloured_by_them_and_stars_the_one() -> None:
         similarity_map(PLACES, cosines, 9)
     with pytest.raises(ShapeError, match="`labels` needs one entry for each of 4"):
         class_map(PLACES, [1])
+    with pytest.raises(ArgumentError, match=r"Labels go from 3 to 5, and there are 2 class names"):
+        class_map(PLACES, LABELS, class_names=["zero", "one"])
 
 
 def test_a_sheet_of_extremes_has_a_row_an_axis() -> None:

@@ -1,5 +1,5 @@
 """The command line of Whence."""
 
-from whence.cli.inverting import app
+from whence.cli.priors import app
 
 __all__ = ["app"]

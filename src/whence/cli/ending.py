@@ -1,7 +1,6 @@
 """How a command ends: with facts, or with one line about what went wrong."""
 
 import json
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from whence._errors import WhenceError
+from whence._numbers import json_ready
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # of the click that this typer has, own or installed
 
@@ -75,7 +75,7 @@ def _current_folder_first() -> Iterator[None]:
 def show(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts as JSON, or one a line: without empty lists, and with a sentence for completeness's numbers."""
     if as_json:
-        typer.echo(json.dumps(_plain(facts), default=str, allow_nan=False))
+        typer.echo(json.dumps(json_ready(facts), default=str, allow_nan=False))
         return
     told = {"targets", "mean_error", "correlation", "unit"} if "completeness" in facts else set()
     shown = {name: one for name, one in facts.items() if name not in told and one != ()}
@@ -83,15 +83,6 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
     for name, value in shown.items():
         title = name.replace("_", " ").ljust(width)
         typer.echo(f"{title}  {_text(value)}")
-
-
-def _plain(value: Any) -> Any:
-    """Return the same with null for each number that is not finite: JSON has none."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _text(value: Any) -> str:

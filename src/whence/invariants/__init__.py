@@ -29,6 +29,7 @@ from whence.invariants.objective import (
 from whence.invariants.pool import Pool, draw_pool
 from whence.invariants.priors import (
     Chain,
+    Diffusion,
     Fourier,
     LatentFlow,
     Pixels,
@@ -38,6 +39,7 @@ from whence.invariants.priors import (
     draw,
     evaluations,
     latent_quantile,
+    load_diffusion,
     load_prior,
     prior_facts,
     train_prior,
@@ -51,6 +53,7 @@ from whence.invariants.traversal import Traversal, traverse, triangle
 __all__ = (
     "AutoencoderTraining",
     "Chain",
+    "Diffusion",
     "FirstOrder",
     "Fourier",
     "GaussNewton",
@@ -84,6 +87,7 @@ __all__ = (
     "invariants",
     "latent_quantile",
     "load_autoencoder",
+    "load_diffusion",
     "load_invariants",
     "load_prior",
     "logits",

@@ -25,6 +25,7 @@ from whence.invariants.result import InvariantSet, said
 from whence.invariants.searching import Limits, Starts, search_all
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
+_FAILED = {Status.OPEN: Status.MISSED, Status.SOLVED: Status.MISSED}  # what a sample's status is that is not solved
 _SPREAD = 1024  # examples that the objective's spread is measured on
 
 
@@ -135,7 +136,7 @@ def problem_of(
     """Return the equations that inputs with a query's values solve.
 
     Raises:
-        ArgumentError: If the cutoff is not above 0, to 1, or both it and a goal are given.
+        ArgumentError: If the cutoff is not above 0, to 1, both it and a goal are given, or the goal is not finite.
         ShapeError: If the goal has another length than the objective's values.
     """
     with torch.no_grad():
@@ -147,6 +148,8 @@ def problem_of(
         raise ArgumentError("A filter needs what the query's filtered values are; with `goal` leave `cutoff` out.")
     if goal.shape != own.shape:
         raise ShapeError(f"{objective.name} has {len(own)} values; got a goal of shape {tuple(goal.shape)}.")
+    if not bool(goal.isfinite().all()):
+        raise ArgumentError(f"goal is values to reach, finite numbers; got {goal.tolist()}.")
     return Problem(objective, prior, goal.to(own))
 
 
@@ -231,9 +234,10 @@ def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> x
     data: dict[str, Any] = {name: ("sample", one.cpu().numpy()) for name, one in columns.items()}
     data["latent_quantile"] = ("sample", latent_quantile(search.latents))
     data["value"] = (("sample", "component"), measured.values.cpu().numpy())
-    # What was measured decides: a search that was cut short may have come within the tolerance all the same.
+    # What was measured decides: a search that was cut short may have come within the tolerance all the same, and a
+    # solver that stopped by a measure of its own may not have.
     words = [
-        said(Status.SOLVED if solved else Status(status))
+        said(Status.SOLVED if solved else _FAILED.get(Status(status), Status(status)))
         for solved, status in zip(measured.solved.tolist(), search.status.tolist(), strict=True)
     ]
     return xr.Dataset(data, {"status": ("sample", np.array(words, dtype=object))}, attrs)

@@ -26,7 +26,8 @@ _AT_ONCE = 64  # inputs whose codes are held together
 def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled: bool = False) -> Objective:
     """Return what an autoencoder's feature gives as an objective: its code at every position of the layer.
 
-    Where a feature is silent its code has no gradient: start from a pool of draws (`Pool`), some of which wake it.
+    Where a feature is silent its code has no gradient. Searches for codes above 0 therefore follow the number before
+    the nonlinearity, which is the code wherever that is above 0; certificates are of the code.
 
     Args:
         model: Copied, in evaluation mode.
@@ -47,7 +48,10 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled
         found = feature_values(read(inputs), autoencoder, index)
         return found.mean(1, keepdim=True) if pooled else found
 
-    return Objective(function, f"feature {index} of {trained.layer}")
+    def before(inputs: Any) -> Tensor:
+        return feature_values(read(inputs), autoencoder, index, before=True)
+
+    return Objective(function, f"feature {index} of {trained.layer}", stand_in=before)
 
 
 def shared_features(

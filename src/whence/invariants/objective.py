@@ -45,6 +45,8 @@ class Objective:
         name: What it is called in results, such as ``"fc2.3"``.
         distance: How far each row of values is from the query's; the residual that is reported.
         tolerance: The distance up to which an input counts as an invariant, in the objective's own unit.
+        stand_in: A function that takes the same value wherever that is above 0, and has a gradient also elsewhere, as
+            a number before its ReLU: searches for values above 0 follow it, certificates do not.
 
     Raises:
         ArgumentError: If the tolerance is not above 0.
@@ -59,6 +61,7 @@ class Objective:
     name: str
     distance: Distance = root_mean_square
     tolerance: float = TOLERANCE
+    stand_in: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not is_number(self.tolerance) or self.tolerance <= 0:
@@ -71,7 +74,18 @@ class Objective:
             ArgumentError: If the function does not give floating-point numbers.
             ShapeError: If it does not give a row for each input.
         """
-        values: Any = self.function(inputs)
+        return self._rows(self.function(inputs), inputs)
+
+    def searched(self, inputs: Tensor) -> Float[Tensor, "batch values"]:
+        """Return the values that a search follows: those of the stand-in, if there is one.
+
+        Raises:
+            ArgumentError: If the function does not give floating-point numbers.
+            ShapeError: If it does not give a row for each input.
+        """
+        return self._rows((self.stand_in or self.function)(inputs), inputs)
+
+    def _rows(self, values: Any, inputs: Tensor) -> Float[Tensor, "batch values"]:
         if not isinstance(values, Tensor) or not values.is_floating_point():
             given = f"a tensor of {values.dtype}" if isinstance(values, Tensor) else f"{type(values).__name__}"
             raise ArgumentError(

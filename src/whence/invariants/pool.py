@@ -67,11 +67,11 @@ def draw_pool(
 
 
 def pool_values(pool: Pool, problem: Problem) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
-    """Return the values of a pool's draws, and how far each is from solving a problem."""
+    """Return the values of a pool's draws, and how far a search has to go from each (root mean square)."""
     with torch.no_grad():
         parts = even_parts(range(len(pool)), _AT_ONCE)
         found = [problem.measure(pool.inputs[part.start : part.stop]) for part in parts]
-    return torch.cat([one.values for one in found]), torch.cat([one.farther for one in found])
+    return torch.cat([one.values for one in found]), torch.cat([one.residuals.square().mean(1).sqrt() for one in found])
 
 
 def starts_of(
@@ -80,8 +80,9 @@ def starts_of(
     """Choose starts among a pool's draws: near the goal in value, far from each other in latents.
 
     Of the draws nearest in value, four times as many as are wanted, the nearest is taken first, then each time the one
-    farthest from all taken. A unit that is silent on most inputs has starts on which it speaks this way, and so a
-    gradient. If more are wanted than the pool holds, draws are taken again, moved by a tenth of their length at random.
+    farthest from all taken. Draws exactly as far from the goal as others are on a plateau, as where a unit is silent:
+    there is no gradient, however near the value, and they are left out if any others are there. If more are wanted
+    than there are draws to start from, these are taken again, moved by a tenth of their length at random.
 
     Args:
         pool: The draws.
@@ -90,10 +91,12 @@ def starts_of(
         seed: Of the moves.
         attempt: 0 takes of the nearest; each further one of those that come after what was taken from before.
     """
-    order = distances.nan_to_num(torch.inf).argsort(stable=True)
-    if attempt:
-        order = order.roll(-attempt * CHOSEN_FROM * n)
-    order = order[: max(n, min(CHOSEN_FROM * n, len(pool)))]
+    far = distances.nan_to_num(torch.inf)
+    _, same, counts = far.unique(return_inverse=True, return_counts=True)
+    sloping = distances.isfinite() & ((counts[same] == 1) | (far == 0))
+    order = far.argsort(stable=True)
+    order = order[sloping[order]] if bool(sloping.any()) else order
+    order = order.roll(-attempt * CHOSEN_FROM * n)[: CHOSEN_FROM * n]
     near = pool.latents[order]
     chosen = near[spread_out(near.flatten(1), min(n, len(near)))]
     if len(chosen) == n:

@@ -14,6 +14,8 @@ from whence.invariants.filters import low_pass
 from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Prior
 
+_TINY = 1e-30
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,23 @@ class Problem:
 
     def measure(self, inputs: Tensor) -> Measured:
         """Return the values of inputs, filtered and not."""
-        filtered = None if self.cutoff is None else self.objective(low_pass(inputs, self.cutoff))
-        return Measured(self, self.objective(inputs), filtered)
+        filtered = None if self.cutoff is None else low_pass(inputs, self.cutoff)
+        values = self.objective(inputs)
+        followed = self.objective.searched(inputs) if self._stands_in(self.goal) else values
+        if filtered is None:
+            return Measured(self, values, None, followed, None)
+        low = self.objective(filtered)
+        return Measured(
+            self,
+            values,
+            low,
+            followed,
+            self.objective.searched(filtered) if self._stands_in(self.filtered_goal) else low,
+        )
+
+    def _stands_in(self, goal: Tensor | None) -> bool:
+        """Say whether the objective's stand-in takes a goal where the objective does."""
+        return self.objective.stand_in is not None and goal is not None and bool((goal > 0).all())
 
     def at(self, latents: Tensor) -> Measured:
         """Return the values of the inputs that latents stand for."""
@@ -52,19 +69,29 @@ class Problem:
 @final
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Values of some inputs beside those to be reached."""
+    """Values of some inputs beside those to be reached; what a search follows is the values, or their stand-in."""
 
     problem: Problem
     values: Float[Tensor, "some values"]
     filtered: Float[Tensor, "some values"] | None
+    followed: Float[Tensor, "some values"]
+    followed_filtered: Float[Tensor, "some values"] | None
 
     @property
     def residuals(self) -> Float[Tensor, "some equations"]:
         """The differences that are to be 0: of the values, then of those of the filtered inputs."""
-        parts = [self.values - self.problem.goal]
-        if self.filtered is not None and self.problem.filtered_goal is not None:
-            parts.append(self.filtered - self.problem.filtered_goal)
+        parts = [self.followed - self.problem.goal]
+        if self.followed_filtered is not None and self.problem.filtered_goal is not None:
+            parts.append(self.followed_filtered - self.problem.filtered_goal)
         return torch.cat(parts, 1)
+
+    def detached(self) -> Measured:
+        """Return the same numbers without their graph."""
+        parts = (self.values, self.filtered, self.followed, self.followed_filtered)
+        values, filtered, followed, low = (None if one is None else one.detach() for one in parts)
+        assert values is not None
+        assert followed is not None
+        return Measured(self.problem, values, filtered, followed, low)
 
     @property
     def distance(self) -> Float[Tensor, " some"]:
@@ -98,7 +125,7 @@ def linearised(
     Args:
         problem: The equations.
         latents: Where.
-        sketch: At most so many random combinations of the equations instead of all of them.
+        sketch: At most so many `Combinations` of the equations instead of all of them.
         seed: Of the combinations.
 
     Raises:
@@ -107,11 +134,9 @@ def linearised(
     points = latents.detach().requires_grad_()
     with torch.enable_grad():
         measured = problem.at(points)
-        residuals = combined(measured.residuals, sketch, seed)
+        residuals = Combinations(measured.residuals, sketch, seed)(measured.residuals)
         rows = [row_gradient(problem, residuals[:, row], points) for row in range(residuals.shape[1])]
-    values, filtered = measured.values.detach(), measured.filtered
-    kept = Measured(problem, values, None if filtered is None else filtered.detach())
-    return kept, torch.stack([one.flatten(1) for one in rows], 1)
+    return measured.detached(), torch.stack([one.flatten(1) for one in rows], 1)
 
 
 def row_gradient(problem: Problem, numbers: Float[Tensor, " some"], points: Tensor) -> Tensor:
@@ -133,11 +158,42 @@ def row_gradient(problem: Problem, numbers: Float[Tensor, " some"], points: Tens
     return found
 
 
-def combined(residuals: Float[Tensor, "some equations"], sketch: int | None, seed: int) -> Float[Tensor, "some rows"]:
-    """Return residuals, or random combinations of them of the same mean square, if there are more than ``sketch``."""
-    many = residuals.shape[1]
-    if sketch is None or many <= sketch:
-        return residuals
-    weights = torch.randn(many, sketch, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found: Tensor = residuals @ (weights / sketch**0.5).to(residuals)
-    return found
+@final
+class Combinations:
+    """Orthonormal combinations of equations, for steps that look at fewer of them than there are.
+
+    All but one are sums of random groups of the equations with random signs; the last is what is left of the residuals
+    beside these. The residuals are so within their span, and a short enough step that lowers the combinations lowers
+    the residuals. If there are no more than ``most`` equations, they are the equations themselves.
+
+    Args:
+        residuals: That the last combination follows, each sample its own.
+        most: How many combinations, at least 2.
+        seed: Of the groups and signs.
+    """
+
+    def __init__(self, residuals: Float[Tensor, "some equations"], most: int | None, seed: int) -> None:
+        equations = residuals.shape[1]
+        self.whole = most is None or equations <= most
+        if most is None or self.whole:
+            return
+        random = torch.Generator().manual_seed(seed)
+        order = torch.randperm(equations, generator=random)
+        group = torch.empty_like(order)
+        group[order] = torch.arange(equations) % (most - 1)
+        sizes = torch.bincount(group, minlength=most - 1)
+        signs = torch.randint(2, (equations,), generator=random) * 2 - 1
+        self._group, self._count = group.to(residuals.device), most - 1
+        self._weights = (signs / sizes[group].double().sqrt()).to(residuals)
+        left = residuals.detach() - self._sums(residuals.detach())[:, self._group] * self._weights
+        self._left = left / left.norm(dim=1, keepdim=True).clamp_min(_TINY)
+
+    def __call__(self, values: Float[Tensor, "some equations"]) -> Float[Tensor, "some rows"]:
+        """Return the combinations of numbers, one an equation."""
+        if self.whole:
+            return values
+        return torch.cat([self._sums(values), (values * self._left).sum(1, keepdim=True)], 1)
+
+    def _sums(self, values: Float[Tensor, "some equations"]) -> Float[Tensor, "some groups"]:
+        sums = values.new_zeros(len(values), self._count)
+        return sums.index_add(1, self._group, values * self._weights)

@@ -39,7 +39,7 @@ class Realism(NamedTuple):
 
 
 def precision(
-    points: Float[Tensor, "some numbers"], reference: Float[Tensor, "known numbers"], k: int = 3
+    points: Float[Tensor, "some numbers"], reference: Float[Tensor, "known features"], k: int = 3
 ) -> Float[Tensor, ""]:
     """Return the share of points in the reference's manifold (Kynkäänniemi et al. 2019, section 2, equation 1).
 
@@ -63,7 +63,7 @@ def precision(
 
 
 def recall(
-    points: Float[Tensor, "some numbers"], reference: Float[Tensor, "known numbers"], k: int = 3
+    points: Float[Tensor, "some numbers"], reference: Float[Tensor, "known features"], k: int = 3
 ) -> Float[Tensor, ""]:
     """Return the share of the reference in the points' manifold: precision with the roles changed (equation 2).
 
@@ -75,7 +75,7 @@ def recall(
 
 
 def within(
-    points: Float[Tensor, "some numbers"], reference: Float[Tensor, "known numbers"], k: int = 3
+    points: Float[Tensor, "some numbers"], reference: Float[Tensor, "known features"], k: int = 3
 ) -> Bool[Tensor, " some"]:
     """Return which points lie in the reference's manifold, as `precision` counts them.
 

@@ -55,7 +55,7 @@ def search_all(
             some = rows[part.start : part.stop]
             if attempt:
                 told(-len(some))
-            search = Search(begun[some], told, limits.budget - whole.evaluations[some])
+            search = Search(begun[some], told, limits.budget - whole.evaluations[some], whole.places[some])
             whole.notes["restarts"][some] = float(attempt)
             if _interrupted(problem, solver, search):
                 _take(whole, some, search, attempt)

@@ -17,7 +17,7 @@ from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Prior
 from whence.invariants.problem import Problem, linearised
 from whence.invariants.solvers import GaussNewton, Search
-from whence.invariants.solvers.gauss_newton import tangent
+from whence.invariants.solvers.normal_space import tangent
 
 
 @final
@@ -53,7 +53,7 @@ class Traversal:
 def traverse(
     objective: Objective,
     source: Float[Tensor, "*latent"],
-    target: Float[Tensor, "*latent"],
+    target: Float[Tensor, "..."],
     prior: Prior | None = None,
     *,
     steps: int = 100,
@@ -80,6 +80,7 @@ def traverse(
     Raises:
         ArgumentError: If steps or size is not what it must be, or ``fall`` is asked for of more than one value.
         ShapeError: If source and target have not the same shape, or not that of the prior's latents.
+        GradientError: If the objective has no gradient by its input.
     """
     if not is_whole(steps) or steps < 1 or not is_number(size) or not 0 < size <= 1:
         raise ArgumentError(f"steps is 1 or more and size a share above 0, to 1; got {steps!r} and {size!r}.")
@@ -143,7 +144,7 @@ def _told(problem: Problem, path: Tensor, target: Tensor) -> Traversal:
 
 def triangle(
     objective: Objective,
-    corners: Float[Tensor, "3 *latent"],
+    corners: Float[Tensor, "corners *latent"],
     prior: Prior | None = None,
     *,
     resolution: int = 10,
@@ -152,7 +153,7 @@ def triangle(
 
     Args:
         objective: What is kept; its values at the first corner are compared with.
-        corners: Inputs, or latents if there is a prior.
+        corners: Three inputs, or latents if there is a prior.
         prior: Mix its latents; the inputs if left out.
         resolution: Parts of each side; 10 gives 66 points, the three corners among them (Balasubramanian et al. 2023).
 

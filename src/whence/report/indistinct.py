@@ -26,6 +26,8 @@ _ENDED = {
     "stalled": "stalled: no step came nearer",
     "flat": "flat: the unit is silent there",
     "interrupted": "interrupted",
+    "lost": "lost: the latent grew beyond all numbers",
+    "missed": "stopped short of the tolerance",
 }
 COLUMNS = ("sample", "answer", "value", "residual", "in spreads", "latent quantile", "status", "evaluations")
 

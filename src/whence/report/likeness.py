@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from whence._errors import LabelError, ShapeError
+from whence._errors import ArgumentError, LabelError, ShapeError
 from whence.datasets import as_examples
 from whence.evaluation.provenance.sheets import Cell, Row, picture, sheet_of
 
@@ -30,8 +30,14 @@ def class_map(places: xr.DataArray, labels: Any, *, wrong: Any = None, class_nam
 
     Raises:
         ShapeError: If there is not one label, and one mark, an example.
+        ArgumentError: If a label has no name among those given.
     """
     kinds = _one_each(places, labels, "labels")
+    if class_names is not None and len(kinds) and not 0 <= kinds.min() <= kinds.max() < len(class_names):
+        raise ArgumentError(
+            f"Labels go from {kinds.min()} to {kinds.max()}, and there are {len(class_names)} class names. Give one "
+            "for each class, from 0."
+        )
     crossed = np.zeros(len(kinds), dtype=bool) if wrong is None else _one_each(places, wrong, "wrong").astype(bool)
     figure = _figure("Similarity, by class")
     for kind in np.unique(kinds):

@@ -13,6 +13,7 @@ from safetensors.torch import save as tensors_as_bytes
 
 from whence._errors import ArgumentError
 from whence._files import disk_errors, make_folder, write_atomically
+from whence._numbers import json_ready
 from whence.adversarial import Plan, Study, findings, study
 from whence.audit.storage import refuse_existing, save_dataset
 from whence.report.page import write_report
@@ -103,6 +104,6 @@ def save_study(found: Study, folder: str | Path) -> None:
         "concentration": found.concentration,
         "findings": [asdict(one) for one in findings(found)],
     }
-    write_atomically(place / "findings.json", (json.dumps(told, indent=1) + "\n").encode())
+    write_atomically(place / "findings.json", (json.dumps(json_ready(told), indent=1, allow_nan=False) + "\n").encode())
     with disk_errors(final):
         place.rename(final)

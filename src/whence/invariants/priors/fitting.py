@@ -80,7 +80,7 @@ class Fitting:
             missing = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(ids)
             spent = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(ids))
             optimizer.zero_grad()
-            (missing + self.settings.divergence * spent).backward()
+            (missing + (self.settings.divergence or 0.0) * spent).backward()
             optimizer.step()
             sums += torch.stack([missing, spent]).detach().cpu() * len(ids)
         found = (sums / len(order)).tolist()

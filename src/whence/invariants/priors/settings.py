@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import final
+from typing import NamedTuple, final
 
 from whence._errors import ArgumentError
 from whence._numbers import is_number, is_whole
@@ -12,10 +12,26 @@ from whence.invariants.priors.latent_flow import checked_rule, checked_steps
 from whence.invariants.priors.latent_networks import Shape
 
 BATCH = 128  # images of a step of the autoencoder's training
-_SUITED = ((256, 16, 128, 1000, 3000), (1600, 32, 256, 1600, 6000), (8192, 96, 256, 3200, 9000))
-"""Up to how many numbers of an image: numbers of a latent, width of the flow, steps of the autoencoder and the flow."""
 
-_LARGEST = (128, 384, 6400, 12_000)
+
+@final
+class _Suited(NamedTuple):
+    """What suits images of so many numbers at most."""
+
+    most: float
+    latent: int
+    hidden: int
+    coding: int  # steps of the autoencoder, at least three epochs
+    flowing: int  # steps of the flow
+    divergence: float
+
+
+_SUITED = (
+    _Suited(256, 16, 128, 700, 1500, 0.05),
+    _Suited(1600, 32, 256, 1600, 6000, 0.2),
+    _Suited(8192, 96, 256, 3200, 9000, 0.2),
+    _Suited(math.inf, 128, 384, 6400, 12_000, 0.2),
+)
 
 
 @final
@@ -47,7 +63,7 @@ class PriorSettings:
     rule: str = "midpoint"
     width: int = 32
     hidden: int | None = None
-    divergence: float = 0.2
+    divergence: float | None = None
     rate: float = 2e-3
     seed: int = 0
 
@@ -58,22 +74,20 @@ class PriorSettings:
                 raise ArgumentError(f"`{name}` is a whole number, at least 1; got {given!r}.")
         if not is_whole(self.seed) or self.seed < 0:
             raise ArgumentError(f"`seed` is a whole number, at least 0; got {self.seed!r}.")
-        if not is_number(self.rate) or self.rate <= 0 or not is_number(self.divergence) or self.divergence < 0:
-            raise ArgumentError(
-                f"`rate` is above 0 and `divergence` at least 0; got {self.rate!r} and {self.divergence!r}."
-            )
+        weight = 0.0 if self.divergence is None else self.divergence
+        if not is_number(self.rate) or self.rate <= 0 or not is_number(weight) or weight < 0:
+            raise ArgumentError(f"`rate` is above 0 and `divergence` at least 0; got {self.rate!r} and {weight!r}.")
         checked_rule(self.rule)
         checked_steps(self.steps)
 
     def suited(self, shape: Shape, count: int) -> PriorSettings:
         """Return the same with a number for each None."""
-        suiting = (rest for most, *rest in _SUITED if math.prod(shape) <= most)
-        latent, hidden, coding, flowing = next(suiting, _LARGEST)
-        epochs = max(3, -(-coding * BATCH // count))
+        best = next(one for one in _SUITED if math.prod(shape) <= one.most)
         return replace(
             self,
-            latent=self.latent or latent,
-            hidden=self.hidden or hidden,
-            epochs=self.epochs or epochs,
-            flow_steps=self.flow_steps or flowing,
+            latent=self.latent or best.latent,
+            hidden=self.hidden or best.hidden,
+            epochs=self.epochs or max(3, -(-best.coding * BATCH // count)),
+            flow_steps=self.flow_steps or best.flowing,
+            divergence=best.divergence if self.divergence is None else self.divergence,
         )

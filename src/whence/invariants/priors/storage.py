@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from whence._errors import ArgumentError, ChangedDataError, DataError
 from whence._files import make_folder, write_atomically
+from whence._numbers import json_ready
 from whence.invariants.priors.latent_flow import LatentFlow, Sizes
 
 PRIOR, TENSORS, CHECKPOINT = "prior.json", "prior.safetensors", "checkpoint"
@@ -37,7 +37,7 @@ def save_prior(prior: LatentFlow, folder: Path, told: Mapping[str, Any]) -> None
     tensors = {name: one.detach().cpu().contiguous().clone() for name, one in prior.state_dict().items()}
     write_atomically(folder / TENSORS, lambda temporary: save_file(tensors, temporary))
     facts = {"format": FORMAT, "kind": _KIND, **vars(prior.sizes), **told, "steps": prior.steps, "rule": prior.rule}
-    write_atomically(folder / PRIOR, (json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(folder / PRIOR, (json.dumps(json_ready(facts), indent=1, allow_nan=False) + "\n").encode())
 
 
 def prior_facts(folder: str | Path) -> dict[str, Any]:
@@ -105,12 +105,3 @@ def refuse_other(folder: Path, told: Mapping[str, Any]) -> None:
                 f"{folder} holds a prior of other settings: {name} was {found.get(name)!r} and is {value!r}. Give the "
                 "same to open it, or another folder."
             )
-
-
-def _plain(value: Any) -> Any:
-    """Return the same with null for each number that is not finite: JSON has none."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from whence._errors import ArgumentError
+from whence._numbers import is_number, is_whole
 from whence.invariants.filters import low_pass
 from whence.invariants.problem import Problem, row_gradient
 from whence.invariants.solvers.protocol import Search, Status
@@ -36,6 +37,9 @@ class InfiniteOptimization:
         threshold: τ, of the loss.
         feasible: Compare the filtered sample with the filtered query instead; the filter is then that of the call of
             `invariants`, which needs a ``cutoff``.
+
+    Raises:
+        ArgumentError: If a number is not what it must be.
     """
 
     rate: float = 10.0
@@ -44,6 +48,13 @@ class InfiniteOptimization:
     steps: int = 512
     threshold: float = 0.01
     feasible: bool = False
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, ("rate", "scale", "threshold"))
+        if self.cutoff is not None and not (is_number(self.cutoff) and 0 < self.cutoff <= 1):
+            raise ArgumentError(
+                f"cutoff is a share of the highest frequency, above 0 to 1, or None; got {self.cutoff!r}."
+            )
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Go down the gradient until the loss is below the threshold.
@@ -99,12 +110,18 @@ class FirstOrder:
         rate: Its learning rate.
         steps: At most so many.
         renormalise: Bring each latent back to its initial length after each step.
+
+    Raises:
+        ArgumentError: If a number is not what it must be.
     """
 
     optimizer: Callable[..., Optimizer] = torch.optim.Adam
     rate: float = 0.05
     steps: int = 512
     renormalise: bool = False
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, ("rate",))
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Step until each is solved."""
@@ -135,6 +152,19 @@ class FirstOrder:
                 moved.data[left] = found
             search.latents[left] = found
             _drop_lost(search, left)
+
+
+def _check_numbers(solver: Any, above: tuple[str, ...]) -> None:
+    """Refuse numbers that are not above 0, and steps that are no whole number above 0.
+
+    Raises:
+        ArgumentError: If there are such.
+    """
+    for name in above:
+        if not is_number(getattr(solver, name)) or getattr(solver, name) <= 0:
+            raise ArgumentError(f"{name} is a number above 0; got {getattr(solver, name)!r}.")
+    if not is_whole(solver.steps) or solver.steps < 1:
+        raise ArgumentError(f"steps is a whole number above 0; got {solver.steps!r}.")
 
 
 def _lossy(

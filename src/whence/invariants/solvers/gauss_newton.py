@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whence._errors import ArgumentError
+from whence._numbers import is_number, is_whole
 from whence.invariants.priors.protocol import Prior
-from whence.invariants.problem import Problem, combined, linearised
+from whence.invariants.problem import Combinations, Problem, linearised
+from whence.invariants.solvers.normal_space import gram, tangent
 from whence.invariants.solvers.protocol import Search, Status
 
 _TINY = 1e-30
@@ -32,22 +35,37 @@ class GaussNewton:
 
     Attributes:
         steps: At most so many for each sample and prior.
+        patience: A search that has not halved its residual in so many steps is stalled: elsewhere is better.
         radius: Of trust at the start, as a share of the length of the prior's latents.
         damping: λ, as a share of the mean of JJᵀ's diagonal.
         coarse: Cheaper priors of the same latents, such as the same flow in fewer steps: solved first, in this order.
-        sketch: Random combinations of the equations that a step looks at, if there are more equations than that.
+        sketch: How many random combinations of the equations a step looks at, if there are more equations than that.
         secant: Whether J is corrected between two findings; if not, each step finds it.
         pull: Share of what a latent is longer than the prior's that each step takes back along the level set: more
             usual samples, for more steps. 0 leaves each where the shortest steps lead.
+
+    Raises:
+        ArgumentError: If one of these is not what it must be.
     """
 
     steps: int = 100
+    patience: int = 20
     radius: float = 0.25
     damping: float = 1e-4
     coarse: tuple[Prior, ...] = ()
     sketch: int = 64
     secant: bool = True
     pull: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.steps) or self.steps < 1 or not is_whole(self.sketch) or self.sketch < 2:
+            raise ArgumentError(
+                f"steps is a whole number above 0 and sketch one from 2; got {self.steps!r} and {self.sketch!r}."
+            )
+        if not is_number(self.radius) or self.radius <= 0 or not is_number(self.damping) or self.damping <= 0:
+            raise ArgumentError(f"radius and damping are above 0; got {self.radius!r} and {self.damping!r}.")
+        if not is_number(self.pull) or not 0 <= self.pull <= 1:
+            raise ArgumentError(f"pull is a share from 0 to 1; got {self.pull!r}.")
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Solve over the coarse priors, one after the other, then over the problem's own."""
@@ -63,12 +81,14 @@ class _Walk:
         self.settings, self.problem, self.search = settings, problem, search
         count, numbers, equations = len(search.latents), search.latents[0].numel(), _equations(problem)
         rows = min(equations, settings.sketch)
-        self.secant = settings.secant and rows == equations
+        self.sketched = rows < equations
+        self.secant = settings.secant and not self.sketched
         start = settings.radius * numbers**0.5
         self.radius = search.latents.new_full((count,), start)
         self.damping = search.latents.new_full((count,), settings.damping)
         self.least = _LEAST_RADIUS * start
         self.residuals = search.latents.new_zeros(count, equations)
+        self.marked, self.waited = self.radius + torch.inf, torch.zeros_like(self.radius)
         self.slopes = search.latents.new_zeros(count, rows, numbers)
         self.stale = search.open.clone()  # whose derivatives are not known
         self.corrected = ~search.open  # whose derivatives were corrected since they were found
@@ -92,12 +112,15 @@ class _Walk:
         self.residuals[rows], self.slopes[rows] = measured.residuals, slopes
         self.stale[rows] = self.corrected[rows] = False
         self.search.close(rows[measured.solved], Status.SOLVED)
-        self.search.close(rows[~measured.solved & (slopes.abs().amax((1, 2)) == 0)], Status.FLAT)
+        lost = ~(slopes.flatten(1).isfinite().all(1) & measured.residuals.isfinite().all(1))
+        self.search.close(rows[~measured.solved & lost], Status.LOST)
+        self.search.close(rows[~measured.solved & ~lost & (slopes.abs().amax((1, 2)) == 0)], Status.FLAT)
 
     def move(self, rows: Int[Tensor, " some"], step: int) -> None:
         """Try a step for each sample; take those that lower the residual, and learn from all."""
         before, slopes = self.residuals[rows], self.slopes[rows]
-        asked = combined(before, self.settings.sketch, step)
+        combine = Combinations(before, self.settings.sketch, step)  # as when the derivatives were found, if sketched
+        asked = combine(before)
         steps = shortest_step(slopes, asked, self.damping[rows], self.radius[rows])
         if self.settings.pull:
             steps = steps + tangent(slopes, self.settings.pull * self.inward(rows))
@@ -109,17 +132,28 @@ class _Walk:
         fell = before.norm(dim=1) - after.norm(dim=1)
         better = fell > 0
         promised = asked.norm(dim=1) - (asked + foreseen).norm(dim=1)
+        kept = (asked.norm(dim=1) - combine(after).norm(dim=1)) / promised.clamp_min(_TINY)
         self.search.latents[rows[better]], self.residuals[rows[better]] = tried[better], after[better]
-        self.trust(rows, fell / promised.clamp_min(_TINY), steps.norm(dim=1))
+        self.trust(rows, torch.where(better, kept, 0), steps.norm(dim=1))
         if self.secant:
             miss = (after - before - foreseen) / steps.square().sum(1, keepdim=True).clamp_min(_TINY)
             self.slopes[rows[better]] += torch.einsum("nr,nd->nrd", miss[better], steps[better])
         slow = after.norm(dim=1) > _SLOW * before.norm(dim=1)
         fresh = ~self.corrected[rows]  # a step back from derivatives just found needs a smaller radius, not new ones
-        self.stale[rows] = torch.where(better, slow | (not self.secant), ~fresh)
+        self.stale[rows] = torch.where(better, slow | (not self.secant), ~fresh) | self.sketched
         self.corrected[rows] |= self.secant & better
         self.search.close(rows[better & measured.solved], Status.SOLVED)
-        self.search.close(rows[~better & fresh & (self.radius[rows] < self.least)], Status.STALLED)
+        small = ~better & fresh & (self.radius[rows] < self.least)
+        self.search.close(rows[~(better & measured.solved) & (small | self.impatient(rows))], Status.STALLED)
+
+    def impatient(self, rows: Int[Tensor, " some"]) -> Bool[Tensor, " some"]:
+        """Say which searches have not halved their residual for too long."""
+        size = self.residuals[rows].norm(dim=1)
+        halved = size <= self.marked[rows] / 2
+        self.marked[rows] = torch.where(halved, size, self.marked[rows])
+        self.waited[rows] = torch.where(halved, 0, self.waited[rows] + 1)
+        found: Tensor = self.waited[rows] >= self.settings.patience
+        return found
 
     def inward(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some numbers"]:
         """Return the way from latents to the length that the prior's have, for those that are longer."""
@@ -134,7 +168,9 @@ class _Walk:
         radius, damping = self.radius[rows], self.damping[rows]
         wider, narrower = torch.maximum(radius, 2 * length), torch.minimum(radius, length) / 4
         self.radius[rows] = torch.where(well, wider, torch.where(badly, narrower, radius))
-        self.damping[rows] = torch.where(well, damping / 4, torch.where(badly, damping * 4, damping)).clamp(1e-8, 1e4)
+        self.damping[rows] = torch.where(well, damping / 4, torch.where(badly, damping * 4, damping)).clamp(
+            8 * torch.finfo(damping.dtype).eps, 1e4
+        )
 
 
 def shortest_step(
@@ -144,24 +180,13 @@ def shortest_step(
     radius: Float[Tensor, " some"],
 ) -> Float[Tensor, "some numbers"]:
     """Return -Jᵀ(JJᵀ + λI)⁻¹r for each sample, no longer than its radius; λ is a share of the mean of the diagonal."""
-    gram = torch.einsum("nrd,nsd->nrs", slopes, slopes)
-    size = (damping * gram.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
-    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    weights = torch.linalg.solve(gram + size[:, None, None] * eye, residuals)
+    grams = gram(slopes)
+    size = (damping * grams.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
+    eye = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    weights = torch.linalg.solve(grams + size[:, None, None] * eye, residuals)
     step: Tensor = -torch.einsum("nrd,nr->nd", slopes, weights)
     share: Tensor = (radius / step.norm(dim=1).clamp_min(_TINY)).clamp(max=1)
     return step * share[:, None]
-
-
-def tangent(
-    slopes: Float[Tensor, "some rows numbers"], directions: Float[Tensor, "some numbers"]
-) -> Float[Tensor, "some numbers"]:
-    """Return what is left of directions along the level set: without their part in the span of the derivatives."""
-    gram = torch.einsum("nrd,nsd->nrs", slopes, slopes)
-    size = (1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
-    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    weights = torch.linalg.solve(gram + size[:, None, None] * eye, torch.einsum("nrd,nd->nr", slopes, directions))
-    return directions - torch.einsum("nrd,nr->nd", slopes, weights)
 
 
 def _equations(problem: Problem) -> int:

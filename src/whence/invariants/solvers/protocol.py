@@ -26,7 +26,8 @@ class Status(IntEnum):
         STALLED: No step lowers the residual any more: a value that is not reached from here.
         FLAT: The objective does not depend on the input here, as a unit that is silent.
         INTERRUPTED: Stopped from outside.
-        LOST: The latent grew beyond all numbers.
+        LOST: The latent grew beyond all numbers, or its value is none.
+        MISSED: The solver stopped by a measure of its own, outside of the tolerance.
     """
 
     OPEN = 0
@@ -36,6 +37,7 @@ class Status(IntEnum):
     FLAT = 4
     INTERRUPTED = 5
     LOST = 6
+    MISSED = 7
 
 
 @final
@@ -47,6 +49,8 @@ class Search:
         told: Called with how many searches ended.
         budget: Evaluations of the prior's network after which a row is no longer open, for all or each; the last
             step may pass it.
+        places: Which sample of the whole call each row is: what a row draws at random hangs on it, and not on which
+            other rows there are. From 0 if left out.
 
     Attributes:
         latents: Where each is now. Whatever stops a solver, they are what was found so far.
@@ -64,17 +68,24 @@ class Search:
         starts: Float[Tensor, "samples *latent"],
         told: Callable[[float], None] | None = None,
         budget: float | Float[Tensor, " samples"] = torch.inf,
+        places: Int[Tensor, " samples"] | None = None,
     ) -> None:
         self.latents = starts.detach().clone()
         self.status = torch.full((len(starts),), int(Status.OPEN), device=starts.device)
         self.evaluations = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
         self.notes: dict[str, Float[Tensor, " samples"]] = {}
+        self.places = torch.arange(len(starts), device=starts.device) if places is None else places
         self._told, self._budget = told, budget
 
     @property
     def open(self) -> Bool[Tensor, " samples"]:
         """Which searches are under way."""
-        return (self.status == Status.OPEN) & (self.evaluations < self._budget)
+        return (self.status == Status.OPEN) & self.affordable
+
+    @property
+    def affordable(self) -> Bool[Tensor, " samples"]:
+        """Which searches have not used their budget up, ended or not."""
+        return self.evaluations < self._budget
 
     def rows(self) -> Int[Tensor, " open"]:
         """Return the rows of the searches under way."""
