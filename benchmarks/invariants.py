@@ -367,7 +367,11 @@ def main() -> None:
     parser.add_argument("--way", action="append", help="one of the ways to search; all if left out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
+    run(parser.parse_args())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what the options ask for."""
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     options.cache.mkdir(parents=True, exist_ok=True)
