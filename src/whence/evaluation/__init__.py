@@ -5,6 +5,16 @@ from whence.evaluation.datamodeling import linear_datamodeling_score
 from whence.evaluation.difficulty import difficulty
 from whence.evaluation.diffroar import Blocks, block_digits, diffroar
 from whence.evaluation.insertion import Intervention, deletion, insertion
+from whence.evaluation.invariance import (
+    Standard,
+    kernel_distance,
+    mean_pairwise_distance,
+    rejected_from,
+    spectral_deviation,
+    spectral_slope,
+    spectrum_beside,
+    vendi_score,
+)
 from whence.evaluation.membership import membership_table
 from whence.evaluation.noise import NoisyLabels, add_label_noise, label_noise
 from whence.evaluation.orders import (
@@ -65,6 +75,7 @@ __all__ = (
     "Patch",
     "Projection",
     "ShortcutSizes",
+    "Standard",
     "Table",
     "Tables",
     "Trainings",
@@ -90,6 +101,7 @@ __all__ = (
     "evaluate_provenance",
     "identical_class",
     "insertion",
+    "kernel_distance",
     "label_noise",
     "least_absolute",
     "least_ambiguous",
@@ -100,6 +112,7 @@ __all__ = (
     "load_table",
     "load_truth",
     "map_figure",
+    "mean_pairwise_distance",
     "membership_by_index",
     "membership_table",
     "memorisation_curve",
@@ -110,12 +123,16 @@ __all__ = (
     "pruning",
     "random_parts",
     "reinitialised",
+    "rejected_from",
     "removal_losses",
     "retrieval_accuracy",
     "robustness",
     "sharing_by_size",
     "shortcut",
     "specificity",
+    "spectral_deviation",
+    "spectral_slope",
+    "spectrum_beside",
     "square_patch",
     "styles",
     "styles_sheet",
@@ -124,5 +141,6 @@ __all__ = (
     "truth_of",
     "two_digits",
     "upweighted",
+    "vendi_score",
     "whole_clusters",
 )
