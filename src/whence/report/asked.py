@@ -30,6 +30,7 @@ from whence.invariants import (
     Solver,
     TrainedAutoencoder,
     feature,
+    load_diffusion,
     load_prior,
     named_unit,
 )
@@ -136,6 +137,7 @@ def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:
     Raises:
         ArgumentError: If there is no such prior, or the data that it needs is not given.
         DataError: If a folder holds no prior.
+        MissingExtraError: If diffusers is needed and not installed.
         ShapeError: If the query is no image, for ``fourier``.
     """
     if spec == "pixels":
@@ -155,6 +157,9 @@ def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:
             f"No prior {spec!r}: give the folder that whence prior train wrote, a model folder of diffusers, fourier "
             "or pixels."
         )
+    if (Path(spec) / "model_index.json").is_file():
+        scale = scale_of(examples, query)
+        return load_diffusion(spec, bounds=(float(scale.low.min()), float(scale.high.max())))
     return load_prior(spec)
 
 

@@ -254,8 +254,9 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
         model, way, mapped = small_network(), "simpson", MapSettings(limit=200, times=5)
-        prior = PriorSettings(width=16, epochs=40, flow_steps=1200)
-        return Plan(digits, test, range(len(test)), model, 3e-3, 64, epochs or 12, way, 20, 1, 8, True, mapped, prior)
+        passes = epochs or 12
+        prior = PriorSettings(width=16, epochs=min(40, 4 * passes), flow_steps=100 * passes)
+        return Plan(digits, test, range(len(test)), model, 3e-3, 64, passes, way, 20, 1, 8, True, mapped, prior)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
