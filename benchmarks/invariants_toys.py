@@ -1,6 +1,7 @@
 """Invariants where the truth is known: rings in the plane, planes in any dimension, circles, and figure 3.1.
 
     python -m benchmarks.invariants_toys
+    python -m benchmarks.invariants_toys figure     # one part again
 
 Rings: two rings of noise, the outer one with a gap; a classifier of tanh units; a flow of the plane as the prior. The
 level sets of the classifier's logit are found by marching squares and refined in float64. The law of right samples is
@@ -13,8 +14,10 @@ Results: ``benchmarks/results/invariants_toys.json`` and ``.md``, and ``invarian
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +75,8 @@ class Truth:
     """A level set of the classifier's logit: in the plane, and in the space of the flow's latents with its law."""
 
     def __init__(self, model: nn.Module, flow: Flow, level: float, support: float) -> None:
-        def value(points: Tensor) -> Tensor:
-            found: Tensor = model(points)[:, 0]
-            return found
-
-        self.function, self.level = value, level
+        self.level = level
+        self.function: Function = lambda points: model(points)[:, 0]
         self.segments, pieces = contour(self.function, level, 3.0, 600)
         middles = self.segments.mean(1)
         self.inside = density(middles) >= support
@@ -84,11 +84,11 @@ class Truth:
         self.lengths = (self.segments[:, 1] - self.segments[:, 0]).norm(dim=1)[self.inside]
         mass = np.bincount(pieces[self.inside.numpy()], self.lengths.numpy(), minlength=pieces.max() + 1)
         self.pieces, self.kept = pieces, np.flatnonzero(mass > 0.1)
-        latent, parts = contour(lambda points: value(flow.decode(points)), level, 4.5, 450)
+        latent, parts = contour(lambda points: self.function(flow.decode(points)), level, 4.5, 450)
         angle = torch.atan2(*latent.mean(1).flip(1).unbind(1)).numpy()
         self.latent = latent[np.lexsort((angle, parts))]
         centres = self.latent.mean(1)
-        _, gradients = slopes(lambda points: value(flow.decode(points)), centres)
+        _, gradients = slopes(lambda points: self.function(flow.decode(points)), centres)
         length = (self.latent[:, 1] - self.latent[:, 0]).norm(dim=1)
         mass_of = torch.exp(-centres.square().sum(1) / 2) * length / gradients.norm(dim=1)
         self.mass, self.seen = mass_of / mass_of.sum(), flow.decode(centres)
@@ -214,8 +214,8 @@ def plane_checks(n: int = 4000) -> list[dict[str, Any]]:
     for numbers in (2, 16, 64):
         normal = torch.linspace(1, 2, numbers, dtype=torch.float64)
         square, k = float(normal.square().sum()), numbers - 1
-        solvers: dict[str, Solver] = {"Gauss-Newton": GaussNewton(), "Metropolis": Metropolis(moves=25)}
-        for name, solver in solvers.items():
+        both: dict[str, Solver] = {"Gauss-Newton": GaussNewton(), "Metropolis": Metropolis(moves=25)}
+        for name, solver in both.items():
             found = walked(lambda points, normal=normal: points @ normal, [2.0], numbers, n, solver).latents
             error = torch.cov(found.T) - torch.eye(numbers).double() + torch.outer(normal, normal) / square
             row = {
@@ -372,18 +372,22 @@ def _cell(way: str, key: str, value: float) -> str:
 
 
 def main() -> None:
-    """Measure everything and write it down."""
+    """Measure what is asked for and write it beside what was measured before."""
     torch.set_num_threads(1)
     results = Path(__file__).parent / "results"
-    told = {
-        "machine": machine(),
-        "planes": plane_checks(),
-        "circles": circle_checks(),
-        "figure": figure(results / "invariants-figure-3-1.png"),
-        "rings": ring_checks(),
-    }
-    (results / "invariants_toys.json").write_text(json.dumps(told, indent=1) + "\n")
-    (results / "invariants_toys.md").write_text(page(told))
+    picture = results / "invariants-figure-3-1.png"
+    parts: dict[str, Callable[[], Any]] = {
+        "planes": plane_checks, "circles": circle_checks, "rings": ring_checks, "figure": lambda: figure(picture),
+    }  # fmt: skip
+    parser = argparse.ArgumentParser(description="Invariants where the truth is known.")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all if left out")
+    file = results / "invariants_toys.json"
+    told = json.loads(file.read_text()) if file.exists() else {}
+    for name in parser.parse_args().parts or parts:
+        told |= {"machine": machine(), name: parts[name]()}
+        file.write_text(json.dumps(told, indent=1) + "\n")
+    if set(parts) <= set(told):
+        (results / "invariants_toys.md").write_text(page(told))
 
 
 if __name__ == "__main__":
