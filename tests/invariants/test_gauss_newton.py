@@ -99,6 +99,16 @@ def test_equations_that_follow_from_the_others_do_no_harm(dtype: torch.dtype) ->
     assert float((objective(search.latents) - goal).square().mean(1).sqrt().max()) <= 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_an_equation_given_twice_is_solved_as_if_it_were_given_once(dtype: torch.dtype) -> None:
+    """JJᵀ is singular to the last bit, and the damping that is asked for is below its rounding in float32."""
+    latents = starts(12, 3).to(dtype)
+    twice = Objective(lambda z: z[:, :1].expand(-1, 2), "twice", tolerance=1e-6)
+    search = solved_by(GaussNewton(damping=1e-9), Problem(twice, Plain(3), torch.ones(2, dtype=dtype)), latents)
+    assert (search.status == Status.SOLVED).all()
+    assert torch.equal(search.latents[:, 1:], latents[:, 1:])
+
+
 @pytest.mark.parametrize("numbers", [6, 24])
 def test_more_equations_than_are_looked_at_are_solved_all(numbers: int) -> None:
     """With more latent numbers than combinations no single step can solve them: each has to lower what is left."""

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest, norm
 from torch import Tensor
 
 from tests.invariants.toys import Plain, problem, radius_and_height, solved_by, squared_radius, starts
 from whence.invariants import GaussNewton, Metropolis, Objective, Search, Status
 from whence.invariants.problem import Problem
+from whence.invariants.solvers import metropolis
 
 N = 800
 
@@ -85,8 +87,29 @@ def test_on_an_ellipse_the_law_weighs_by_density_and_gradient() -> None:
     walked = solved_by(Metropolis(moves=50, size=1.0), equations, begun)
     assert _distance_from_the_law(walked.latents) < 1.63  # p = 0.01
     assert _distance_from_the_law(alone.latents) > 10
-    uniform = torch.linspace(-math.pi, math.pi, N + 1, dtype=torch.float64)[1:]  # of the angle: a wrong law is seen
-    assert _distance_from_the_law(torch.stack([2 * uniform.cos(), uniform.sin()], 1)) > 1.63
+
+
+TILT = 0.7
+
+
+def _distance_on_a_line(solver: Any) -> float:
+    """Return √n times the distance from the law on f(z) = z₂ exp(k z₁) = 0.
+
+    There |∇f| = exp(k z₁), so that z₁ is N(-k, 1).
+    """
+    tilted = problem(lambda z: z[:, 1] * (TILT * z[:, 0]).exp(), [0.0], 2, tolerance=1e-4)
+    found = solved_by(solver, tilted, starts(N, 2)).latents[:, 0]
+    return float(kstest(found.numpy(), norm(-TILT).cdf).statistic) * math.sqrt(N)
+
+
+def test_where_the_slope_grows_samples_gather_at_the_flat_end_and_only_by_the_walk_that_weighs_slopes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Along gradients z₁ falls by k z₂²/2, in the mean half of what it should; without slopes it stays N(0, 1)."""
+    assert _distance_on_a_line(Metropolis(moves=40)) < 1.63  # p = 0.01
+    assert _distance_on_a_line(GaussNewton()) > 2 * 1.63
+    monkeypatch.setattr(metropolis, "log_determinant", lambda grams: torch.zeros_like(grams[:, 0, 0]))
+    assert _distance_on_a_line(Metropolis(moves=40)) > 2 * 1.63
 
 
 def test_equations_that_repeat_each_other_leave_the_same_law() -> None:

@@ -181,7 +181,9 @@ def shortest_step(
 ) -> Float[Tensor, "some numbers"]:
     """Return -Jᵀ(JJᵀ + λI)⁻¹r for each sample, no longer than its radius; λ is a share of the mean of the diagonal."""
     grams = gram(slopes)
-    size = (damping * grams.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
+    # Below the rounding of JJᵀ, damping would leave it singular where equations repeat each other.
+    least = grams.shape[1] * torch.finfo(grams.dtype).eps
+    size = (damping.clamp_min(least) * grams.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(_TINY)
     eye = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
     weights = torch.linalg.solve(grams + size[:, None, None] * eye, residuals)
     step: Tensor = -torch.einsum("nrd,nr->nd", slopes, weights)

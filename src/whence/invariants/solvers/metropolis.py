@@ -100,6 +100,8 @@ class _Walk:
         half = self.settings.moves // 2
         for move in range(self.settings.moves):
             moving = self.search.affordable[self.rows]
+            if not bool(moving.any()):
+                break
             took = self.move(move, moving)
             if move < half:
                 change = torch.exp((took.to(self.sizes) - _WANTED)[:, None] / (move + 1) ** 0.5)
