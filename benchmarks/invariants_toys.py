@@ -145,7 +145,7 @@ def ways(data: Tensor) -> dict[str, tuple[Solver, Prior | None]]:
     pixels = Pixels(data.double().mean(0), data.double().std(0))
     return {
         "Gauss-Newton": (GaussNewton(), None),
-        "Metropolis": (Metropolis(moves=50), None),
+        "Metropolis": (Metropolis(moves=150), None),
         **{f"SGD, rate {rate:g}": (InfiniteOptimization(rate, 1.0, None, 512, 1e-6), None) for rate in RATES},
         "Adam": (FirstOrder(steps=512), None),
         "Algorithm 1, rate 10": (InfiniteOptimization(10.0, 1.0, None, 512, 0.01), None),
