@@ -248,11 +248,12 @@ def figure(path: Path) -> dict[str, Any]:
     random = torch.Generator().manual_seed(0)
     points = torch.rand(2500, 2, generator=random) * 4 - 2
     points = points[points.norm(dim=1) < 1.9][:1500]
-    inner = (points.norm(dim=1) < 1).long()
-    model = classifier(points[:1200], inner[:1200], hidden=32)
+    # Near the circle classes overlap: else probabilities are 0 or 1 to the last bit, and have no level sets.
+    inner = (points.norm(dim=1) + 0.08 * torch.randn(len(points), generator=random) < 1).long()
+    model = classifier(points[:1200], inner[:1200], hidden=32, steps=200)
     objective = Objective(lambda inputs: model(inputs)[:, 0].sigmoid(), "probability", tolerance=1e-4)
     accuracy = float(((objective(points[1200:].double())[:, 0] > 0.5) == (inner[1200:] == 1)).double().mean())
-    queries = torch.tensor([[0.55, 0.35], [1.0, 0.1], [-0.75, 0.86]], dtype=torch.float64)
+    queries = torch.tensor([[0.85, 0.2], [-0.7, 0.72], [0.3, -1.08]], dtype=torch.float64)
     chances = objective(queries)[:, 0].tolist()
     titles = ["data", f"network, accuracy {accuracy:.3f}", *(f"p = {chance:.3f}" for chance in chances)]
     drawn = make_subplots(1, 5, subplot_titles=titles, horizontal_spacing=0.02)
