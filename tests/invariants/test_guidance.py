@@ -68,6 +68,17 @@ def test_a_guided_step_goes_down_each_samples_own_distance_not_squared() -> None
     assert float(found.certificate.residual.mean()) < float(free.certificate.residual.mean())
 
 
+def test_a_gradient_without_end_bends_no_step() -> None:
+    """The root has an infinite slope at 0, where it stands here for every sample."""
+
+    def steep(points: Tensor) -> Tensor:
+        return points.detach().square().sum(1) + (points - points.detach()).sqrt().sum(1)
+
+    chain = Halving()
+    found = guided(Objective(steep, "steep"), QUERY, chain, 4, seed=3)
+    np.testing.assert_array_equal(found.inputs, chain.decode(draw(chain, 4, 3, dtype=DOUBLE)))
+
+
 def test_guidance_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ArgumentError, match="n is how many samples are wanted, 1 or more; got 0"):
         guided(norm_of(), QUERY, Halving(), 0)

@@ -76,4 +76,5 @@ def _bent(problem: Problem, chain: Chain, state: Tensor, step: int, strength: fl
         after, end = chain.advance(at, step)
         distance = problem.measure(chain.finish(end)).farther
         gradient = row_gradient(problem, distance, at)
-    return after.detach() - strength * gradient.nan_to_num()
+    # Where the gradient is no number, or without end, the step is left as the chain takes it.
+    return after.detach() - strength * gradient.nan_to_num(0.0, 0.0, 0.0)
