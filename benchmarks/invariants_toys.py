@@ -158,7 +158,7 @@ def searched(objective: Objective, level: float, prior: Prior, solver: Solver) -
     goal = torch.tensor([level], dtype=torch.float64)
     try:
         return invariants(
-            objective, torch.zeros(2, dtype=torch.float64), prior, SAMPLES, solver=solver, pool=0, goal=goal
+            objective, torch.zeros(2, dtype=torch.float64), prior, SAMPLES, solver=solver, pool=0, goal=goal, restarts=0
         )
     except UnreachedError as error:
         found: InvariantSet = error.found
