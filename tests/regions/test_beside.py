@@ -25,6 +25,8 @@ from whence.regions import (
     Gradient,
     Integrated,
     Recipe,
+    activations,
+    baselines,
     draw_maps,
     grad_cam,
     integrated_gradients,
@@ -72,6 +74,27 @@ def test_layer_maps_leave_no_hook_behind_and_work_before_a_layer_that_writes_in_
     found = layer_map(trained, data(3, 1), PAIRS, layer="norm")
     assert float(abs(found).max()) > 0
     assert not any(one._forward_hooks for one in trained.model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+@pytest.mark.parametrize("which", ["layer", "grad_cam", "integrated_gradients"])
+def test_maps_beside_are_the_same_however_few_go_through_the_model_at_once(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("captum")
+    model, targets, seen = network("smooth"), data(9, 1), []
+    ids = [2, 0, 4, 1, 3, 8, 5, 6, 7]
+    kinds: dict[str, Any] = {
+        "layer": lambda: layer_map(model, targets, [(n, n % 2) for n in ids], layer="0", **OPTIONS),
+        "grad_cam": lambda: grad_cam(model, targets, ids, layer="0", **OPTIONS),
+        "integrated_gradients": lambda: integrated_gradients(model, targets, ids, **OPTIONS),
+    }
+    whole = kinds[which]()
+    for module in (activations, baselines):
+        monkeypatch.setattr(module, "_TOGETHER", 4)
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    np.testing.assert_allclose(kinds[which]().values, whole.values, rtol=1e-9, atol=1e-12)
+    assert max(seen) <= 4
 
 
 def test_own_saliency_is_the_gradient_of_the_examples_own_loss() -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
@@ -25,7 +26,7 @@ from whence.regions.pairs import Pairs, as_pairs
 from whence.regions.surface import Entry, inputs_of
 from whence.runs import Run, cast_floating, to_device
 
-_TOGETHER = 64  # examples that go through the model at once, and pairs that are compared at once
+_TOGETHER = 64  # pairs whose gradients are held at once
 
 Numbers = Callable[[Any, Any], Tensor]
 
@@ -70,25 +71,25 @@ def layer_map(
     trained, examples = as_trained(source, train_data, loss=loss), as_examples(targets)
     check_layer(trained.model, layer)
     chosen = as_pairs(pairs, len(examples), len(trained.examples))
-    sides = [np.unique(one, return_inverse=True) for one in chosen.T]
     quantity = as_quantity(
-        score.quantity, trained.loss, None, outputs_on_one(trained.model, examples, torch.tensor(sides[0][0]))
+        score.quantity, trained.loss, None, outputs_on_one(trained.model, examples, torch.tensor(chosen[:1, 0]))
     )
     size = inputs_of(trained, [0], entry)[0].shape[2:]
     if len(size) != 2:
         raise ArgumentError(f"A layer map needs images, (channels, height, width); inputs have {len(size) + 1} axes.")
-    with progress("gradients at the layer", sum(len(ids) for ids, _ in sides)) as advance:
-        theirs = _gradients(trained, examples, sides[0][0].tolist(), layer, quantity.numbers[0], advance)
-        ours = _gradients(trained, trained.examples, sides[1][0].tolist(), layer, trained.loss.per_example, advance)
-    theirs = theirs * -quantity.helps
-    if isinstance(score, GradCos):
-        ours, theirs = _of_length_one(ours), _of_length_one(theirs)
     planes, scores = [], []
-    for part in even_parts(range(len(chosen)), _TOGETHER):
-        rows = slice(part.start, part.stop)
-        product = ours[sides[1][1][rows]] * theirs[sides[0][1][rows]]
-        planes.append(F.interpolate(product.mean(1, keepdim=True), size, mode="bilinear", align_corners=False)[:, 0])
-        scores.append(product.flatten(1).sum(1))
+    with progress("gradients at the layer", len(chosen)) as advance:
+        for part in even_parts(range(len(chosen)), _TOGETHER):
+            few = chosen[part.start : part.stop]
+            theirs = -quantity.helps * _gradients(trained, examples, few[:, 0], layer, quantity.numbers[0])
+            ours = _gradients(trained, trained.examples, few[:, 1], layer, trained.loss.per_example)
+            if isinstance(score, GradCos):
+                ours, theirs = _of_length_one(ours), _of_length_one(theirs)
+            product = ours * theirs
+            means = product.mean(1, keepdim=True)
+            planes.append(F.interpolate(means, size, mode="bilinear", align_corners=False)[:, 0])
+            scores.append(product.flatten(1).sum(1))
+            advance(len(few))
     unit = "cosine" if isinstance(score, GradCos) else f"{quantity.unit} per unit of step in the activations"
     coords = {"target": chosen[:, 0], "train": chosen[:, 1], "score": torch.cat(scores).cpu().numpy()}
     sign = "positive = the gradients agree here: the example helps the target"
@@ -97,30 +98,27 @@ def layer_map(
 
 
 def _gradients(
-    trained: Trained, examples: Examples, ids: list[int], layer: str, numbers: Numbers, advance: Callable[[float], None]
+    trained: Trained, examples: Examples, ids: NDArray[np.int64], layer: str, numbers: Numbers
 ) -> Float[Tensor, "examples channels height width"]:
-    """Return the gradients of one number per example with respect to the layer's output.
+    """Return the gradients of one number per example with respect to the layer's output, ids that recur passed once.
 
     Raises:
         ArgumentError: If the layer's output is no stack of planes, or the layer is not called once.
     """
     kind = next(one.dtype for one in trained.model.parameters() if one.is_floating_point())
-    found = []
-    for part in even_parts(range(len(ids)), _TOGETHER):
-        inputs, labels = to_device(examples.batch(ids[part.start : part.stop]), trained.device)
-        with torch.enable_grad(), _outputs_of(trained.model, layer) as seen:
-            outputs = call_model(trained.model, cast_floating(inputs, kind))
-            values = evaluate(numbers, outputs, cast_floating(labels, kind), len(part))
-            if len(seen) != 1 or not isinstance(seen[0], Tensor) or seen[0].dim() != 4:
-                given = ", ".join(str(tuple(one.shape)) if isinstance(one, Tensor) else repr(type(one)) for one in seen)
-                raise ArgumentError(
-                    f"Layer {layer!r} must give one output of shape (examples, channels, height, width) a pass; it "
-                    f"gives {given or 'none'}. Name a convolution, or a stage of them."
-                )
-            (gradient,) = torch.autograd.grad(values.sum(), seen[0], materialize_grads=True, allow_unused=True)
-        found.append(gradient.detach())
-        advance(len(part))
-    return torch.cat(found)
+    different, places = np.unique(ids, return_inverse=True)
+    inputs, labels = to_device(examples.batch(different.tolist()), trained.device)
+    with torch.enable_grad(), _outputs_of(trained.model, layer) as seen:
+        outputs = call_model(trained.model, cast_floating(inputs, kind))
+        values = evaluate(numbers, outputs, cast_floating(labels, kind), len(different))
+        if len(seen) != 1 or not isinstance(seen[0], Tensor) or seen[0].dim() != 4:
+            given = ", ".join(str(tuple(one.shape)) if isinstance(one, Tensor) else repr(type(one)) for one in seen)
+            raise ArgumentError(
+                f"Layer {layer!r} must give one output of shape (examples, channels, height, width) a pass; it "
+                f"gives {given or 'none'}. Name a convolution, or a stage of them."
+            )
+        (gradient,) = torch.autograd.grad(values.sum(), seen[0], materialize_grads=True, allow_unused=True)
+    return gradient.detach()[torch.from_numpy(places).to(gradient.device)]
 
 
 @contextmanager
