@@ -57,13 +57,26 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a demonstration that was stopped once, and went on."""
+
+    def stop(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
     folder = tmp_path_factory.mktemp("demo") / "made"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(demo_module, "audit", stop)
+        result = call("demo", "--out", folder, "--epochs", 2)
+    assert result.exit_code == 130
+    assert result.stderr == "whence: stopped; run the same command again to go on where it stopped.\n"
+    assert json.loads(call("info", folder / "run", "--json").stdout)["steps"] == 46
     result = call("demo", "--out", folder, "--epochs", 2)
     assert result.exit_code == 0, result.output
     return folder
 
 
-def test_the_demonstration_says_where_the_page_is_and_how_complete_the_audit(made: Path) -> None:
+def test_a_stopped_demonstration_goes_on_and_says_how_complete_its_audit_is(
+    made: Path,
+) -> None:
     again = call("demo", "--out", made, "--epochs", 2)  # what is there is used
     assert str(made / "report.html") in again.stdout
     assert "355 targets: mean error" in again.stdout
@@ -87,19 +100,6 @@ def test_a_demonstration_does_not_mix_with_another(made: Path) -> None:
     assert result.exit_code == 1
     assert "holds another demonstration: an audit of 46 steps and 355 targets, not of 69 and 355" in result.stderr
     assert json.loads(call("info", made / "run", "--json").stdout)["steps"] == 46
-
-
-def test_a_stopped_demonstration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_args: object, **_options: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(demo_module, "audit", stop)
-        result = call("demo", "--out", tmp_path / "d", "--epochs", 1)
-    assert result.exit_code == 130
-    assert result.stderr == "whence: stopped; run the same command again to go on where it stopped.\n"
-    assert call("demo", "--out", tmp_path / "d", "--epochs", 1).exit_code == 0
-    assert json.loads(call("info", tmp_path / "d" / "run", "--json").stdout)["steps"] == 23
 
 
 def test_info_needs_the_run_alone(made: Path) -> None:

@@ -14,6 +14,7 @@ from torch.optim import SGD
 import whence
 from tests.audit.training import blobs, tanh_net, trained
 from whence._errors import ArgumentError, AuditError, LabelError, ShapeError
+from whence.audit import result
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,21 @@ def test_audit_written_to_a_path_as_it_goes_equals_one_in_memory(run: whence.Run
         disk = whence.audit(run, blobs(seed=1), by=by, path=tmp_path / str(number))
         xr.testing.assert_equal(memory.data, disk.data.load())
         xr.testing.assert_equal(whence.load_audit(tmp_path / str(number)).data.load(), memory.data)
+
+
+@pytest.mark.parametrize("wrong", [np.float32(7), np.float32("nan")])
+def test_sums_are_checked_some_targets_at_a_time_and_one_that_was_altered_is_named(
+    audit: whence.Audit, wrong: np.float32, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = whence.Audit(audit.data.copy(deep=True)).completeness.reconstructed
+    monkeypatch.setattr(result, "_AT_ONCE", 3 * audit.influence[0].size)  # three targets
+    np.testing.assert_array_equal(whence.Audit(audit.data.copy(deep=True)).completeness.reconstructed, at_once)
+    altered = audit.data.copy(deep=True)
+    altered["influence"][4, 2] += wrong
+    with pytest.raises(AuditError, match=r"influences on target 4 add up to .* missing or altered"):
+        _ = whence.Audit(altered).completeness
+    with pytest.raises(AuditError, match="missing or altered"):
+        whence.Audit(altered).helpful(4)
 
 
 def test_nothing_is_written_over(run: whence.Run, audit: whence.Audit, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError, LabelError
-from whence._numbers import is_whole
+from whence._numbers import even_parts, is_whole
 
 _SUM_ERROR = 1e-3  # relative to the sizes of the influences; sums of float32 numbers agree far better
+_AT_ONCE = 2**24  # influences in memory at once
 
 
 @final
@@ -126,9 +127,9 @@ class Audit:
                 "Audit again without 'label' in `by` to rank single examples."
             )
         position = self._position(target)
-        row = read(self.influence.isel(target=position))
-        check(row, self.profile.isel(target=position))
-        return row.sum([dim for dim in row.dims if dim != "train"], keep_attrs=True)
+        row = read(self.influence.isel(target=[position]))
+        check(row, self.profile.isel(target=[position]))
+        return row[0].sum([dim for dim in row[0].dims if dim != "train"], keep_attrs=True)
 
     def helpful(self, target: Any, k: int = 25) -> xr.DataArray:
         """Return the ``k`` training examples that helped a target most, best first, dims ``("train",)``.
@@ -215,13 +216,15 @@ def position(scores: xr.DataArray, target: Any, done: str, name: str) -> int:
 
 
 def _sum_all_but_target(influence: xr.DataArray, profile: xr.DataArray) -> xr.DataArray:
-    """Sum in float64, one target's row in memory at a time, so that an audit larger than memory can be checked."""
+    """Sum in float64, some targets in memory at a time, so that an audit larger than memory can be checked."""
+    targets = influence.sizes["target"]
+    rows = max(1, _AT_ONCE * targets // max(1, influence.size))
     sums = []
-    for position in range(influence.sizes["target"]):
-        row = read(influence.isel(target=position))
-        check(row, profile.isel(target=position))
-        sums.append(float(row.sum(dtype=np.float64)))
-    return xr.DataArray(np.array(sums), {"target": influence.coords["target"]}, ("target",), attrs=influence.attrs)
+    for part in even_parts(range(targets), rows):
+        chosen = slice(part.start, part.stop)
+        sums.append(check(read(influence.isel(target=chosen)), profile.isel(target=chosen)))
+    coords = {"target": influence.coords["target"]}
+    return xr.DataArray(np.concatenate(sums), coords, ("target",), attrs=influence.attrs)
 
 
 def read(array: xr.DataArray) -> xr.DataArray:
@@ -238,16 +241,21 @@ def read(array: xr.DataArray) -> xr.DataArray:
         ) from error
 
 
-def check(row: xr.DataArray, profile: xr.DataArray) -> None:
-    """Compare one target's influences with their sum, which is kept apart.
+def check(rows: xr.DataArray, profile: xr.DataArray) -> Float[NDArray[np.float64], " targets"]:
+    """Compare targets' influences with their sums, which are kept apart, and return the sums.
 
     Raises:
         AuditError: If they do not agree: a file of the audit is missing or altered.
     """
-    found, kept = float(row.sum(dtype=np.float64)), float(profile.sum())
-    size = float(np.abs(row).sum(dtype=np.float64)) + float(np.abs(profile).sum())
-    if not abs(found - kept) <= _SUM_ERROR * size:  # also when it is not a number
+    ours, theirs = (one.transpose("target", ...).values.reshape(one.sizes["target"], -1) for one in (rows, profile))
+    found, kept = ours.sum(1, dtype=np.float64), theirs.sum(1, dtype=np.float64)
+    size = np.abs(ours).sum(1, dtype=np.float64) + np.abs(theirs).sum(1, dtype=np.float64)
+    wrong = np.flatnonzero(~(np.abs(found - kept) <= _SUM_ERROR * size))  # also where one is not a number
+    if wrong.size:
+        first = wrong[0]
         raise AuditError(
-            f"The influences on target {row.coords['target'].item()} add up to {found:.6g}, but {kept:.6g} was kept of "
-            "them: files of the audit are missing or altered. Restore its folder, or audit again."
+            f"The influences on target {rows.coords['target'][first].item()} add up to {found[first]:.6g}, but "
+            f"{kept[first]:.6g} was kept of them: files of the audit are missing or altered. Restore its folder, or "
+            "audit again."
         )
+    return np.asarray(found)

@@ -8,7 +8,6 @@ from typing import NamedTuple, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
@@ -141,6 +140,8 @@ class PixelComponents:
     """
 
     def __init__(self, images: Float[Tensor, "some *input"]) -> None:
+        from sklearn.decomposition import PCA  # here, as it takes long to import
+
         flat = images.detach().flatten(1).double().cpu().numpy()
         many = min(COMPONENTS, *flat.shape)
         found = PCA(many, svd_solver="randomized", random_state=0).fit(flat)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import chi2
+from scipy.special import chdtr
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -104,7 +104,7 @@ def latent_quantile(latents: Float[Tensor, "some *latent"]) -> Float[np.ndarray,
         [0.0, 1.0]
     """
     flat = latents.detach().double().flatten(1)
-    return np.asarray(chi2.cdf(flat.square().sum(1).cpu().numpy(), flat.shape[1]))
+    return np.asarray(chdtr(flat.shape[1], flat.square().sum(1).cpu().numpy()))
 
 
 def evaluations(prior: Prior) -> int:
