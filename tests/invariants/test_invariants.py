@@ -193,7 +193,7 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "reduced": (
         ShapeError,
-        r"must return one row for each of 1 inputs, never reduced over the batch; got shape \(\)",
+        r"must return one row for each of 1 inputs, not empty and never reduced over the batch; got shape \(\)",
         {"objective": Objective(lambda images: images.mean(), "mean")},
     ),
     "no number": (

@@ -88,7 +88,7 @@ def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Seque
     inputs = torch.cat([found.query[None], found.inputs])
     with torch.no_grad():
         goal = objective(found.query[None])[0]
-        columns = [objective.distance(objective(low_pass(inputs, cutoff)), goal) for cutoff in cutoffs]
+        columns = [objective.away(objective(low_pass(inputs, cutoff)), goal) for cutoff in cutoffs]
     names = ["query", *(f"sample {place}" for place in range(len(found)))]
     attrs = {"unit": f"unit of {objective.name}", "objective": objective.name}
     return xr.DataArray(
@@ -130,7 +130,7 @@ def rejected_from(
     for start in range(0, draws, _DRAWS):
         pool = draw_pool(prior, min(_DRAWS, draws - start), seed=seed + start, device=goal.device, dtype=goal.dtype)
         with torch.no_grad():
-            distance = objective.distance(objective(pool.inputs), goal)
+            distance = objective.away(objective(pool.inputs), goal)
         nearest = min(nearest, float(distance.min()))
         latents.append(pool.latents[distance <= within])
         inputs.append(pool.inputs[distance <= within])

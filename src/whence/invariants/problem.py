@@ -96,14 +96,14 @@ class Measured:
     @property
     def distance(self) -> Float[Tensor, " some"]:
         """How far the values are from the query's, by the objective's own distance."""
-        return self.problem.objective.distance(self.values, self.problem.goal)
+        return self.problem.objective.away(self.values, self.problem.goal)
 
     @property
     def filtered_distance(self) -> Float[Tensor, " some"] | None:
         """How far the values of the filtered inputs are from the filtered query's."""
         if self.filtered is None or self.problem.filtered_goal is None:
             return None
-        return self.problem.objective.distance(self.filtered, self.problem.filtered_goal)
+        return self.problem.objective.away(self.filtered, self.problem.filtered_goal)
 
     @property
     def farther(self) -> Float[Tensor, " some"]:
