@@ -19,6 +19,7 @@ from whence.invariants import (
     Metropolis,
     Objective,
     Pixels,
+    Pool,
     draw,
     draw_pool,
     greatest_difference,
@@ -30,6 +31,7 @@ from whence.invariants import (
     neuron,
     probabilities,
 )
+from whence.invariants.asking import check_query
 from whence.invariants.memory import samples_at_once, saved_bytes
 from whence.invariants.pool import starts_of
 from whence.invariants.problem import Problem
@@ -191,6 +193,16 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         "query has numbers that are not finite",
         {"query": torch.full((1, 4, 4), torch.nan, dtype=DOUBLE)},
     ),
+    "another type": (
+        ArgumentError,
+        r"objective two cannot be called with the query, of shape \(1, 4, 4\), torch\.float32 on cpu: ",
+        {"query": torch.zeros(1, 4, 4)},
+    ),
+    "no finite value": (
+        ArgumentError,
+        r"objective log takes no finite value on the query: \[nan\]",
+        {"objective": Objective(lambda images: (-1 - images.square().sum((1, 2, 3))).log(), "log")},
+    ),
     "reduced": (
         ShapeError,
         r"must return one row for each of 1 inputs, not empty and never reduced over the batch; got shape \(\)",
@@ -220,6 +232,14 @@ def test_what_cannot_be_searched_for_is_refused_in_words(name: str) -> None:
         invariants(asked.pop("objective"), asked.pop("query"), prior, asked.pop("n"), **asked)
 
 
+def test_a_query_that_is_no_tensor_of_floating_point_numbers_is_refused() -> None:
+    words = r"query must be a tensor of floating-point numbers; got a tensor of torch\.uint8\. Convert it and scale it"
+    with pytest.raises(ArgumentError, match=words):
+        check_query(torch.zeros(1, 4, 4, dtype=torch.uint8), Counting())
+    with pytest.raises(ArgumentError, match="floating-point numbers; got a ndarray"):
+        check_query(np.zeros((1, 4, 4)), Counting())
+
+
 def test_a_query_outside_of_the_range_of_the_priors_inputs_is_refused() -> None:
     prior = Counting()
     prior.bounds = (0.0, 1.0)  # type: ignore[attr-defined]
@@ -237,6 +257,23 @@ def test_a_pool_of_another_prior_is_refused_and_one_of_this_prior_costs_nothing_
     assert ours.certificate.attrs["pool_evaluations"] == 0
     with pytest.raises(ArgumentError, match="A pool holds one or more draws; got size=0"):
         draw_pool(prior, 0)
+    with pytest.raises(ArgumentError, match="each with its input; got 0 latents and 0 inputs"):
+        invariants(objective, a_query(prior), prior, 2, pool=Pool(torch.zeros(0, 6), torch.zeros(0, 1, 4, 4)))
+
+
+def test_a_pool_of_another_type_is_taken_in_the_querys() -> None:
+    """A pool drawn without naming a type is of float32."""
+    prior, objective = Counting(), Objective(network(), "two")
+    found = invariants(objective, a_query(prior), prior, 2, pool=draw_pool(prior, 64))
+    assert found.solved.all()
+    assert found.latents.dtype == DOUBLE
+
+
+def test_a_goal_of_one_value_may_be_a_number() -> None:
+    objective = Objective(lambda points: points[:, 0] ** 3, "cube")
+    query = torch.zeros(3, dtype=DOUBLE, requires_grad=True)
+    found = invariants(objective, query, plain(3), 3, pool=32, goal=0.5)
+    np.testing.assert_allclose(found.certificate["value"], 0.5, atol=0.01)
 
 
 def test_draws_on_a_plateau_are_started_from_only_if_there_are_no_others() -> None:

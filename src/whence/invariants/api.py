@@ -11,11 +11,11 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from whence._errors import ArgumentError, ShapeError, UnreachedError
+from whence._errors import ArgumentError, UnreachedError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
 from whence.datasets import as_examples
-from whence.invariants.filters import low_pass
+from whence.invariants.asking import check_query, problem_of
 from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, starts_of
@@ -38,7 +38,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     solver: Solver | None = None,
     pool: Pool | int = 1024,
     cutoff: float | None = None,
-    goal: Float[Tensor, " values"] | None = None,
+    goal: Float[Tensor, " values"] | float | None = None,
     data: Any = None,
     restarts: int = 4,
     budget: float = float("inf"),
@@ -61,7 +61,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         cutoff: Demand also that the sample, low-pass filtered at this share of the highest frequency, takes the
             value that the filtered query takes: then the value does not hang on what no eye sees. (The published
             algorithm demands the unfiltered query's value, which the query itself fails; see `InfiniteOptimization`.)
-        goal: Values to reach instead of the query's.
+        goal: Values to reach instead of the query's; of one value also a number.
         data: Examples over which the objective's spread is measured (the first 1,024); the pool's draws if left out.
         restarts: How often a sample whose search ends in nothing begins again from another start.
         budget: Evaluations of the prior's network that a sample may cost with its restarts, beyond the solver's own
@@ -70,7 +70,8 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         memory_budget: Bytes that the decodings of samples searched for together may take.
 
     Raises:
-        ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be.
+        ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be, the objective cannot be
+            called with the query, or its value there is no finite number.
         ShapeError: If the query's shape is not the prior's, or the goal is of another length.
         GradientError: If the objective has no gradient by its input.
         UnreachedError: If no sample came within the tolerance; the error has them all as ``found`` and says how near
@@ -98,61 +99,6 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     return found
 
 
-def check_query(query: Tensor, prior: Prior) -> None:
-    """Refuse a query that the prior cannot make.
-
-    Raises:
-        ShapeError: If its shape is not that of the prior's inputs.
-        ArgumentError: If its numbers are not finite, or outside of the range of the prior's inputs, if it tells one.
-    """
-    latent = torch.zeros(1, *prior.latent_shape, dtype=query.dtype, device=query.device)
-    with torch.no_grad():
-        made = prior.decode(latent).shape[1:]
-    if query.shape != made:
-        raise ShapeError(
-            f"The query has the shape {tuple(query.shape)}, and the prior makes inputs of {tuple(made)}. Give one "
-            "input without a batch axis, of the size that the prior was trained on."
-        )
-    if not bool(query.isfinite().all()):
-        raise ArgumentError("The query has numbers that are not finite. Give an input that the network can answer.")
-    low, high = getattr(prior, "bounds", None) or (-torch.inf, torch.inf)
-    slack = 0.01 * (high - low) if high - low < torch.inf else 0.0
-    least, most = float(query.min()), float(query.max())
-    if least < low - slack or most > high + slack:
-        raise ArgumentError(
-            f"The query's numbers go from {least:.4g} to {most:.4g}, and the prior's inputs from {low:.4g} to "
-            f"{high:.4g}. Scale the query as the prior's training images were."
-        )
-
-
-def problem_of(
-    objective: Objective,
-    query: Float[Tensor, "*input"],
-    prior: Prior,
-    *,
-    cutoff: float | None = None,
-    goal: Float[Tensor, " values"] | None = None,
-) -> Problem:
-    """Return the equations that inputs with a query's values solve.
-
-    Raises:
-        ArgumentError: If the cutoff is not above 0, to 1, both it and a goal are given, or the goal is not finite.
-        ShapeError: If the goal has another length than the objective's values.
-    """
-    with torch.no_grad():
-        own = objective(query[None])[0]
-        filtered = None if cutoff is None else objective(low_pass(query, cutoff)[None])[0]
-    if goal is None:
-        return Problem(objective, prior, own, filtered, cutoff)
-    if cutoff is not None:
-        raise ArgumentError("A filter needs what the query's filtered values are; with `goal` leave `cutoff` out.")
-    if goal.shape != own.shape:
-        raise ShapeError(f"{objective.name} has {len(own)} values; got a goal of shape {tuple(goal.shape)}.")
-    if not bool(goal.isfinite().all()):
-        raise ArgumentError(f"goal is values to reach, finite numbers; got {goal.tolist()}.")
-    return Problem(objective, prior, goal.to(own))
-
-
 def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | None:
     """Return the pool to start from, drawn if only its size is given; None without one.
 
@@ -160,7 +106,7 @@ def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | No
         ArgumentError: If the size is not a whole number from 0.
     """
     if isinstance(pool, Pool):
-        return checked_pool(pool, prior)
+        return checked_pool(pool, prior, query)
     if not is_whole(pool) or pool < 0:
         raise ArgumentError(f"pool is a Pool, or how many draws it holds, from 0; got {pool!r}.")
     return draw_pool(prior, pool, seed=seed, device=query.device, dtype=query.dtype) if pool else None

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from whence._errors import ArgumentError
 from whence._numbers import is_number, is_whole
-from whence.invariants.api import certified, check_query, problem_of
+from whence.invariants.api import certified
+from whence.invariants.asking import check_query, problem_of
 from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Chain, draw
 from whence.invariants.problem import Problem, row_gradient

@@ -116,11 +116,17 @@ def spread_out(points: Float[Tensor, "some numbers"], n: int) -> Int[Tensor, " n
     return chosen
 
 
-def checked_pool(pool: Pool, prior: Prior) -> Pool:
-    """Return a pool that was drawn from latents of a prior's shape.
+def checked_pool(pool: Pool, prior: Prior, like: Tensor) -> Pool:
+    """Return a pool that was drawn from latents of a prior's shape, in a query's type and on its device.
 
     Raises:
+        ArgumentError: If it holds no draws, or not an input of each.
         ShapeError: If its latents have another shape.
     """
+    if not len(pool) or len(pool.inputs) != len(pool):
+        raise ArgumentError(
+            f"A pool holds one or more draws, each with its input; got {len(pool)} latents and {len(pool.inputs)} "
+            "inputs. Draw one with draw_pool."
+        )
     checked_latents(pool.latents, prior.latent_shape)
-    return pool
+    return Pool(pool.latents.to(like), pool.inputs.to(like))

@@ -153,7 +153,7 @@ def row_gradient(problem: Problem, numbers: Float[Tensor, " some"], points: Tens
     if found is None:
         raise GradientError(
             f"The objective {problem.objective.name} has no gradient by its input. Take out what cuts it, such as "
-            "detach(), no_grad(), argmax or rounding, or take another objective."
+            "detach(), no_grad(), inference_mode(), argmax or rounding, or take another objective."
         )
     return found
 
