@@ -49,7 +49,8 @@ class Objective:
         distance: How far each row of values is from the query's; the residual that is reported.
         tolerance: The distance up to which an input counts as an invariant, in the objective's own unit.
         stand_in: A function that takes the same value wherever that is above 0, and has a gradient also elsewhere, as
-            a number before its ReLU: searches for values above 0 follow it, certificates do not.
+            a number before its ReLU: searches follow it for those of the values that are to be above 0, certificates
+            do not.
 
     Raises:
         ArgumentError: If the tolerance is not above 0.

@@ -45,21 +45,18 @@ class Problem:
         """Return the values of inputs, filtered and not."""
         filtered = None if self.cutoff is None else low_pass(inputs, self.cutoff)
         values = self.objective(inputs)
-        followed = self.objective.searched(inputs) if self._stands_in(self.goal) else values
-        if filtered is None:
+        followed = self._followed(inputs, values, self.goal)
+        if filtered is None or self.filtered_goal is None:
             return Measured(self, values, None, followed, None)
         low = self.objective(filtered)
-        return Measured(
-            self,
-            values,
-            low,
-            followed,
-            self.objective.searched(filtered) if self._stands_in(self.filtered_goal) else low,
-        )
+        return Measured(self, values, low, followed, self._followed(filtered, low, self.filtered_goal))
 
-    def _stands_in(self, goal: Tensor | None) -> bool:
-        """Say whether the objective's stand-in takes a goal where the objective does."""
-        return self.objective.stand_in is not None and goal is not None and bool((goal > 0).all())
+    def _followed(self, inputs: Tensor, values: Tensor, goal: Tensor) -> Tensor:
+        """Return the objective's stand-in where it takes the goal as the objective does, above 0; else the values."""
+        above = goal > 0
+        if self.objective.stand_in is None or not bool(above.any()):
+            return values
+        return torch.where(above, self.objective.searched(inputs), values)
 
     def at(self, latents: Tensor) -> Measured:
         """Return the values of the inputs that latents stand for."""
