@@ -304,6 +304,18 @@ def test_starts_are_the_nearest_draw_and_then_those_farthest_from_all_taken() ->
     assert float(again.square().sum(1).mean()) == pytest.approx(float(expected), rel=0.05)
 
 
+@pytest.mark.parametrize(("draws", "n"), [(16, 4), (16, 20), (64, 4), (64, 5)])
+def test_each_attempt_starts_elsewhere_also_after_all_draws_were_taken_from(draws: int, n: int) -> None:
+    """A search is the same from the same start: to begin again there would end in nothing again."""
+    pool = draw_pool(plain(3), draws, seed=1, dtype=DOUBLE)
+    begun = [starts_of(pool, pool.latents[:, 0].abs(), n, 0, attempt) for attempt in range(6)]
+    for attempt in range(1, 6):
+        assert all(not (begun[attempt] == earlier).all(1).any() for earlier in begun[:attempt])
+    again = torch.cat([starts_of(pool, pool.latents[:, 0].abs(), 4 * draws, seed, 1) for seed in range(20)])
+    length = 0.75 * float(pool.latents.square().sum(1).mean()) + 0.25 * 3
+    assert float(again.square().sum(1).mean()) == pytest.approx(length, rel=0.1)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (7, 7), (6, 9), (5, 4)])
 @pytest.mark.parametrize("cutoff", [0.2, 0.5, 0.8])
 def test_a_low_pass_filter_is_the_sum_over_the_frequencies_it_keeps(shape: tuple[int, int], cutoff: float) -> None:

@@ -82,7 +82,8 @@ def starts_of(
     Of the draws nearest in value, four times as many as are wanted, the nearest is taken first, then each time the one
     farthest from all taken. Draws exactly as far from the goal as others are on a plateau, as where a unit is silent:
     there is no gradient, however near the value, and they are left out if any others are there. If more are wanted
-    than there are draws to start from, these are taken again, moved by a tenth of their length at random.
+    than there are draws to start from, these are taken again, moved by a tenth of their length at random; attempts
+    after all draws were taken from begin with the nearest again, moved by half.
 
     Args:
         pool: The draws.
@@ -96,14 +97,21 @@ def starts_of(
     sloping = distances.isfinite() & ((counts[same] == 1) | (far == 0))
     order = far.argsort(stable=True)
     order = order[sloping[order]] if bool(sloping.any()) else order
-    order = order.roll(-attempt * CHOSEN_FROM * n)[: CHOSEN_FROM * n]
-    near = pool.latents[order]
+    passed = attempt * CHOSEN_FROM * n
+    random = torch.Generator().manual_seed(seed + attempt)
+    near = pool.latents[order.roll(-passed)[: CHOSEN_FROM * n]]
+    near = _moved(near, 0.5, random) if passed >= len(order) else near
     chosen = near[spread_out(near.flatten(1), min(n, len(near)))]
     if len(chosen) == n:
         return chosen
     again = near.repeat(-(-(n - len(chosen)) // len(near)), *[1] * (near.ndim - 1))[: n - len(chosen)]
-    noise = torch.randn(again.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(again)
-    return torch.cat([chosen, 0.99**0.5 * again + 0.1 * noise])  # 0.99 + 0.1² = 1: as long as the prior's draws
+    return torch.cat([chosen, _moved(again, 0.1, random)])
+
+
+def _moved(latents: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Return latents moved by a share of their length at random, as long in the mean as the prior's draws are."""
+    noise = torch.randn(latents.shape, generator=random, dtype=torch.float64).to(latents)
+    return (1 - share**2) ** 0.5 * latents + share * noise
 
 
 def spread_out(points: Float[Tensor, "some numbers"], n: int) -> Int[Tensor, " n"]:
