@@ -32,8 +32,9 @@ from whence.invariants import (
     probabilities,
 )
 from whence.invariants.asking import check_query
-from whence.invariants.memory import samples_at_once, saved_bytes
+from whence.invariants.memory import decoded_at_once, samples_at_once, saved_bytes
 from whence.invariants.pool import starts_of
+from whence.invariants.priors.protocol import recomputed
 from whence.invariants.problem import Problem
 
 DOUBLE = torch.float64
@@ -141,12 +142,56 @@ def test_samples_in_parts_that_fit_the_memory_are_those_found_at_once(solver: An
 def test_the_graph_that_is_kept_is_counted_to_the_byte() -> None:
     """exp keeps its result: 8 bytes a number; a budget holds as many samples as it has multiples of that."""
     objective = Objective(lambda points: points.exp(), "exp")
-    problem = Problem(objective, plain(5), torch.ones(5, dtype=DOUBLE))
-    assert saved_bytes(problem, torch.zeros(3, 5, dtype=DOUBLE)) == 3 * 5 * 8
-    assert samples_at_once(problem, torch.zeros(9, 5, dtype=DOUBLE), 200) == 5
-    assert samples_at_once(problem, torch.zeros(9, 5, dtype=DOUBLE), 1) == 1
+    problem, like = Problem(objective, plain(5), torch.ones(5, dtype=DOUBLE)), torch.zeros(1, dtype=DOUBLE)
+    assert saved_bytes(objective, torch.zeros(3, 5, dtype=DOUBLE)) == 3 * 5 * 8
+    assert samples_at_once(problem, like, 200) == 5
+    assert samples_at_once(problem, like, 1) == 1
+    assert decoded_at_once(plain(5), like, 200) == 200  # decoding keeps nothing
     with pytest.raises(ArgumentError, match="memory_budget is a number of bytes, above 0; got 0"):
-        samples_at_once(problem, torch.zeros(9, 5, dtype=DOUBLE), 0)
+        samples_at_once(problem, like, 0)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_what_a_checkpoint_makes_again_on_the_way_back_is_counted_once_whatever_the_steps(steps: int) -> None:
+    """Each step keeps its 6 latent numbers; on the way back one network at a time has its 40 + 6 activations."""
+
+    def network(state: Tensor) -> Tensor:
+        return state.repeat(1, 7)[:, :40].exp()[:, :6].tanh()
+
+    class Steps:
+        latent_shape = (6,)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            for _ in range(steps):
+                latents = latents + recomputed(network, latents)
+            return latents
+
+    kept = saved_bytes(Steps().decode, torch.zeros(3, 6, dtype=DOUBLE))
+    assert kept == 3 * 8 * (6 * steps + 40 + 6)
+    assert decoded_at_once(Steps(), torch.zeros(1, dtype=DOUBLE), 1000) == 1000 // (8 * (6 * steps + 40 + 6))
+
+
+def test_no_more_samples_are_decoded_or_measured_together_than_the_memory_holds() -> None:
+    """A sample's graph keeps two exp and, in float64, two tanh of two numbers: 32 bytes beside the 16 of z * z."""
+    greatest = 0
+
+    class Seen:
+        latent_shape = (2,)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            nonlocal greatest
+            greatest = max(greatest, len(latents))
+            return latents.tanh()
+
+    def function(points: Tensor) -> Tensor:
+        nonlocal greatest
+        greatest = max(greatest, len(points))
+        return points.exp().sum(1)
+
+    data = (torch.zeros(40, 2, dtype=DOUBLE), torch.zeros(40, dtype=torch.int64))
+    query = torch.zeros(2, dtype=DOUBLE)
+    invariants(Objective(function, "sum"), query, Seen(), 30, pool=60, data=data, memory_budget=5 * 32)
+    assert greatest == 5 * 2  # of decodings alone, which keep half, twice as many
 
 
 def test_a_sample_that_its_solver_holds_for_solved_and_that_is_not_is_called_missed() -> None:

@@ -20,7 +20,7 @@ from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, starts_of
 from whence.invariants.priors.protocol import Prior, draw, evaluations, latent_quantile
-from whence.invariants.problem import Measured, Problem
+from whence.invariants.problem import Measured, Problem, joined
 from whence.invariants.result import InvariantSet, said
 from whence.invariants.searching import Limits, Starts, search_all
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
@@ -67,7 +67,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         budget: Evaluations of the prior's network that a sample may cost with its restarts, beyond the solver's own
             limit of steps; a pass back counts as two.
         seed: Of all draws.
-        memory_budget: Bytes that the decodings of samples searched for together may take.
+        memory_budget: Bytes that the graphs of samples searched for together may take, on the way back as well.
 
     Raises:
         ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be, the objective cannot be
@@ -84,22 +84,23 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         raise ArgumentError(f"restarts is 0 or more and budget above 0; got {restarts!r} and {budget!r}.")
     check_query(query, prior)
     problem = problem_of(objective, query, prior, cutoff=cutoff, goal=goal)
-    known = _pool(pool, prior, query, seed)
-    spread, starts, cost = _begin(problem, known, n, seed, query, data)
+    at_once = samples_at_once(problem, query, memory_budget)
+    known = _pool(pool, prior, query, seed, memory_budget)
+    spread, starts, cost = _begin(problem, known, n, seed, query, data, at_once)
     # A pool drawn for this call is paid by it; one that was handed in was paid for before.
     cost = 0 if isinstance(pool, Pool) else cost
     with progress(f"invariants of {objective.name}", n) as advance:
-        limits = Limits(restarts, budget, memory_budget)
+        limits = Limits(restarts, budget, at_once)
         search = search_all(problem, starts, solver or GaussNewton(), limits, advance)
-    inputs = _decoded(problem, search.latents, memory_budget)
+    inputs = _decoded(problem, search.latents, at_once)
     told = {"spread": spread, "pool_evaluations": cost, "seed": seed, "seconds": time.perf_counter() - begun}
-    found = certified(problem, query, search, inputs, told)
+    found = certified(problem, query, search, inputs, told, at_once)
     if not found.solved.any() and not (search.status == Status.INTERRUPTED).any():
-        raise UnreachedError(_how_near(found, problem, known), found)
+        raise UnreachedError(_how_near(found, problem, known, at_once), found)
     return found
 
 
-def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | None:
+def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int, memory_budget: int) -> Pool | None:
     """Return the pool to start from, drawn if only its size is given; None without one.
 
     Raises:
@@ -109,11 +110,13 @@ def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | No
         return checked_pool(pool, prior, query)
     if not is_whole(pool) or pool < 0:
         raise ArgumentError(f"pool is a Pool, or how many draws it holds, from 0; got {pool!r}.")
-    return draw_pool(prior, pool, seed=seed, device=query.device, dtype=query.dtype) if pool else None
+    if not pool:
+        return None
+    return draw_pool(prior, pool, seed=seed, device=query.device, dtype=query.dtype, memory_budget=memory_budget)
 
 
 def _begin(
-    problem: Problem, pool: Pool | None, n: int, seed: int, query: Tensor, data: Any
+    problem: Problem, pool: Pool | None, n: int, seed: int, query: Tensor, data: Any, at_once: int
 ) -> tuple[float, Starts, int]:
     """Return the objective's spread, where each attempt starts, and the evaluations that the pool cost."""
     if pool is None:
@@ -122,22 +125,22 @@ def _begin(
         def starts(attempt: int) -> Tensor:
             return draw(problem.prior, n, seed + attempt, device=query.device, dtype=query.dtype)
     else:
-        values, distances = pool_values(pool, problem)
+        values, distances = pool_values(pool, problem, at_once)
         cost = len(pool) * evaluations(problem.prior)
 
         def starts(attempt: int) -> Tensor:
             return starts_of(pool, distances, n, seed, attempt)
 
     if data is not None:
-        values = values_over(problem.objective, data, query)
+        values = values_over(problem.objective, data, query, at_once)
     return float("nan") if values is None else spread_of(values), starts, cost
 
 
-def values_over(objective: Objective, data: Any, like: Tensor, most: int = _SPREAD) -> Float[Tensor, "some values"]:
+def values_over(objective: Objective, data: Any, like: Tensor, at_once: int) -> Float[Tensor, "some values"]:
     """Return an objective's values on the first examples of data."""
     examples = as_examples(data)
     with torch.no_grad():
-        parts = even_parts(range(min(most, len(examples))), 256)
+        parts = even_parts(range(min(_SPREAD, len(examples))), min(256, at_once))
         return torch.cat([objective(examples.batch(part)[0].to(like)) for part in parts])
 
 
@@ -146,17 +149,20 @@ def spread_of(values: Float[Tensor, "some values"]) -> float:
     return float(values.var(0, correction=0).mean().sqrt())
 
 
-def _decoded(problem: Problem, latents: Tensor, memory_budget: int) -> Tensor:
+def _decoded(problem: Problem, latents: Tensor, at_once: int) -> Tensor:
     """Return the inputs that latents stand for."""
     with torch.no_grad():
-        parts = even_parts(range(len(latents)), samples_at_once(problem, latents, memory_budget))
+        parts = even_parts(range(len(latents)), at_once)
         return torch.cat([problem.prior.decode(latents[part.start : part.stop]) for part in parts])
 
 
-def certified(problem: Problem, query: Tensor, search: Search, inputs: Tensor, told: dict[str, Any]) -> InvariantSet:
+def certified(
+    problem: Problem, query: Tensor, search: Search, inputs: Tensor, told: dict[str, Any], at_once: int
+) -> InvariantSet:
     """Return samples with what proves each: their values are measured anew, the solver's word does not count."""
     with torch.no_grad():
-        measured = problem.measure(inputs)
+        parts = even_parts(range(len(inputs)), at_once)
+        measured = joined([problem.measure(inputs[part.start : part.stop]) for part in parts])
     attrs = {
         "objective": problem.objective.name,
         "goal": problem.goal.tolist(),
@@ -189,7 +195,7 @@ def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> x
     return xr.Dataset(data, {"status": ("sample", np.array(words, dtype=object))}, attrs)
 
 
-def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None) -> str:
+def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None, at_once: int) -> str:
     """Return what to say when no sample reached the goal."""
     told = found.certificate
     nearest = int(np.nanargmin(told.residual.values)) if np.isfinite(told.residual.values).any() else 0
@@ -197,7 +203,7 @@ def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None) -> str:
     shown = f"{goal[0]:.6g}; the nearest came to {value[0]:.6g}" if len(goal) == 1 else f"{len(goal)} values"
     reach = ""
     if pool is not None and len(goal) == 1:
-        drawn, _ = pool_values(pool, problem)
+        drawn, _ = pool_values(pool, problem, at_once)
         reach = f" The prior's own draws go from {float(drawn.min()):.4g} to {float(drawn.max()):.4g}."
     failures = ", ".join(f"{count} {name}" for name, count in found.summary()["failures"].items())
     return (

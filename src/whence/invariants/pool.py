@@ -12,6 +12,7 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
+from whence.invariants.memory import decoded_at_once
 from whence.invariants.priors.protocol import Prior, checked_latents, draw
 from whence.invariants.problem import Problem
 
@@ -43,6 +44,7 @@ def draw_pool(
     seed: int = 0,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    memory_budget: int = 2**30,
 ) -> Pool:
     """Draw a pool of a prior: once for all queries and objectives.
 
@@ -51,25 +53,29 @@ def draw_pool(
         size: How many draws.
         seed: Of the draws.
         device, dtype: Of the latents.
+        memory_budget: Bytes that draws decoded together may take; there are 256 of them at most.
 
     Raises:
-        ArgumentError: If the size is not a whole number above 0.
+        ArgumentError: If the size or the budget is not a whole number above 0.
     """
     if not is_whole(size) or size < 1:
         raise ArgumentError(f"A pool holds one or more draws; got size={size!r}.")
     latents = draw(prior, size, seed, device=device, dtype=dtype)
     parts: list[Tensor] = []
+    at_once = min(_AT_ONCE, decoded_at_once(prior, latents, memory_budget))
     with torch.no_grad(), progress("drawing from the prior", size) as advance:
-        for part in even_parts(range(size), _AT_ONCE):
+        for part in even_parts(range(size), at_once):
             parts.append(prior.decode(latents[part.start : part.stop]))
             advance(len(part))
     return Pool(latents, torch.cat(parts))
 
 
-def pool_values(pool: Pool, problem: Problem) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
+def pool_values(
+    pool: Pool, problem: Problem, at_once: int = _AT_ONCE
+) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
     """Return the values of a pool's draws, and how far a search has to go from each (root mean square)."""
     with torch.no_grad():
-        parts = even_parts(range(len(pool)), _AT_ONCE)
+        parts = even_parts(range(len(pool)), min(_AT_ONCE, at_once))
         found = [problem.measure(pool.inputs[part.start : part.stop]) for part in parts]
     return torch.cat([one.values for one in found]), torch.cat([one.residuals.square().mean(1).sqrt() for one in found])
 

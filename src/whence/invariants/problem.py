@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -112,6 +113,17 @@ class Measured:
     def solved(self) -> Bool[Tensor, " some"]:
         """Whether each is within the objective's tolerance, filtered and not."""
         return self.farther <= self.problem.objective.tolerance
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Return what was measured in parts as one."""
+    columns = (
+        [getattr(one, name) for one in parts] for name in ("values", "filtered", "followed", "followed_filtered")
+    )
+    values, filtered, followed, low = (None if some[0] is None else torch.cat(some) for some in columns)
+    assert values is not None
+    assert followed is not None
+    return Measured(parts[0].problem, values, filtered, followed, low)
 
 
 def linearised(
