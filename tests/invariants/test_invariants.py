@@ -15,6 +15,7 @@ from tests.invariants.making import Counting, network, plain
 from whence._errors import ArgumentError, AuditError, GradientError, LabelError, ShapeError, UnreachedError
 from whence.invariants import (
     FirstOrder,
+    GaussNewton,
     InfiniteOptimization,
     Metropolis,
     Objective,
@@ -123,8 +124,10 @@ def test_some_samples_and_a_summary_of_all() -> None:
     assert told["greatest_residual"] == residuals[residuals <= 0.01].max()
     assert told["evaluations_per_solved"] == float(found.certificate.evaluations.sum()) / len(solved)
     assert told["failures"] == {"flat": 20 - len(solved)}
-    with pytest.raises(ArgumentError, match=r"Rows are places of 20 samples, or a mask of them; got \[20\]"):
-        found.only([20])
+    assert len(found.only([])) == 0
+    for rows in ([20], [-1], [1.5], [True, False], ["a"]):
+        with pytest.raises(ArgumentError, match="Rows are places of 20 samples, or a mask of them; got "):
+            found.only(rows)
 
 
 @pytest.mark.parametrize("solver", [None, Metropolis(moves=3), FirstOrder(steps=5)])
@@ -211,6 +214,42 @@ def test_a_value_that_is_not_reached_is_told_with_the_nearest_and_the_priors_own
         invariants(objective, torch.zeros(2, dtype=DOUBLE), plain(2), 4, pool=20, goal=torch.tensor([3.0]).double())
     assert len(error.value.found) == 4
     assert not error.value.found.solved.any()
+
+
+def test_a_sample_whose_filtered_value_alone_is_missed_is_told_as_far_away_as_that() -> None:
+    """Of stripes the mean of squares is 1, of their filtered selves 0; a constant image has one value of both."""
+    stripes = torch.tensor([1.0, -1.0], dtype=DOUBLE).repeat(4).expand(1, 8, 8)
+    objective = Objective(lambda images: images.square().mean((1, 2, 3)), "power")
+
+    class Constant:
+        latent_shape = (1,)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            return latents[:, :, None, None].expand(-1, 1, 8, 8)
+
+    with pytest.raises(UnreachedError, match=r"power = 1; the nearest came to .*, 0\.[5-9]\d* away, filtered or not"):
+        invariants(objective, stripes, Constant(), 3, pool=16, cutoff=0.5, restarts=0)
+
+
+@pytest.mark.parametrize("memory_budget", [1, 2**30])
+def test_an_interrupt_of_a_later_attempt_is_told_and_raises_nothing(memory_budget: int) -> None:
+    """No sample is solved; without the interrupt that would be an error."""
+    calls = 0
+
+    def function(points: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            raise KeyboardInterrupt
+        return 2 + points.square().sum(1)
+
+    settings: dict[str, Any] = {"pool": 0, "goal": 1.0, "solver": GaussNewton(steps=2), "restarts": 10**6}
+    found = invariants(
+        Objective(function, "two"), torch.zeros(2, dtype=DOUBLE), plain(2), 4, memory_budget=memory_budget, **settings
+    )
+    assert float(found.certificate.restarts.max()) > 1
+    assert "interrupted" in found.certificate.status.values
+    assert not found.solved.any()
 
 
 REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {

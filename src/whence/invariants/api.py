@@ -198,16 +198,20 @@ def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> x
 def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None, at_once: int) -> str:
     """Return what to say when no sample reached the goal."""
     told = found.certificate
-    nearest = int(np.nanargmin(told.residual.values)) if np.isfinite(told.residual.values).any() else 0
+    away = told.residual.values
+    if "filtered_residual" in told:
+        away = np.maximum(away, told.filtered_residual.values)
+    nearest = int(np.nanargmin(away)) if np.isfinite(away).any() else 0
     goal, value = problem.goal.tolist(), told["value"].values[nearest].tolist()
     shown = f"{goal[0]:.6g}; the nearest came to {value[0]:.6g}" if len(goal) == 1 else f"{len(goal)} values"
     reach = ""
     if pool is not None and len(goal) == 1:
         drawn, _ = pool_values(pool, problem, at_once)
         reach = f" The prior's own draws go from {float(drawn.min()):.4g} to {float(drawn.max()):.4g}."
+    both = "" if problem.cutoff is None else ", filtered or not"
     failures = ", ".join(f"{count} {name}" for name, count in found.summary()["failures"].items())
     return (
-        f"None of {len(found)} samples reached {problem.objective.name} = {shown}, {float(told.residual[nearest]):.3g} "
-        f"away (tolerance {problem.objective.tolerance:g}; {failures}).{reach} Take a query or goal within the prior's "
+        f"None of {len(found)} samples reached {problem.objective.name} = {shown}, {away[nearest]:.3g} away{both} "
+        f"(tolerance {problem.objective.tolerance:g}; {failures}).{reach} Take a query or goal within the prior's "
         "reach, a larger pool, or more steps; the samples are in this error's `found`."
     )

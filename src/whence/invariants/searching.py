@@ -55,11 +55,12 @@ def search_all(
                 told(-len(some))
             search = Search(begun[some], told, limits.budget - whole.evaluations[some], whole.places[some])
             whole.notes["restarts"][some] = float(attempt)
-            if _interrupted(problem, solver, search):
-                _take(whole, some, search, attempt)
-                whole.close(whole.rows(), Status.INTERRUPTED)
-                return whole
+            interrupted = _interrupted(problem, solver, search)
             _take(whole, some, search, attempt)
+            if interrupted:
+                whole.status[some[search.status == Status.INTERRUPTED]] = int(Status.INTERRUPTED)
+                whole.status[rows[part.stop :]] = int(Status.INTERRUPTED)  # whose attempt did not begin
+                return whole
     return whole
 
 
