@@ -57,7 +57,7 @@ def test_the_spectral_slope_is_the_power_laws(slope: float, height: int, width: 
 
 
 def test_images_too_small_for_a_slope_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"images of 8 x 8 or more; got \(7, 9\)"):
+    with pytest.raises(ShapeError, match=r"images of 8 x 8 or more; got shape \(1, 1, 7, 9\)"):
         spectral_slope(torch.zeros(1, 1, 7, 9))
 
 
@@ -135,3 +135,14 @@ def test_a_standard_holds_samples_against_real_inputs_the_prior_and_its_own_inva
         }
     )
     assert set(Standard(features, real, drawn).of(ours)) == {"precision", "prior_precision", "diversity", "vendi"}
+    # Two samples have no manifold of nearest neighbours.
+    assert set(Standard(features, real, drawn, rejected).of(ours[:2])) == {
+        "precision",
+        "prior_precision",
+        "diversity",
+        "vendi",
+    }
+    with pytest.raises(ArgumentError, match=r"held against as many draws of the prior, .*; got 12 inputs and 5 draws"):
+        Standard(features, real, drawn[:5]).of(ours)
+    with pytest.raises(ArgumentError, match="need to be two or more; got 1 inputs and 50 draws"):
+        Standard(features, real, drawn).of(ours[:1])

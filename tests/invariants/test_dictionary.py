@@ -8,9 +8,11 @@ import torch
 import xarray as xr
 from torch import nn
 
+from tests.invariants.making import plain
 from whence._errors import ArgumentError, LabelError
-from whence.invariants import InvariantSet, Relu, SparseAutoencoder, TrainedAutoencoder
+from whence.invariants import GaussNewton, InvariantSet, Relu, Search, SparseAutoencoder, Status, TrainedAutoencoder
 from whence.invariants.dictionary import feature, shared_features
+from whence.invariants.problem import Problem
 
 
 def identity(width: int) -> SparseAutoencoder:
@@ -41,6 +43,26 @@ def test_a_feature_is_its_code_and_gradients_go_through(model: nn.Module, known:
     (slope,) = torch.autograd.grad(values.sum(), inputs)
     assert slope.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     assert not any(one.grad is not None for one in known.autoencoder.parameters())
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_feature_of_a_layer_with_positions_is_reached_where_it_is_silent_at_some_or_all(pooled: bool) -> None:
+    """Of a map some codes are 0 at the goal, others at the start; of a mean all may be 0 at the start."""
+    model, known = nn.Sequential(nn.Linear(3, 3)), TrainedAutoencoder(identity(3), "0")
+    query = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 1.0], [2.0, 1.0, 1.0]])
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(torch.eye(3))
+        model.get_parameter("0.bias").zero_()
+    objective = feature(model, known, 1, pooled=pooled)
+    assert objective(query[None]).tolist() == ([[1.0]] if pooled else [[2.0, 0.0, 1.0]])
+    silent = -torch.rand(4, 3, 3) - 0.1
+    search = Search(silent)
+    problem = Problem(objective, plain(3, 3), objective(query[None])[0])
+    GaussNewton().solve(problem, search)
+    assert search.status.tolist() == [Status.SOLVED] * 4
+    codes = search.latents[..., 1].relu()
+    reached = codes.mean(1, keepdim=True) if pooled else codes
+    np.testing.assert_allclose(reached, objective(query[None]).expand_as(reached), atol=0.02)
 
 
 @pytest.mark.parametrize("index", [3, -1])

@@ -119,6 +119,19 @@ def test_on_one_side_a_value_rises_as_it_likes_and_falls_no_more_than_is_allowed
     np.testing.assert_allclose(falls.path[-1, 1], 1.0, atol=1e-6)
 
 
+def test_on_one_side_a_curved_level_set_is_followed_and_not_left_by_the_fall() -> None:
+    """On a circle tangents leave the disc's inside: a value that falls with each step has to be led back up."""
+    objective = Objective(lambda points: -points.square().sum(1), "minus squared length", tolerance=1e-4)
+    source, target = torch.tensor([1.0, 0.0], dtype=DOUBLE), torch.tensor([-1.0, 1e-3], dtype=DOUBLE)
+    over = torch.tensor([0.0, 2.0], dtype=DOUBLE)
+    walk = traverse(objective, source, over, size=0.2, fall=0.05)
+    assert float(walk.path.square().sum(1).max()) <= 1 + 0.05 + 1e-9
+    assert float(walk.path[:-1].square().sum(1).max()) < 1.001  # on the circle, but for the end
+    assert float((walk.path[-1] - over).norm()) < 1.001
+    straight = traverse(objective, source, target, size=0.2, steps=400, fall=0.05)
+    np.testing.assert_allclose(straight.path[-1], target, atol=1e-6)  # the value is higher all the way
+
+
 def test_a_traversal_refuses_what_it_cannot_do() -> None:
     here = torch.zeros(2, dtype=DOUBLE)
     with pytest.raises(ArgumentError, match=r"steps is 1 or more and size a share above 0, to 1; got 0 and 0\.05"):
@@ -127,6 +140,15 @@ def test_a_traversal_refuses_what_it_cannot_do() -> None:
         traverse(norm_of(), here, torch.zeros(3, dtype=DOUBLE))
     with pytest.raises(ArgumentError, match="`fall` is for one value; both has 2"):
         traverse(Objective(lambda points: points, "both"), here, here, fall=0.1)
+    with pytest.raises(ArgumentError, match="Source or target has numbers that are not finite"):
+        traverse(norm_of(), here, here + torch.nan)
+    with pytest.raises(ArgumentError, match=r"`fall` is how far the value may fall, a number from 0; got -0\.1"):
+        traverse(norm_of(), here, here, fall=-0.1)
+
+
+def test_a_target_of_another_type_is_taken_in_the_sources() -> None:
+    walk = traverse(norm_of(), QUERY, (QUERY + 1).float(), steps=2)
+    assert walk.path.dtype == DOUBLE
 
 
 def test_a_triangle_has_66_points_with_its_corners_among_them() -> None:
@@ -141,6 +163,16 @@ def test_a_triangle_has_66_points_with_its_corners_among_them() -> None:
     np.testing.assert_array_equal(told.inside, told.residual.values <= 0.05)
     assert bool(told.inside[(weights == 1).any(1)].all())
     assert int(told.side.sum()) == 30
+    values = ((weights @ corners.numpy()) ** 2).sum(1)
+    assert told.fall.values.tolist() == [0.0, 0.1, 0.2, 0.3]
+    for fall in (0.1, 0.2, 0.3):
+        assert float(told.share.sel(fall=fall)) == pytest.approx((np.abs(values - 1) <= fall + 1e-12).mean())
+        assert float(told.share_above.sel(fall=fall)) == pytest.approx((values >= 1 - fall - 1e-12).mean())
+    assert float(told.share_above.sel(fall=0.0)) == pytest.approx(3 / 66)  # the corners: all else is inside the disc
+    pair = triangle(Objective(lambda points: points, "both"), corners, falls=[5.0])
+    assert (float(pair.share[0]), "share_above" in pair) == (1.0, False)
+    with pytest.raises(ArgumentError, match=r"falls are one or more distances from the level, from 0; got \[-0\.1\]"):
+        triangle(norm_of(), corners, falls=[-0.1])
     with pytest.raises(ShapeError, match="A triangle has three corners; got 2"):
         triangle(norm_of(), corners[:2])
     with pytest.raises(ArgumentError, match="resolution is how many parts a side has, 1 or more; got 0"):

@@ -15,10 +15,12 @@ from tests.invariants.making import Counting, network, plain
 from whence._errors import ArgumentError, AuditError, GradientError, LabelError, ShapeError, UnreachedError
 from whence.invariants import (
     FirstOrder,
+    GaussNewton,
     InfiniteOptimization,
     Metropolis,
     Objective,
     Pixels,
+    Pool,
     draw,
     draw_pool,
     greatest_difference,
@@ -30,8 +32,10 @@ from whence.invariants import (
     neuron,
     probabilities,
 )
-from whence.invariants.memory import samples_at_once, saved_bytes
+from whence.invariants.asking import check_query
+from whence.invariants.memory import decoded_at_once, samples_at_once, saved_bytes
 from whence.invariants.pool import starts_of
+from whence.invariants.priors.protocol import recomputed
 from whence.invariants.problem import Problem
 
 DOUBLE = torch.float64
@@ -120,8 +124,10 @@ def test_some_samples_and_a_summary_of_all() -> None:
     assert told["greatest_residual"] == residuals[residuals <= 0.01].max()
     assert told["evaluations_per_solved"] == float(found.certificate.evaluations.sum()) / len(solved)
     assert told["failures"] == {"flat": 20 - len(solved)}
-    with pytest.raises(ArgumentError, match=r"Rows are places of 20 samples, or a mask of them; got \[20\]"):
-        found.only([20])
+    assert len(found.only([])) == 0
+    for rows in ([20], [-1], [1.5], [True, False], ["a"]):
+        with pytest.raises(ArgumentError, match="Rows are places of 20 samples, or a mask of them; got "):
+            found.only(rows)
 
 
 @pytest.mark.parametrize("solver", [None, Metropolis(moves=3), FirstOrder(steps=5)])
@@ -139,12 +145,56 @@ def test_samples_in_parts_that_fit_the_memory_are_those_found_at_once(solver: An
 def test_the_graph_that_is_kept_is_counted_to_the_byte() -> None:
     """exp keeps its result: 8 bytes a number; a budget holds as many samples as it has multiples of that."""
     objective = Objective(lambda points: points.exp(), "exp")
-    problem = Problem(objective, plain(5), torch.ones(5, dtype=DOUBLE))
-    assert saved_bytes(problem, torch.zeros(3, 5, dtype=DOUBLE)) == 3 * 5 * 8
-    assert samples_at_once(problem, torch.zeros(9, 5, dtype=DOUBLE), 200) == 5
-    assert samples_at_once(problem, torch.zeros(9, 5, dtype=DOUBLE), 1) == 1
+    problem, like = Problem(objective, plain(5), torch.ones(5, dtype=DOUBLE)), torch.zeros(1, dtype=DOUBLE)
+    assert saved_bytes(objective, torch.zeros(3, 5, dtype=DOUBLE)) == 3 * 5 * 8
+    assert samples_at_once(problem, like, 200) == 5
+    assert samples_at_once(problem, like, 1) == 1
+    assert decoded_at_once(plain(5), like, 200) == 200  # decoding keeps nothing
     with pytest.raises(ArgumentError, match="memory_budget is a number of bytes, above 0; got 0"):
-        samples_at_once(problem, torch.zeros(9, 5, dtype=DOUBLE), 0)
+        samples_at_once(problem, like, 0)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_what_a_checkpoint_makes_again_on_the_way_back_is_counted_once_whatever_the_steps(steps: int) -> None:
+    """Each step keeps its 6 latent numbers; on the way back one network at a time has its 40 + 6 activations."""
+
+    def network(state: Tensor) -> Tensor:
+        return state.repeat(1, 7)[:, :40].exp()[:, :6].tanh()
+
+    class Steps:
+        latent_shape = (6,)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            for _ in range(steps):
+                latents = latents + recomputed(network, latents)
+            return latents
+
+    kept = saved_bytes(Steps().decode, torch.zeros(3, 6, dtype=DOUBLE))
+    assert kept == 3 * 8 * (6 * steps + 40 + 6)
+    assert decoded_at_once(Steps(), torch.zeros(1, dtype=DOUBLE), 1000) == 1000 // (8 * (6 * steps + 40 + 6))
+
+
+def test_no_more_samples_are_decoded_or_measured_together_than_the_memory_holds() -> None:
+    """A sample's graph keeps two exp and, in float64, two tanh of two numbers: 32 bytes beside the 16 of z * z."""
+    greatest = 0
+
+    class Seen:
+        latent_shape = (2,)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            nonlocal greatest
+            greatest = max(greatest, len(latents))
+            return latents.tanh()
+
+    def function(points: Tensor) -> Tensor:
+        nonlocal greatest
+        greatest = max(greatest, len(points))
+        return points.exp().sum(1)
+
+    data = (torch.zeros(40, 2, dtype=DOUBLE), torch.zeros(40, dtype=torch.int64))
+    query = torch.zeros(2, dtype=DOUBLE)
+    invariants(Objective(function, "sum"), query, Seen(), 30, pool=60, data=data, memory_budget=5 * 32)
+    assert greatest == 5 * 2  # of decodings alone, which keep half, twice as many
 
 
 def test_a_sample_that_its_solver_holds_for_solved_and_that_is_not_is_called_missed() -> None:
@@ -164,6 +214,42 @@ def test_a_value_that_is_not_reached_is_told_with_the_nearest_and_the_priors_own
         invariants(objective, torch.zeros(2, dtype=DOUBLE), plain(2), 4, pool=20, goal=torch.tensor([3.0]).double())
     assert len(error.value.found) == 4
     assert not error.value.found.solved.any()
+
+
+def test_a_sample_whose_filtered_value_alone_is_missed_is_told_as_far_away_as_that() -> None:
+    """Of stripes the mean of squares is 1, of their filtered selves 0; a constant image has one value of both."""
+    stripes = torch.tensor([1.0, -1.0], dtype=DOUBLE).repeat(4).expand(1, 8, 8)
+    objective = Objective(lambda images: images.square().mean((1, 2, 3)), "power")
+
+    class Constant:
+        latent_shape = (1,)
+
+        def decode(self, latents: Tensor) -> Tensor:
+            return latents[:, :, None, None].expand(-1, 1, 8, 8)
+
+    with pytest.raises(UnreachedError, match=r"power = 1; the nearest came to .*, 0\.[5-9]\d* away, filtered or not"):
+        invariants(objective, stripes, Constant(), 3, pool=16, cutoff=0.5, restarts=0)
+
+
+@pytest.mark.parametrize("memory_budget", [1, 2**30])
+def test_an_interrupt_of_a_later_attempt_is_told_and_raises_nothing(memory_budget: int) -> None:
+    """No sample is solved; without the interrupt that would be an error."""
+    calls = 0
+
+    def function(points: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 100:
+            raise KeyboardInterrupt
+        return 2 + points.square().sum(1)
+
+    settings: dict[str, Any] = {"pool": 0, "goal": 1.0, "solver": GaussNewton(steps=2), "restarts": 10**6}
+    found = invariants(
+        Objective(function, "two"), torch.zeros(2, dtype=DOUBLE), plain(2), 4, memory_budget=memory_budget, **settings
+    )
+    assert float(found.certificate.restarts.max()) > 1
+    assert "interrupted" in found.certificate.status.values
+    assert not found.solved.any()
 
 
 REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
@@ -191,9 +277,19 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         "query has numbers that are not finite",
         {"query": torch.full((1, 4, 4), torch.nan, dtype=DOUBLE)},
     ),
+    "another type": (
+        ArgumentError,
+        r"objective two cannot be called with the query, of shape \(1, 4, 4\), torch\.float32 on cpu: ",
+        {"query": torch.zeros(1, 4, 4)},
+    ),
+    "no finite value": (
+        ArgumentError,
+        r"objective log takes no finite value on the query: \[nan\]",
+        {"objective": Objective(lambda images: (-1 - images.square().sum((1, 2, 3))).log(), "log")},
+    ),
     "reduced": (
         ShapeError,
-        r"must return one row for each of 1 inputs, never reduced over the batch; got shape \(\)",
+        r"must return one row for each of 1 inputs, not empty and never reduced over the batch; got shape \(\)",
         {"objective": Objective(lambda images: images.mean(), "mean")},
     ),
     "no number": (
@@ -220,6 +316,14 @@ def test_what_cannot_be_searched_for_is_refused_in_words(name: str) -> None:
         invariants(asked.pop("objective"), asked.pop("query"), prior, asked.pop("n"), **asked)
 
 
+def test_a_query_that_is_no_tensor_of_floating_point_numbers_is_refused() -> None:
+    words = r"query must be a tensor of floating-point numbers; got a tensor of torch\.uint8\. Convert it and scale it"
+    with pytest.raises(ArgumentError, match=words):
+        check_query(torch.zeros(1, 4, 4, dtype=torch.uint8), Counting())
+    with pytest.raises(ArgumentError, match="floating-point numbers; got a ndarray"):
+        check_query(np.zeros((1, 4, 4)), Counting())
+
+
 def test_a_query_outside_of_the_range_of_the_priors_inputs_is_refused() -> None:
     prior = Counting()
     prior.bounds = (0.0, 1.0)  # type: ignore[attr-defined]
@@ -237,6 +341,23 @@ def test_a_pool_of_another_prior_is_refused_and_one_of_this_prior_costs_nothing_
     assert ours.certificate.attrs["pool_evaluations"] == 0
     with pytest.raises(ArgumentError, match="A pool holds one or more draws; got size=0"):
         draw_pool(prior, 0)
+    with pytest.raises(ArgumentError, match="each with its input; got 0 latents and 0 inputs"):
+        invariants(objective, a_query(prior), prior, 2, pool=Pool(torch.zeros(0, 6), torch.zeros(0, 1, 4, 4)))
+
+
+def test_a_pool_of_another_type_is_taken_in_the_querys() -> None:
+    """A pool drawn without naming a type is of float32."""
+    prior, objective = Counting(), Objective(network(), "two")
+    found = invariants(objective, a_query(prior), prior, 2, pool=draw_pool(prior, 64))
+    assert found.solved.all()
+    assert found.latents.dtype == DOUBLE
+
+
+def test_a_goal_of_one_value_may_be_a_number() -> None:
+    objective = Objective(lambda points: points[:, 0] ** 3, "cube")
+    query = torch.zeros(3, dtype=DOUBLE, requires_grad=True)
+    found = invariants(objective, query, plain(3), 3, pool=32, goal=0.5)
+    np.testing.assert_allclose(found.certificate["value"], 0.5, atol=0.01)
 
 
 def test_draws_on_a_plateau_are_started_from_only_if_there_are_no_others() -> None:
@@ -265,6 +386,18 @@ def test_starts_are_the_nearest_draw_and_then_those_farthest_from_all_taken() ->
     again = many[30:].reshape(-1, 2)
     expected = 0.99 * pool.latents.square().sum(1).mean() + 2 * 0.01
     assert float(again.square().sum(1).mean()) == pytest.approx(float(expected), rel=0.05)
+
+
+@pytest.mark.parametrize(("draws", "n"), [(16, 4), (16, 20), (64, 4), (64, 5)])
+def test_each_attempt_starts_elsewhere_also_after_all_draws_were_taken_from(draws: int, n: int) -> None:
+    """A search is the same from the same start: to begin again there would end in nothing again."""
+    pool = draw_pool(plain(3), draws, seed=1, dtype=DOUBLE)
+    begun = [starts_of(pool, pool.latents[:, 0].abs(), n, 0, attempt) for attempt in range(6)]
+    for attempt in range(1, 6):
+        assert all(not (begun[attempt] == earlier).all(1).any() for earlier in begun[:attempt])
+    again = torch.cat([starts_of(pool, pool.latents[:, 0].abs(), 4 * draws, seed, 1) for seed in range(20)])
+    length = 0.75 * float(pool.latents.square().sum(1).mean()) + 0.25 * 3
+    assert float(again.square().sum(1).mean()) == pytest.approx(length, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 7), (6, 9), (5, 4)])

@@ -278,6 +278,8 @@ def test_each_samples_random_numbers_are_normal_and_its_own() -> None:
         (lambda: Metropolis(closeness=2), "closeness is a share of the tolerance, above 0 to 1; got 2"),
         (lambda: GaussNewton(steps=0), "steps is a whole number above 0 and sketch one from 2; got 0 and 64"),
         (lambda: GaussNewton(sketch=1), "sketch one from 2; got 100 and 1"),
+        (lambda: GaussNewton(patience=0), "patience is a number of steps, above 0; got 0"),
+        (lambda: FirstOrder(torch.optim.LBFGS), "L-BFGS mixes the numbers of all samples"),
         (lambda: GaussNewton(radius=0.0), "radius and damping are above 0; got 0.0"),
         (lambda: GaussNewton(pull=2.0), "pull is a share from 0 to 1; got 2.0"),
     ],
@@ -285,6 +287,11 @@ def test_each_samples_random_numbers_are_normal_and_its_own() -> None:
 def test_settings_that_are_not_what_they_must_be_are_refused(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         make()
+
+
+def test_coarse_priors_of_other_latents_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"priors of the same latents, of shape \(3,\); got one of \(2,\)"):
+        solved_by(GaussNewton(coarse=(Plain(2),)), problem(squared_radius, [1.0], 3), starts(2, 3))
 
 
 def test_the_feasible_target_asks_for_the_filter_of_the_call() -> None:

@@ -19,6 +19,7 @@ from whence.invariants.realism import precision, recall
 
 Features = Callable[[Tensor], Tensor]
 CUTOFFS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))  # EquiDiff, appendix .4.2
+_FEW = 4  # points that a manifold of nearest neighbours needs: each and its three
 _DRAWS = 4096  # of the prior at a time, in the search for its own invariants
 
 
@@ -55,11 +56,11 @@ def spectral_slope(images: Float[Tensor, "some channels height width"]) -> Float
     directions have; the mean of the image does not count. Photographs have slopes near -2.
 
     Raises:
-        ShapeError: If the images are smaller than 8 x 8, which leaves too few rings.
+        ShapeError: If the images are smaller than 8 x 8, which leaves too few rings, or are none.
     """
-    side = min(images.shape[-2:])
+    side = min(images.shape[-2:]) if images.ndim == 4 else 0
     if side < 8:
-        raise ShapeError(f"A slope needs images of 8 x 8 or more; got {tuple(images.shape[-2:])}.")
+        raise ShapeError(f"A slope needs images of 8 x 8 or more; got shape {tuple(images.shape)}.")
     power = torch.fft.fft2(images.double()).abs().square().mean(1)
     up, across = (
         torch.fft.fftfreq(length, dtype=torch.float64, device=images.device) * side for length in images.shape[-2:]
@@ -88,7 +89,7 @@ def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Seque
     inputs = torch.cat([found.query[None], found.inputs])
     with torch.no_grad():
         goal = objective(found.query[None])[0]
-        columns = [objective.distance(objective(low_pass(inputs, cutoff)), goal) for cutoff in cutoffs]
+        columns = [objective.away(objective(low_pass(inputs, cutoff)), goal) for cutoff in cutoffs]
     names = ["query", *(f"sample {place}" for place in range(len(found)))]
     attrs = {"unit": f"unit of {objective.name}", "objective": objective.name}
     return xr.DataArray(
@@ -130,7 +131,7 @@ def rejected_from(
     for start in range(0, draws, _DRAWS):
         pool = draw_pool(prior, min(_DRAWS, draws - start), seed=seed + start, device=goal.device, dtype=goal.dtype)
         with torch.no_grad():
-            distance = objective.distance(objective(pool.inputs), goal)
+            distance = objective.away(objective(pool.inputs), goal)
         nearest = min(nearest, float(distance.min()))
         latents.append(pool.latents[distance <= within])
         inputs.append(pool.inputs[distance <= within])
@@ -185,7 +186,7 @@ class Standard:
     rejected: Float[Tensor, "few *input"] | None = None
 
     def of(self, inputs: Float[Tensor, "some *input"]) -> dict[str, float]:
-        """Return how real and how different inputs are, beside the standard's own.
+        """Return how real and how different inputs are, two or more, beside the standard's own.
 
         ``precision`` is the share within the reach of real inputs (k-nearest-neighbour precision, Kynkäänniemi et al.
         2019), ``prior_precision`` that of the prior's draws; ``diversity`` and ``vendi`` are the mean distance between
@@ -193,11 +194,19 @@ class Standard:
         ``rejected_diversity`` over those of the prior's own invariants: about 1 is right, more is not better.
         ``rejected_precision`` and ``rejected_recall`` say how far samples lie among the prior's own invariants, and
         how many of those lie among the samples; ``kernel_distance`` is that to them, ``prior_kernel_distance`` that
-        of as many draws of the prior.
+        of as many draws of the prior. They need four or more on both sides, and are left out of fewer.
 
         A Fréchet distance to all real data is not among these numbers: true invariants gather in few classes, so it
         grows as they get better.
+
+        Raises:
+            ArgumentError: If there are fewer than two inputs, or fewer draws of the prior than inputs.
         """
+        if not 2 <= len(inputs) <= len(self.drawn):
+            raise ArgumentError(
+                f"Inputs are held against as many draws of the prior, and need to be two or more; got {len(inputs)} "
+                f"inputs and {len(self.drawn)} draws."
+            )
         ours = self._rows(inputs)
         fair = self._drawn_rows[: len(ours)]
         told: dict[str, float] = {
@@ -206,7 +215,7 @@ class Standard:
             "diversity": mean_pairwise_distance(ours) / mean_pairwise_distance(fair),
             "vendi": vendi_score(ours) / vendi_score(fair),
         }
-        if self.rejected is None or len(self.rejected) < 4:
+        if self.rejected is None or min(len(self.rejected), len(ours)) < _FEW:
             return told
         kept = self._rejected_rows
         return told | {

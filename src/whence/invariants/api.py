@@ -11,16 +11,16 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from whence._errors import ArgumentError, ShapeError, UnreachedError
+from whence._errors import ArgumentError, UnreachedError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
 from whence.datasets import as_examples
-from whence.invariants.filters import low_pass
+from whence.invariants.asking import check_query, problem_of
 from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, starts_of
 from whence.invariants.priors.protocol import Prior, draw, evaluations, latent_quantile
-from whence.invariants.problem import Measured, Problem
+from whence.invariants.problem import Measured, Problem, joined
 from whence.invariants.result import InvariantSet, said
 from whence.invariants.searching import Limits, Starts, search_all
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
@@ -38,7 +38,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     solver: Solver | None = None,
     pool: Pool | int = 1024,
     cutoff: float | None = None,
-    goal: Float[Tensor, " values"] | None = None,
+    goal: Float[Tensor, " values"] | float | None = None,
     data: Any = None,
     restarts: int = 4,
     budget: float = float("inf"),
@@ -61,16 +61,17 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         cutoff: Demand also that the sample, low-pass filtered at this share of the highest frequency, takes the
             value that the filtered query takes: then the value does not hang on what no eye sees. (The published
             algorithm demands the unfiltered query's value, which the query itself fails; see `InfiniteOptimization`.)
-        goal: Values to reach instead of the query's.
+        goal: Values to reach instead of the query's; of one value also a number.
         data: Examples over which the objective's spread is measured (the first 1,024); the pool's draws if left out.
         restarts: How often a sample whose search ends in nothing begins again from another start.
         budget: Evaluations of the prior's network that a sample may cost with its restarts, beyond the solver's own
             limit of steps; a pass back counts as two.
         seed: Of all draws.
-        memory_budget: Bytes that the decodings of samples searched for together may take.
+        memory_budget: Bytes that the graphs of samples searched for together may take, on the way back as well.
 
     Raises:
-        ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be.
+        ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be, the objective cannot be
+            called with the query, or its value there is no finite number.
         ShapeError: If the query's shape is not the prior's, or the goal is of another length.
         GradientError: If the objective has no gradient by its input.
         UnreachedError: If no sample came within the tolerance; the error has them all as ``found`` and says how near
@@ -83,91 +84,39 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         raise ArgumentError(f"restarts is 0 or more and budget above 0; got {restarts!r} and {budget!r}.")
     check_query(query, prior)
     problem = problem_of(objective, query, prior, cutoff=cutoff, goal=goal)
-    known = _pool(pool, prior, query, seed)
-    spread, starts, cost = _begin(problem, known, n, seed, query, data)
+    at_once = samples_at_once(problem, query, memory_budget)
+    known = _pool(pool, prior, query, seed, memory_budget)
+    spread, starts, cost = _begin(problem, known, n, seed, query, data, at_once)
     # A pool drawn for this call is paid by it; one that was handed in was paid for before.
     cost = 0 if isinstance(pool, Pool) else cost
     with progress(f"invariants of {objective.name}", n) as advance:
-        limits = Limits(restarts, budget, memory_budget)
+        limits = Limits(restarts, budget, at_once)
         search = search_all(problem, starts, solver or GaussNewton(), limits, advance)
-    inputs = _decoded(problem, search.latents, memory_budget)
+    inputs = _decoded(problem, search.latents, at_once)
     told = {"spread": spread, "pool_evaluations": cost, "seed": seed, "seconds": time.perf_counter() - begun}
-    found = certified(problem, query, search, inputs, told)
+    found = certified(problem, query, search, inputs, told, at_once)
     if not found.solved.any() and not (search.status == Status.INTERRUPTED).any():
-        raise UnreachedError(_how_near(found, problem, known), found)
+        raise UnreachedError(_how_near(found, problem, known, at_once), found)
     return found
 
 
-def check_query(query: Tensor, prior: Prior) -> None:
-    """Refuse a query that the prior cannot make.
-
-    Raises:
-        ShapeError: If its shape is not that of the prior's inputs.
-        ArgumentError: If its numbers are not finite, or outside of the range of the prior's inputs, if it tells one.
-    """
-    latent = torch.zeros(1, *prior.latent_shape, dtype=query.dtype, device=query.device)
-    with torch.no_grad():
-        made = prior.decode(latent).shape[1:]
-    if query.shape != made:
-        raise ShapeError(
-            f"The query has the shape {tuple(query.shape)}, and the prior makes inputs of {tuple(made)}. Give one "
-            "input without a batch axis, of the size that the prior was trained on."
-        )
-    if not bool(query.isfinite().all()):
-        raise ArgumentError("The query has numbers that are not finite. Give an input that the network can answer.")
-    low, high = getattr(prior, "bounds", None) or (-torch.inf, torch.inf)
-    slack = 0.01 * (high - low) if high - low < torch.inf else 0.0
-    least, most = float(query.min()), float(query.max())
-    if least < low - slack or most > high + slack:
-        raise ArgumentError(
-            f"The query's numbers go from {least:.4g} to {most:.4g}, and the prior's inputs from {low:.4g} to "
-            f"{high:.4g}. Scale the query as the prior's training images were."
-        )
-
-
-def problem_of(
-    objective: Objective,
-    query: Float[Tensor, "*input"],
-    prior: Prior,
-    *,
-    cutoff: float | None = None,
-    goal: Float[Tensor, " values"] | None = None,
-) -> Problem:
-    """Return the equations that inputs with a query's values solve.
-
-    Raises:
-        ArgumentError: If the cutoff is not above 0, to 1, both it and a goal are given, or the goal is not finite.
-        ShapeError: If the goal has another length than the objective's values.
-    """
-    with torch.no_grad():
-        own = objective(query[None])[0]
-        filtered = None if cutoff is None else objective(low_pass(query, cutoff)[None])[0]
-    if goal is None:
-        return Problem(objective, prior, own, filtered, cutoff)
-    if cutoff is not None:
-        raise ArgumentError("A filter needs what the query's filtered values are; with `goal` leave `cutoff` out.")
-    if goal.shape != own.shape:
-        raise ShapeError(f"{objective.name} has {len(own)} values; got a goal of shape {tuple(goal.shape)}.")
-    if not bool(goal.isfinite().all()):
-        raise ArgumentError(f"goal is values to reach, finite numbers; got {goal.tolist()}.")
-    return Problem(objective, prior, goal.to(own))
-
-
-def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int) -> Pool | None:
+def _pool(pool: Pool | int, prior: Prior, query: Tensor, seed: int, memory_budget: int) -> Pool | None:
     """Return the pool to start from, drawn if only its size is given; None without one.
 
     Raises:
         ArgumentError: If the size is not a whole number from 0.
     """
     if isinstance(pool, Pool):
-        return checked_pool(pool, prior)
+        return checked_pool(pool, prior, query)
     if not is_whole(pool) or pool < 0:
         raise ArgumentError(f"pool is a Pool, or how many draws it holds, from 0; got {pool!r}.")
-    return draw_pool(prior, pool, seed=seed, device=query.device, dtype=query.dtype) if pool else None
+    if not pool:
+        return None
+    return draw_pool(prior, pool, seed=seed, device=query.device, dtype=query.dtype, memory_budget=memory_budget)
 
 
 def _begin(
-    problem: Problem, pool: Pool | None, n: int, seed: int, query: Tensor, data: Any
+    problem: Problem, pool: Pool | None, n: int, seed: int, query: Tensor, data: Any, at_once: int
 ) -> tuple[float, Starts, int]:
     """Return the objective's spread, where each attempt starts, and the evaluations that the pool cost."""
     if pool is None:
@@ -176,22 +125,22 @@ def _begin(
         def starts(attempt: int) -> Tensor:
             return draw(problem.prior, n, seed + attempt, device=query.device, dtype=query.dtype)
     else:
-        values, distances = pool_values(pool, problem)
+        values, distances = pool_values(pool, problem, at_once)
         cost = len(pool) * evaluations(problem.prior)
 
         def starts(attempt: int) -> Tensor:
             return starts_of(pool, distances, n, seed, attempt)
 
     if data is not None:
-        values = values_over(problem.objective, data, query)
+        values = values_over(problem.objective, data, query, at_once)
     return float("nan") if values is None else spread_of(values), starts, cost
 
 
-def values_over(objective: Objective, data: Any, like: Tensor, most: int = _SPREAD) -> Float[Tensor, "some values"]:
+def values_over(objective: Objective, data: Any, like: Tensor, at_once: int) -> Float[Tensor, "some values"]:
     """Return an objective's values on the first examples of data."""
     examples = as_examples(data)
     with torch.no_grad():
-        parts = even_parts(range(min(most, len(examples))), 256)
+        parts = even_parts(range(min(_SPREAD, len(examples))), min(256, at_once))
         return torch.cat([objective(examples.batch(part)[0].to(like)) for part in parts])
 
 
@@ -200,17 +149,20 @@ def spread_of(values: Float[Tensor, "some values"]) -> float:
     return float(values.var(0, correction=0).mean().sqrt())
 
 
-def _decoded(problem: Problem, latents: Tensor, memory_budget: int) -> Tensor:
+def _decoded(problem: Problem, latents: Tensor, at_once: int) -> Tensor:
     """Return the inputs that latents stand for."""
     with torch.no_grad():
-        parts = even_parts(range(len(latents)), samples_at_once(problem, latents, memory_budget))
+        parts = even_parts(range(len(latents)), at_once)
         return torch.cat([problem.prior.decode(latents[part.start : part.stop]) for part in parts])
 
 
-def certified(problem: Problem, query: Tensor, search: Search, inputs: Tensor, told: dict[str, Any]) -> InvariantSet:
+def certified(
+    problem: Problem, query: Tensor, search: Search, inputs: Tensor, told: dict[str, Any], at_once: int
+) -> InvariantSet:
     """Return samples with what proves each: their values are measured anew, the solver's word does not count."""
     with torch.no_grad():
-        measured = problem.measure(inputs)
+        parts = even_parts(range(len(inputs)), at_once)
+        measured = joined([problem.measure(inputs[part.start : part.stop]) for part in parts])
     attrs = {
         "objective": problem.objective.name,
         "goal": problem.goal.tolist(),
@@ -243,19 +195,23 @@ def _certificate(search: Search, measured: Measured, attrs: dict[str, Any]) -> x
     return xr.Dataset(data, {"status": ("sample", np.array(words, dtype=object))}, attrs)
 
 
-def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None) -> str:
+def _how_near(found: InvariantSet, problem: Problem, pool: Pool | None, at_once: int) -> str:
     """Return what to say when no sample reached the goal."""
     told = found.certificate
-    nearest = int(np.nanargmin(told.residual.values)) if np.isfinite(told.residual.values).any() else 0
+    away = told.residual.values
+    if "filtered_residual" in told:
+        away = np.maximum(away, told.filtered_residual.values)
+    nearest = int(np.nanargmin(away)) if np.isfinite(away).any() else 0
     goal, value = problem.goal.tolist(), told["value"].values[nearest].tolist()
     shown = f"{goal[0]:.6g}; the nearest came to {value[0]:.6g}" if len(goal) == 1 else f"{len(goal)} values"
     reach = ""
     if pool is not None and len(goal) == 1:
-        drawn, _ = pool_values(pool, problem)
+        drawn, _ = pool_values(pool, problem, at_once)
         reach = f" The prior's own draws go from {float(drawn.min()):.4g} to {float(drawn.max()):.4g}."
+    both = "" if problem.cutoff is None else ", filtered or not"
     failures = ", ".join(f"{count} {name}" for name, count in found.summary()["failures"].items())
     return (
-        f"None of {len(found)} samples reached {problem.objective.name} = {shown}, {float(told.residual[nearest]):.3g} "
-        f"away (tolerance {problem.objective.tolerance:g}; {failures}).{reach} Take a query or goal within the prior's "
+        f"None of {len(found)} samples reached {problem.objective.name} = {shown}, {away[nearest]:.3g} away{both} "
+        f"(tolerance {problem.objective.tolerance:g}; {failures}).{reach} Take a query or goal within the prior's "
         "reach, a larger pool, or more steps; the samples are in this error's `found`."
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, LabelError
 from whence._numbers import even_parts, is_number, is_whole
-from whence.invariants.autoencoders.layout import axis_of, rows_of
+from whence.invariants.autoencoders.layout import axis_of, device_of, rows_of
 from whence.invariants.autoencoders.network import SparseAutoencoder, feature_values
 from whence.invariants.autoencoders.result import TrainedAutoencoder
 from whence.invariants.objective import Objective, frozen
@@ -27,7 +27,8 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled
     """Return what an autoencoder's feature gives as an objective: its code at every position of the layer.
 
     Where a feature is silent its code has no gradient. Searches for codes above 0 therefore follow the number before
-    the nonlinearity, which is the code wherever that is above 0; certificates are of the code.
+    the nonlinearity, which is the code wherever that is above 0; certificates are of the code. A mean of codes that are
+    silent everywhere is followed by the largest of these numbers.
 
     Args:
         model: Copied, in evaluation mode.
@@ -40,7 +41,7 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled
 
     Source: EquiDiff, section 4.3.
     """
-    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained)
+    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained, model)
     if not is_whole(index) or not 0 <= index < autoencoder.features:
         raise LabelError(f"No feature {index!r}: the autoencoder has features 0 to {autoencoder.features - 1}.")
 
@@ -49,7 +50,12 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled
         return found.mean(1, keepdim=True) if pooled else found
 
     def before(inputs: Any) -> Tensor:
-        return feature_values(read(inputs), autoencoder, index, before=True)
+        seen = read(inputs)
+        found = feature_values(seen, autoencoder, index, before=True)
+        if not pooled:
+            return found
+        mean = feature_values(seen, autoencoder, index).mean(1, keepdim=True)
+        return torch.where(mean > 0, mean, found.amax(1, keepdim=True))
 
     return Objective(function, f"feature {index} of {trained.layer}", stand_in=before)
 
@@ -82,7 +88,7 @@ def shared_features(
     """
     if not is_number(least) or not 0 <= least <= 1:
         raise ArgumentError(f"least is a share of the samples, 0 to 1; got {least!r}.")
-    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained)
+    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained, model)
     samples = _codes(read, autoencoder, found.inputs[torch.from_numpy(found.solved).to(found.inputs.device)])
     query = _codes(read, autoencoder, found.query[None])[0]
     columns = {"query": query, "share": (samples > 0).mean(0) if len(samples) else np.zeros(len(query))}
@@ -95,9 +101,9 @@ def shared_features(
     return xr.Dataset({name: ("feature", one[order]) for name, one in columns.items()}, {"feature": order})
 
 
-def _kept(trained: TrainedAutoencoder) -> SparseAutoencoder:
-    """Return a copy of the autoencoder whose parameters take no gradients."""
-    return copy.deepcopy(trained.autoencoder).eval().requires_grad_(False)
+def _kept(trained: TrainedAutoencoder, model: nn.Module) -> SparseAutoencoder:
+    """Return a copy of the autoencoder where the model is, whose parameters take no gradients."""
+    return copy.deepcopy(trained.autoencoder).to(device_of(model)).eval().requires_grad_(False)
 
 
 def _codes(read: Any, autoencoder: SparseAutoencoder, inputs: Tensor) -> Float[np.ndarray, "some features"]:

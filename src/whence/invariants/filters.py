@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_number
 
 _PICTURES = 3  # dimensions of a picture with its channels
 
@@ -33,7 +34,7 @@ def low_pass(images: Float[Tensor, "... height width"], cutoff: float) -> Float[
         >>> low_pass(2 + stripes, 0.5).unique().tolist()
         [2.0]
     """
-    if not 0 < cutoff <= 1:
+    if not is_number(cutoff) or not 0 < cutoff <= 1:
         raise ArgumentError(f"cutoff is a share of the highest frequency, above 0 to 1; got {cutoff}.")
     if images.ndim < _PICTURES - 1:
         raise ShapeError(f"A low-pass filter needs images with a height and a width; got {tuple(images.shape)}.")

@@ -9,8 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import is_number, is_whole
-from whence.invariants.api import certified, check_query, problem_of
+from whence._numbers import even_parts, is_number, is_whole
+from whence._progress import progress
+from whence.invariants.api import certified
+from whence.invariants.asking import check_query, problem_of
+from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Chain, draw
 from whence.invariants.problem import Problem, row_gradient
@@ -27,6 +30,7 @@ def guided(
     strength: float = 1.0,
     cutoff: float | None = None,
     seed: int = 0,
+    memory_budget: int = 2**30,
 ) -> InvariantSet:
     """Sample inputs near an invariant set in one pass through a chain (posterior sampling: Chung et al. 2023).
 
@@ -43,9 +47,10 @@ def guided(
         strength: How far a step is bent, in the state's own unit and per unit of the objective's distance.
         cutoff: As of `invariants`.
         seed: Of the noise.
+        memory_budget: Bytes that the graphs of samples guided together may take.
 
     Raises:
-        ArgumentError: If n, the strength or the cutoff is not what it must be.
+        ArgumentError: If n, the strength, the budget or the cutoff is not what it must be.
         ShapeError: If the query's shape is not the prior's.
         GradientError: If the objective has no gradient by its input.
     """
@@ -57,16 +62,20 @@ def guided(
     check_query(query, chain)
     problem = problem_of(objective, query, chain, cutoff=cutoff)
     noise = draw(chain, n, seed, device=query.device, dtype=query.dtype)
-    search, state = Search(noise), noise
-    for step in range(chain.steps):
-        state = _bent(problem, chain, state, step, strength)
+    search, ends, at_once = Search(noise), [], samples_at_once(problem, query, memory_budget)
+    with progress(f"guided samples of {objective.name}", n) as advance:
+        for part in even_parts(range(n), at_once):
+            state = noise[part.start : part.stop]
+            for step in range(chain.steps):
+                state = _bent(problem, chain, state, step, strength)
+            with torch.no_grad():
+                ends.append(chain.finish(state))
+            advance(len(part))
     everyone = search.rows()
     search.went_forward(everyone, chain)
     search.went_back(everyone, chain)
-    with torch.no_grad():
-        inputs = chain.finish(state)
     told = {"spread": float("nan"), "pool_evaluations": 0, "seed": seed, "seconds": time.perf_counter() - begun}
-    return certified(problem, query, search, inputs, told)
+    return certified(problem, query, search, torch.cat(ends), told, at_once)
 
 
 def _bent(problem: Problem, chain: Chain, state: Tensor, step: int, strength: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -15,6 +16,7 @@ from whence._errors import ArgumentError, LabelError, ShapeError
 from whence._numbers import is_number, is_whole
 from whence.datasets import call_model
 from whence.kernel.representations import activations
+from whence.provenance.network import evaluating
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TOLERANCE = 0.01  # EquiDiff, appendix .3.1
@@ -41,12 +43,14 @@ class Objective:
     do not depend on each other.
 
     Attributes:
-        function: From a batch of inputs to one or more numbers an input; never reduced over the batch.
+        function: From a batch of inputs to one or more numbers an input; never reduced over the batch. A module
+            answers in evaluation mode and is left in the mode that it was in.
         name: What it is called in results, such as ``"fc2.3"``.
         distance: How far each row of values is from the query's; the residual that is reported.
         tolerance: The distance up to which an input counts as an invariant, in the objective's own unit.
         stand_in: A function that takes the same value wherever that is above 0, and has a gradient also elsewhere, as
-            a number before its ReLU: searches for values above 0 follow it, certificates do not.
+            a number before its ReLU: searches follow it for those of the values that are to be above 0, certificates
+            do not.
 
     Raises:
         ArgumentError: If the tolerance is not above 0.
@@ -68,13 +72,13 @@ class Objective:
             raise ArgumentError(f"tolerance is a distance above 0; got {self.tolerance!r}.")
 
     def __call__(self, inputs: Tensor) -> Float[Tensor, "batch values"]:
-        """Return the values of inputs.
+        """Return the values of inputs, in the inputs' type and on their device.
 
         Raises:
             ArgumentError: If the function does not give floating-point numbers.
             ShapeError: If it does not give a row for each input.
         """
-        return self._rows(self.function(inputs), inputs)
+        return self._rows(self.function, inputs)
 
     def searched(self, inputs: Tensor) -> Float[Tensor, "batch values"]:
         """Return the values that a search follows: those of the stand-in, if there is one.
@@ -83,20 +87,37 @@ class Objective:
             ArgumentError: If the function does not give floating-point numbers.
             ShapeError: If it does not give a row for each input.
         """
-        return self._rows((self.stand_in or self.function)(inputs), inputs)
+        return self._rows(self.stand_in or self.function, inputs)
 
-    def _rows(self, values: Any, inputs: Tensor) -> Float[Tensor, "batch values"]:
+    def away(self, values: Float[Tensor, "batch values"], goal: Float[Tensor, " values"]) -> Float[Tensor, " batch"]:
+        """Return how far each row of values is from a goal, by the objective's own distance.
+
+        Raises:
+            ShapeError: If the distance does not give one number for each row.
+        """
+        found = self.distance(values, goal)
+        if not isinstance(found, Tensor) or tuple(found.shape) != (len(values),):
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ShapeError(
+                f"The distance of the objective {self.name} must return one number for each of {len(values)} rows of "
+                f"values, never reduced over the batch; got {given}."
+            )
+        return found
+
+    def _rows(self, function: Callable[[Any], Any], inputs: Tensor) -> Float[Tensor, "batch values"]:
+        with evaluating(function) if isinstance(function, nn.Module) else nullcontext():
+            values = function(inputs)
         if not isinstance(values, Tensor) or not values.is_floating_point():
             given = f"a tensor of {values.dtype}" if isinstance(values, Tensor) else f"{type(values).__name__}"
             raise ArgumentError(
                 f"The objective {self.name} must return a tensor of floating-point numbers; got {given}."
             )
-        if values.ndim == 0 or len(values) != len(inputs):
+        if values.ndim == 0 or len(values) != len(inputs) or not values[:1].numel():
             raise ShapeError(
-                f"The objective {self.name} must return one row for each of {len(inputs)} inputs, never reduced over "
-                f"the batch; got shape {tuple(values.shape)}."
+                f"The objective {self.name} must return one row for each of {len(inputs)} inputs, not empty and never "
+                f"reduced over the batch; got shape {tuple(values.shape)}."
             )
-        return values.reshape(len(inputs), -1)
+        return values.reshape(len(inputs), -1).to(inputs)
 
     def within(self, tolerance: float) -> Objective:
         """Return the same objective with another tolerance.
@@ -112,29 +133,59 @@ def frozen(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def logits(model: nn.Module, indices: Sequence[int] | None = None) -> Objective:
+def logits(model: nn.Module, indices: Sequence[int] | int | None = None) -> Objective:
     """Return the outputs of a model as an objective, all or some of them.
 
     Args:
-        model: Copied, in evaluation mode; later changes of it do not reach the objective.
+        model: Copied, in evaluation mode; later changes of it do not reach the objective. Outputs that are no tensor
+            are read by their ``logits``.
         indices: Of the outputs, from 0.
+
+    Raises:
+        ArgumentError: If indices are not one or more whole numbers.
     """
     return _outputs(model, indices, lambda out: out, "logit")
 
 
-def probabilities(model: nn.Module, indices: Sequence[int] | None = None) -> Objective:
-    """Return the softmax of a model's outputs as an objective, all or some of its probabilities."""
-    return _outputs(model, indices, lambda out: out.softmax(1), "probability")
+def probabilities(model: nn.Module, indices: Sequence[int] | int | None = None) -> Objective:
+    """Return the softmax of a model's outputs as an objective, all or some of its probabilities.
+
+    Args:
+        model: As of `logits`.
+        indices: Of the classes, from 0.
+
+    Raises:
+        ArgumentError: If indices are not one or more whole numbers.
+    """
+    return _outputs(model, indices, _softmax, "probability")
 
 
-def _outputs(model: nn.Module, indices: Sequence[int] | None, read: Callable[[Tensor], Tensor], word: str) -> Objective:
+def _softmax(out: Tensor) -> Tensor:
+    """Return probabilities.
+
+    Raises:
+        ShapeError: If the outputs are not of two or more classes: the softmax of one is 1 whatever the input.
+    """
+    if out.ndim < 2 or out.shape[1] < 2:
+        raise ShapeError(
+            f"Probabilities need the outputs of two or more classes; got shape {tuple(out.shape)}. Keep the output "
+            "itself: logits(model)."
+        )
+    return out.softmax(1)
+
+
+def _outputs(
+    model: nn.Module, indices: Sequence[int] | int | None, read: Callable[[Tensor], Tensor], word: str
+) -> Objective:
     known = frozen(model)
-    chosen = None if indices is None else torch.as_tensor(list(indices))
-    if chosen is not None and (not len(chosen) or chosen.is_floating_point()):
+    places = [indices] if isinstance(indices, int) else None if indices is None else list(indices)
+    if places is not None and not (places and all(map(is_whole, places))):
         raise ArgumentError(f"indices are one or more places of outputs; got {indices!r}.")
+    chosen = None if places is None else torch.as_tensor(places)
 
     def function(inputs: Any) -> Tensor:
-        found = read(call_model(known, inputs))
+        out = call_model(known, inputs)
+        found = read(getattr(out, "logits", out))
         if chosen is None:
             return found
         _check_index(int(chosen.max()), found.shape[1], f"{word} of {type(model).__name__}")
@@ -149,7 +200,8 @@ def _outputs(model: nn.Module, indices: Sequence[int] | None, read: Callable[[Te
 def neuron(model: nn.Module, layer: str, index: int | None = None, *, pooled: bool = False) -> Objective:
     """Return what a unit of a layer gives as an objective: one number, or its map over all places.
 
-    A unit is an output of a linear layer, a channel of a convolution, or a place of the width of tokens.
+    A unit is an output of a linear layer, a channel of a convolution over images (axis 1 of four or more), or a place
+    of the width of tokens (the last axis of fewer).
 
     Args:
         model: Copied, in evaluation mode.

@@ -12,6 +12,7 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
+from whence.invariants.memory import decoded_at_once
 from whence.invariants.priors.protocol import Prior, checked_latents, draw
 from whence.invariants.problem import Problem
 
@@ -43,6 +44,7 @@ def draw_pool(
     seed: int = 0,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    memory_budget: int = 2**30,
 ) -> Pool:
     """Draw a pool of a prior: once for all queries and objectives.
 
@@ -51,25 +53,29 @@ def draw_pool(
         size: How many draws.
         seed: Of the draws.
         device, dtype: Of the latents.
+        memory_budget: Bytes that draws decoded together may take; there are 256 of them at most.
 
     Raises:
-        ArgumentError: If the size is not a whole number above 0.
+        ArgumentError: If the size or the budget is not a whole number above 0.
     """
     if not is_whole(size) or size < 1:
         raise ArgumentError(f"A pool holds one or more draws; got size={size!r}.")
     latents = draw(prior, size, seed, device=device, dtype=dtype)
     parts: list[Tensor] = []
+    at_once = min(_AT_ONCE, decoded_at_once(prior, latents, memory_budget))
     with torch.no_grad(), progress("drawing from the prior", size) as advance:
-        for part in even_parts(range(size), _AT_ONCE):
+        for part in even_parts(range(size), at_once):
             parts.append(prior.decode(latents[part.start : part.stop]))
             advance(len(part))
     return Pool(latents, torch.cat(parts))
 
 
-def pool_values(pool: Pool, problem: Problem) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
+def pool_values(
+    pool: Pool, problem: Problem, at_once: int = _AT_ONCE
+) -> tuple[Float[Tensor, "draws values"], Float[Tensor, " draws"]]:
     """Return the values of a pool's draws, and how far a search has to go from each (root mean square)."""
     with torch.no_grad():
-        parts = even_parts(range(len(pool)), _AT_ONCE)
+        parts = even_parts(range(len(pool)), min(_AT_ONCE, at_once))
         found = [problem.measure(pool.inputs[part.start : part.stop]) for part in parts]
     return torch.cat([one.values for one in found]), torch.cat([one.residuals.square().mean(1).sqrt() for one in found])
 
@@ -82,7 +88,8 @@ def starts_of(
     Of the draws nearest in value, four times as many as are wanted, the nearest is taken first, then each time the one
     farthest from all taken. Draws exactly as far from the goal as others are on a plateau, as where a unit is silent:
     there is no gradient, however near the value, and they are left out if any others are there. If more are wanted
-    than there are draws to start from, these are taken again, moved by a tenth of their length at random.
+    than there are draws to start from, these are taken again, moved by a tenth of their length at random; attempts
+    after all draws were taken from begin with the nearest again, moved by half.
 
     Args:
         pool: The draws.
@@ -96,14 +103,21 @@ def starts_of(
     sloping = distances.isfinite() & ((counts[same] == 1) | (far == 0))
     order = far.argsort(stable=True)
     order = order[sloping[order]] if bool(sloping.any()) else order
-    order = order.roll(-attempt * CHOSEN_FROM * n)[: CHOSEN_FROM * n]
-    near = pool.latents[order]
+    passed = attempt * CHOSEN_FROM * n
+    random = torch.Generator().manual_seed(seed + attempt)
+    near = pool.latents[order.roll(-passed)[: CHOSEN_FROM * n]]
+    near = _moved(near, 0.5, random) if passed >= len(order) else near
     chosen = near[spread_out(near.flatten(1), min(n, len(near)))]
     if len(chosen) == n:
         return chosen
     again = near.repeat(-(-(n - len(chosen)) // len(near)), *[1] * (near.ndim - 1))[: n - len(chosen)]
-    noise = torch.randn(again.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(again)
-    return torch.cat([chosen, 0.99**0.5 * again + 0.1 * noise])  # 0.99 + 0.1² = 1: as long as the prior's draws
+    return torch.cat([chosen, _moved(again, 0.1, random)])
+
+
+def _moved(latents: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Return latents moved by a share of their length at random, as long in the mean as the prior's draws are."""
+    noise = torch.randn(latents.shape, generator=random, dtype=torch.float64).to(latents)
+    return (1 - share**2) ** 0.5 * latents + share * noise
 
 
 def spread_out(points: Float[Tensor, "some numbers"], n: int) -> Int[Tensor, " n"]:
@@ -116,11 +130,17 @@ def spread_out(points: Float[Tensor, "some numbers"], n: int) -> Int[Tensor, " n
     return chosen
 
 
-def checked_pool(pool: Pool, prior: Prior) -> Pool:
-    """Return a pool that was drawn from latents of a prior's shape.
+def checked_pool(pool: Pool, prior: Prior, like: Tensor) -> Pool:
+    """Return a pool that was drawn from latents of a prior's shape, in a query's type and on its device.
 
     Raises:
+        ArgumentError: If it holds no draws, or not an input of each.
         ShapeError: If its latents have another shape.
     """
+    if not len(pool) or len(pool.inputs) != len(pool):
+        raise ArgumentError(
+            f"A pool holds one or more draws, each with its input; got {len(pool)} latents and {len(pool.inputs)} "
+            "inputs. Draw one with draw_pool."
+        )
     checked_latents(pool.latents, prior.latent_shape)
-    return pool
+    return Pool(pool.latents.to(like), pool.inputs.to(like))

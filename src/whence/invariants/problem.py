@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -45,21 +46,18 @@ class Problem:
         """Return the values of inputs, filtered and not."""
         filtered = None if self.cutoff is None else low_pass(inputs, self.cutoff)
         values = self.objective(inputs)
-        followed = self.objective.searched(inputs) if self._stands_in(self.goal) else values
-        if filtered is None:
+        followed = self._followed(inputs, values, self.goal)
+        if filtered is None or self.filtered_goal is None:
             return Measured(self, values, None, followed, None)
         low = self.objective(filtered)
-        return Measured(
-            self,
-            values,
-            low,
-            followed,
-            self.objective.searched(filtered) if self._stands_in(self.filtered_goal) else low,
-        )
+        return Measured(self, values, low, followed, self._followed(filtered, low, self.filtered_goal))
 
-    def _stands_in(self, goal: Tensor | None) -> bool:
-        """Say whether the objective's stand-in takes a goal where the objective does."""
-        return self.objective.stand_in is not None and goal is not None and bool((goal > 0).all())
+    def _followed(self, inputs: Tensor, values: Tensor, goal: Tensor) -> Tensor:
+        """Return the objective's stand-in where it takes the goal as the objective does, above 0; else the values."""
+        above = goal > 0
+        if self.objective.stand_in is None or not bool(above.any()):
+            return values
+        return torch.where(above, self.objective.searched(inputs), values)
 
     def at(self, latents: Tensor) -> Measured:
         """Return the values of the inputs that latents stand for."""
@@ -96,14 +94,14 @@ class Measured:
     @property
     def distance(self) -> Float[Tensor, " some"]:
         """How far the values are from the query's, by the objective's own distance."""
-        return self.problem.objective.distance(self.values, self.problem.goal)
+        return self.problem.objective.away(self.values, self.problem.goal)
 
     @property
     def filtered_distance(self) -> Float[Tensor, " some"] | None:
         """How far the values of the filtered inputs are from the filtered query's."""
         if self.filtered is None or self.problem.filtered_goal is None:
             return None
-        return self.problem.objective.distance(self.filtered, self.problem.filtered_goal)
+        return self.problem.objective.away(self.filtered, self.problem.filtered_goal)
 
     @property
     def farther(self) -> Float[Tensor, " some"]:
@@ -115,6 +113,17 @@ class Measured:
     def solved(self) -> Bool[Tensor, " some"]:
         """Whether each is within the objective's tolerance, filtered and not."""
         return self.farther <= self.problem.objective.tolerance
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Return what was measured in parts as one."""
+    columns = (
+        [getattr(one, name) for one in parts] for name in ("values", "filtered", "followed", "followed_filtered")
+    )
+    values, filtered, followed, low = (None if some[0] is None else torch.cat(some) for some in columns)
+    assert values is not None
+    assert followed is not None
+    return Measured(parts[0].problem, values, filtered, followed, low)
 
 
 def linearised(
@@ -153,7 +162,7 @@ def row_gradient(problem: Problem, numbers: Float[Tensor, " some"], points: Tens
     if found is None:
         raise GradientError(
             f"The objective {problem.objective.name} has no gradient by its input. Take out what cuts it, such as "
-            "detach(), no_grad(), argmax or rounding, or take another objective."
+            "detach(), no_grad(), inference_mode(), argmax or rounding, or take another objective."
         )
     return found
 

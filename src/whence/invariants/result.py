@@ -62,8 +62,11 @@ class InvariantSet:
             ArgumentError: If there is no such sample.
         """
         places = np.asarray(rows)
-        places = places.nonzero()[0] if places.dtype == bool else places.astype(np.int64)
-        if places.ndim != 1 or (len(places) and not 0 <= places.min() <= places.max() < len(self)):
+        if places.dtype == bool and places.shape == (len(self),):
+            places = places.nonzero()[0]
+        places = places.astype(np.int64) if not places.size else places
+        inside = places.dtype.kind in "iu" and places.ndim == 1
+        if not inside or (len(places) and not 0 <= places.min() <= places.max() < len(self)):
             raise ArgumentError(f"Rows are places of {len(self)} samples, or a mask of them; got {rows!r}.")
         kept = torch.from_numpy(places).to(self.inputs.device)
         return replace(

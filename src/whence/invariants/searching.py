@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence._numbers import even_parts
-from whence.invariants.memory import samples_at_once
 from whence.invariants.problem import Problem
 from whence.invariants.solvers import Search, Solver, Status
 
@@ -27,12 +26,12 @@ class Limits:
     Attributes:
         restarts: How often a sample whose search ends in nothing begins again elsewhere.
         budget: Evaluations of the prior's network for each sample, over all its attempts.
-        memory: Bytes that the graphs of samples searched for together may take.
+        together: How many samples are searched for together.
     """
 
     restarts: int
     budget: float
-    memory: int
+    together: int
 
 
 def search_all(
@@ -46,22 +45,22 @@ def search_all(
     """
     whole = Search(starts(0))
     whole.notes["restarts"] = torch.zeros_like(whole.evaluations)
-    at_once = samples_at_once(problem, whole.latents, limits.memory)
     for attempt in range(limits.restarts + 1):
         failed = (whole.status != Status.SOLVED) & (whole.evaluations < limits.budget)
         rows = failed.nonzero()[:, 0]
         begun = whole.latents if attempt == 0 else starts(attempt) if len(rows) else whole.latents
-        for part in even_parts(range(len(rows)), at_once):
+        for part in even_parts(range(len(rows)), limits.together):
             some = rows[part.start : part.stop]
             if attempt:
                 told(-len(some))
             search = Search(begun[some], told, limits.budget - whole.evaluations[some], whole.places[some])
             whole.notes["restarts"][some] = float(attempt)
-            if _interrupted(problem, solver, search):
-                _take(whole, some, search, attempt)
-                whole.close(whole.rows(), Status.INTERRUPTED)
-                return whole
+            interrupted = _interrupted(problem, solver, search)
             _take(whole, some, search, attempt)
+            if interrupted:
+                whole.status[some[search.status == Status.INTERRUPTED]] = int(Status.INTERRUPTED)
+                whole.status[rows[part.stop :]] = int(Status.INTERRUPTED)  # whose attempt did not begin
+                return whole
     return whole
 
 

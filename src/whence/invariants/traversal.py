@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -74,11 +75,13 @@ def traverse(
         prior: Walk in the space of its latents; in that of inputs if left out.
         steps: At most so many.
         size: Of a step, as a share of the way that is left.
-        fall: Walk on one side only, as the paper: the value, one number, may rise as it likes and fall by this much
-            below the source's.
+        fall: Walk on one side only, as the paper: the value, one number, may be as far above the source's as it likes,
+            and steps go straight to the target while it is. Where one falls below, it goes along the level set and
+            back up to it; if that leads nowhere, it may stay below by this much.
 
     Raises:
-        ArgumentError: If steps or size is not what it must be, or ``fall`` is asked for of more than one value.
+        ArgumentError: If steps, size, ``fall``, source or target is not what it must be, or ``fall`` is asked for of
+            more than one value.
         ShapeError: If source and target have not the same shape, or not that of the prior's latents.
         GradientError: If the objective has no gradient by its input.
     """
@@ -90,10 +93,17 @@ def traverse(
             f"Source and target need the shape {tuple(space.latent_shape)}; got {tuple(source.shape)} and "
             f"{tuple(target.shape)}."
         )
+    if not bool(source.isfinite().all() and target.isfinite().all()):
+        raise ArgumentError(
+            "Source or target has numbers that are not finite. Give inputs that the network can answer."
+        )
+    if fall is not None and not (is_number(fall) and fall >= 0):
+        raise ArgumentError(f"`fall` is how far the value may fall, a number from 0; got {fall!r}.")
     with torch.no_grad():
         goal = objective(space.decode(source[None]))[0]
     if fall is not None and len(goal) != 1:
         raise ArgumentError(f"`fall` is for one value; {objective.name} has {len(goal)}.")
+    target = target.to(source)
     problem = Problem(objective, space, goal)
     at, path, length = source.detach(), [source.detach()], size
     for _ in range(steps):
@@ -109,26 +119,36 @@ def traverse(
 
 
 def _step(problem: Problem, at: Tensor, target: Tensor, length: float, fall: float | None) -> Tensor | None:
-    """Return where a step along the level set leads; None if the value does not stay."""
-    _, slopes = linearised(problem, at[None])
+    """Return where a step along the level set leads, nearer to the target; None if the value does not stay."""
     way = (target - at).flatten()[None] * length
-    flat = slopes.abs().amax() == 0
-    if fall is not None:
-        rising = float((slopes[0, 0] @ way[0]).detach()) >= 0
-        moved = way if flat or rising else tangent(slopes, way)
-        there = at + moved.reshape(at.shape)
-        with torch.no_grad():
-            value = problem.at(there[None]).values[0]
-        return there if bool(value >= problem.goal - fall) else None
-    moved = way if flat else tangent(slopes, way)
-    search = Search((at + moved.reshape(at.shape))[None])
-    GaussNewton(steps=20).solve(problem, search)
-    there = search.latents[0]
+    straight = at + way.reshape(at.shape)
+    if fall is not None and _above(problem, straight, 0.0) and _nearer(straight, at, target):
+        return straight
+    _, slopes = linearised(problem, at[None])
+    there = straight if slopes.abs().amax() == 0 else at + tangent(slopes, way).reshape(at.shape)
+    found = there if fall is not None and _above(problem, there, 0.0) else _returned(problem, there)
+    if found is not None and _nearer(found, at, target):
+        return found
+    return there if fall is not None and _above(problem, there, fall) and _nearer(there, at, target) else None
+
+
+def _above(problem: Problem, there: Tensor, fall: float) -> bool:
+    """Say whether the value has not fallen by more than it may."""
     with torch.no_grad():
-        near = bool(problem.at(there[None]).solved[0])
-    # A step back onto the level set that undoes the step leads nowhere.
-    gained = (target - at).norm() - (target - there).norm()
-    return there if near and bool(gained > 0) else None
+        return bool(problem.at(there[None]).values[0] >= problem.goal - fall)
+
+
+def _returned(problem: Problem, there: Tensor) -> Tensor | None:
+    """Return the point of the level set that Gauss-Newton finds from here, if it finds one."""
+    search = Search(there[None])
+    GaussNewton(steps=20).solve(problem, search)
+    with torch.no_grad():
+        return search.latents[0] if bool(problem.at(search.latents).solved[0]) else None
+
+
+def _nearer(there: Tensor, at: Tensor, target: Tensor) -> bool:
+    """Say whether a step leads nearer to the target: a way back onto the level set may undo it."""
+    return bool((target - there).norm() < (target - at).norm())
 
 
 def _told(problem: Problem, path: Tensor, target: Tensor) -> Traversal:
@@ -148,6 +168,7 @@ def triangle(
     prior: Prior | None = None,
     *,
     resolution: int = 10,
+    falls: Sequence[float] = (0.0, 0.1, 0.2, 0.3),
 ) -> xr.Dataset:
     """Return the values on the triangle between three invariants: do they hang together in a plane?
 
@@ -156,18 +177,24 @@ def triangle(
         corners: Three inputs, or latents if there is a prior.
         prior: Mix its latents; the inputs if left out.
         resolution: Parts of each side; 10 gives 66 points, the three corners among them (Balasubramanian et al. 2023).
+        falls: Distances from the level at which the shares are counted, in the objective's unit; the paper's, of
+            probabilities, if left out.
 
     Returns:
         Dims ``("point", "corner")``: ``weight`` of each corner; ``residual``, the distance from the first corner's
         values; ``inside``, whether that is within the objective's tolerance. ``side`` says which points lie on the
-        straight line between two corners.
+        straight line between two corners. By ``"fall"``: ``share``, of the points whose residual is at most so much;
+        of one value also ``share_above``, of the points whose value is at most so much below the first corner's,
+        however much above, as the paper counts. Both are 1 where the three hang together in the plane.
 
     Raises:
-        ArgumentError: If the resolution is no whole number above 0.
+        ArgumentError: If the resolution is no whole number above 0, or the falls are not numbers from 0.
         ShapeError: If there are not three corners.
     """
     if not is_whole(resolution) or resolution < 1:
         raise ArgumentError(f"resolution is how many parts a side has, 1 or more; got {resolution!r}.")
+    if not len(falls) or not all(is_number(fall) and fall >= 0 for fall in falls):
+        raise ArgumentError(f"falls are one or more distances from the level, from 0; got {falls!r}.")
     if len(corners) != 3:
         raise ShapeError(f"A triangle has three corners; got {len(corners)}.")
     parts = [(a, b, resolution - a - b) for a in range(resolution + 1) for b in range(resolution + 1 - a)]
@@ -178,10 +205,22 @@ def triangle(
         goal = objective(space.decode(corners[:1]))[0]
         measured = Problem(objective, space, goal).at(points)
     shares = weights.cpu().numpy()
+    at_most = torch.tensor(list(falls), dtype=torch.float64, device=points.device)
     data = {
         "weight": (("point", "corner"), shares),
         "residual": ("point", measured.distance.cpu().numpy()),
         "inside": ("point", measured.solved.cpu().numpy()),
         "side": ("point", np.isclose(shares, 0).any(1)),
+        "share": ("fall", _shares(measured.distance, at_most)),
     }
-    return xr.Dataset(data, attrs={"objective": objective.name, "tolerance": objective.tolerance})
+    if len(goal) == 1:
+        data["share_above"] = ("fall", _shares((goal - measured.values)[:, 0], at_most))
+    return xr.Dataset(
+        data, {"fall": list(falls)}, attrs={"objective": objective.name, "tolerance": objective.tolerance}
+    )
+
+
+def _shares(distances: Float[Tensor, " points"], at_most: Float[Tensor, " falls"]) -> Float[np.ndarray, " falls"]:
+    """Return which share of distances is at most each of some, to the rounding of their type."""
+    slack = torch.finfo(distances.dtype).eps * 8
+    return np.asarray((distances.double()[:, None] <= at_most + slack).double().mean(0).cpu())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -81,8 +83,24 @@ def recomputed(network: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return network(*inputs)
+    see = _SEEN_BY.get()
+    if see is not None:
+        see(network, *inputs)
     found: Tensor = checkpoint(network, *inputs, use_reentrant=False)
     return found
+
+
+_SEEN_BY: ContextVar[Callable[..., None] | None] = ContextVar("recomputed", default=None)
+
+
+@contextmanager
+def recomputations_seen(see: Callable[..., None]) -> Iterator[None]:
+    """Let each network that is called by `recomputed` be seen, with its inputs, while the block runs."""
+    token = _SEEN_BY.set(see)
+    try:
+        yield
+    finally:
+        _SEEN_BY.reset(token)
 
 
 def draw(

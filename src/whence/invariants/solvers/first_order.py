@@ -122,6 +122,11 @@ class FirstOrder:
 
     def __post_init__(self) -> None:
         _check_numbers(self, ("rate",))
+        if self.optimizer is torch.optim.LBFGS:
+            raise ArgumentError(
+                "L-BFGS mixes the numbers of all samples. Take an optimizer that acts on each number alone, such as "
+                "torch.optim.Adam, or GaussNewton."
+            )
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Step until each is solved."""

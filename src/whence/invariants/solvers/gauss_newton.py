@@ -58,6 +58,8 @@ class GaussNewton:
     pull: float = 0.0
 
     def __post_init__(self) -> None:
+        if not is_whole(self.patience) or self.patience < 1:
+            raise ArgumentError(f"patience is a number of steps, above 0; got {self.patience!r}.")
         if not is_whole(self.steps) or self.steps < 1 or not is_whole(self.sketch) or self.sketch < 2:
             raise ArgumentError(
                 f"steps is a whole number above 0 and sketch one from 2; got {self.steps!r} and {self.sketch!r}."
@@ -68,7 +70,17 @@ class GaussNewton:
             raise ArgumentError(f"pull is a share from 0 to 1; got {self.pull!r}.")
 
     def solve(self, problem: Problem, search: Search) -> None:
-        """Solve over the coarse priors, one after the other, then over the problem's own."""
+        """Solve over the coarse priors, one after the other, then over the problem's own.
+
+        Raises:
+            ArgumentError: If a coarse prior has latents of another shape.
+        """
+        shape = tuple(problem.prior.latent_shape)
+        for prior in self.coarse:
+            if tuple(prior.latent_shape) != shape:
+                raise ArgumentError(
+                    f"coarse are priors of the same latents, of shape {shape}; got one of {tuple(prior.latent_shape)}."
+                )
         for prior in (*self.coarse, problem.prior):
             search.reopen()
             _Walk(self, problem.over(prior), search).run()
