@@ -11,11 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from whence import cli
+from whence import as_examples, cli
+from whence._errors import ShapeError
 from whence.datasets import load_digits
 from whence.invariants import Relu, SparseAutoencoder, TrainedAutoencoder, load_invariants, logits, save_autoencoder
 from whence.invariants.priors import LatentFlow, Sizes
 from whence.invariants.priors.storage import save_prior
+from whence.report.asked import named_query
 from whence.report.demo import small_network
 
 MODEL = "whence.report.demo:small_network"
@@ -145,6 +147,52 @@ def test_an_image_of_another_size_is_refused() -> None:
 def test_a_file_that_is_no_image_is_refused() -> None:
     Path("query.png").write_text("no image")
     assert "query.png is not an image that can be read" in refused(MODEL, "--query", "query.png", "--unit", "logit.3")
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({1: torch.zeros(1)}, "odd.pt holds a dict, not a state dict. Give a .safetensors file, or what torch.save"),
+        ([1], "odd.pt holds a list, not a state dict."),
+        (small_network(), "it is no file of torch.save, or has more in it than tensors. Give a .safetensors file"),
+        ({"model": small_network().state_dict()}, "The weights of odd.pt are of another network: Error(s) in loading"),
+    ],
+    ids=["numbered", "list", "module", "wrapped"],
+)
+def test_weights_of_an_unknown_kind_are_refused_without_advice_to_run_them(held: object, message: str) -> None:
+    torch.save(held, "odd.pt")
+    told = refused(*DIGIT, "--unit", "logit.3", "--weights", "odd.pt")
+    assert message in told
+    assert "weights_only" not in told
+
+
+def test_weights_that_were_cut_short_are_refused() -> None:
+    torch.save(small_network().state_dict(), "short.pt")
+    Path("short.pt").write_bytes(Path("short.pt").read_bytes()[:900])
+    told = refused(*DIGIT, "--unit", "logit.3", "--weights", "short.pt")
+    assert "short.pt holds no weights that can be read: PytorchStreamReader failed" in told
+    assert "internal miniz error" not in told
+
+
+@pytest.mark.parametrize("mode", ["16 bits", "palette", "RGBA"])
+def test_an_image_of_another_mode_is_the_same_image(mode: str) -> None:
+    grey = (255 * load_digits("test")[17][0][0]).round().to(torch.uint8).numpy()
+    drawn = Image.fromarray(grey.astype("uint16") * 257) if mode == "16 bits" else Image.fromarray(grey)
+    (drawn.convert({"palette": "P", "RGBA": "RGBA"}[mode]) if mode != "16 bits" else drawn).save("query.png")
+    found = named_query("query.png", as_examples(load_digits("test")))
+    torch.testing.assert_close(found, load_digits("test")[17][0], atol=0.003, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
+def test_without_data_a_grey_image_has_one_channel(mode: str) -> None:
+    Image.new(mode, (8, 8)).save("query.png")
+    assert named_query("query.png", None).shape == (1, 8, 8)
+
+
+def test_an_image_is_no_query_of_a_table() -> None:
+    Image.new("L", (8, 8)).save("query.png")
+    with pytest.raises(ShapeError, match=r"query\.png is an image, and the inputs of the data have the shape \(7,\)"):
+        named_query("query.png", as_examples((torch.zeros(4, 7), torch.zeros(4))))
 
 
 def test_a_prior_of_another_shape_is_refused() -> None:
