@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,10 @@ def test_units_that_are_not_there_are_refused_with_the_names_that_are_near() -> 
     model.add_module("output", nn.Linear(4, 2))
     with pytest.raises(LabelError, match="hidden"):
         named_unit(model, "hiden.2")
+    with pytest.raises(LabelError, match=r"No unit 'logits\.1': .* names near it: logits?, .*logit\.NUMBER"):
+        named_unit(model, "logits.1")
+    with pytest.raises(LabelError, match=r"No unit '7': .* names near it: hidden, output\. Name LAYER"):
+        named_unit(model, "7")
     with pytest.raises(LabelError, match="No unit of hidden has the index 4; there are 4, from 0 to 3"):
         named_unit(model, "hidden.4")(torch.zeros(1, 3))
     with pytest.raises(LabelError, match="No logit of Sequential has the index 7; there are 2, from 0 to 1"):
@@ -339,6 +344,29 @@ def test_units_that_are_not_there_are_refused_with_the_names_that_are_near() -> 
         logits(model, [])
     with pytest.raises(ArgumentError, match=r"tolerance is a distance above 0; got 0\.0"):
         logits(model).within(0.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda out: {"logits": out}, r"Outputs gives a dict, which has no logit by number\. Name a layer"),
+        (lambda out: out[:, 0], r"Outputs gives a tensor of shape \(2,\), which has no logit by number"),
+    ],
+    ids=["a dict", "one number"],
+)
+def test_outputs_that_have_no_numbers_are_refused(function: Callable[[Tensor], Any], message: str) -> None:
+    class Outputs(nn.Module):
+        def forward(self, inputs: Tensor) -> Any:
+            return function(inputs)
+
+    with pytest.raises(ArgumentError, match=message):
+        logits(Outputs(), [0])(torch.zeros(2, 3))
+
+
+def test_a_query_without_a_finite_value_is_refused() -> None:
+    objective = Objective(lambda points: points.sum(1) * float("nan"), "nothing")
+    with pytest.raises(ArgumentError, match=r"The value of nothing on the query is not finite: \[nan\]\. Look to"):
+        invariants(objective, torch.zeros(2), Pixels(torch.zeros(2), torch.tensor(1.0)), 2, pool=4)
 
 
 def test_pixels_without_a_prior_are_searched_in_the_same_way() -> None:

@@ -227,6 +227,16 @@ def test_a_value_that_is_not_reached_says_how_near_and_shows_the_failures() -> N
     assert not load_invariants("set.zarr").solved.any()
 
 
+def test_whatever_a_network_s_own_code_raises_is_told_with_the_query_s_shape() -> None:
+    Path("picky.py").write_text(
+        "import torch\nclass Picky(torch.nn.Module):\n"
+        "    def forward(self, x):\n        raise ValueError('images of 8 only')\n"
+    )
+    Image.new("L", (9, 9)).save("query.png")
+    message = refused("picky:Picky", "--query", "query.png", "--unit", "logit.0", *FEW)
+    assert "cannot be called with the query, of shape (1, 9, 9): images of 8 only. Give an image of" in message
+
+
 def test_nothing_is_written_over() -> None:
     Path("set.zarr").mkdir()
     assert "Something stands at set.zarr already." in refused(*DIGIT, "--unit", "logit.3", *FEW, "--out", "set.zarr")

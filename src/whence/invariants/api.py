@@ -136,13 +136,19 @@ def problem_of(
     """Return the equations that inputs with a query's values solve.
 
     Raises:
-        ArgumentError: If the cutoff is not above 0, to 1, both it and a goal are given, or the goal is not finite.
+        ArgumentError: If the cutoff is not above 0, to 1, both it and a goal are given, or the goal, or the query's
+            value without one, is not finite.
         ShapeError: If the goal has another length than the objective's values.
     """
     with torch.no_grad():
         own = objective(query[None])[0]
         filtered = None if cutoff is None else objective(low_pass(query, cutoff)[None])[0]
     if goal is None:
+        if not bool(own.isfinite().all()):
+            raise ArgumentError(
+                f"The value of {objective.name} on the query is not finite: {own.tolist()[:5]}. Look to the network's "
+                "weights, or take another query."
+            )
         return Problem(objective, prior, own, filtered, cutoff)
     if cutoff is not None:
         raise ArgumentError("A filter needs what the query's filtered values are; with `goal` leave `cutoff` out.")

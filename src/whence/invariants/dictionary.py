@@ -49,7 +49,12 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled
         return found.mean(1, keepdim=True) if pooled else found
 
     def before(inputs: Any) -> Tensor:
-        return feature_values(read(inputs), autoencoder, index, before=True)
+        seen = read(inputs)
+        found = feature_values(seen, autoencoder, index, before=True)
+        if not pooled:
+            return found
+        mean = feature_values(seen, autoencoder, index).mean(1, keepdim=True)
+        return torch.where(mean > 0, mean, found.mean(1, keepdim=True))
 
     return Objective(function, f"feature {index} of {trained.layer}", stand_in=before)
 

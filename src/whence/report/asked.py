@@ -218,7 +218,8 @@ def named_query(spec: str, examples: Examples | None) -> Tensor:
     pixels = read_pixels(Path(spec), mode=_mode(Path(spec), like), size=None, name=spec).float() / 255
     if like is not None and like.ndim != pixels.ndim:
         raise ShapeError(
-            f"{spec} is an image, and the inputs of the data have the shape {tuple(like.shape)}. Give the id of an example."
+            f"{spec} is an image, and the inputs of the data have the shape {tuple(like.shape)}. Give the id of an "
+            "example."
         )
     if like is not None and pixels.shape != like.shape:
         raise ShapeError(

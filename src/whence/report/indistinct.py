@@ -209,11 +209,10 @@ def _verdict(found: InvariantSet, samples: Sequence[Sample], called: list[str] |
     )
     many = count(len(samples), "sample")
     if not solved:
-        nearest = float(np.nanmin(found.certificate.residual.values))
-        return (
-            f"None of {many} reached {what}: the nearest is {number(nearest)} away, and the tolerance is "
-            f"{number(attrs['tolerance'])}."
-        )
+        residuals = found.certificate.residual.values
+        known = residuals[np.isfinite(residuals)]
+        nearest = f"the nearest is {number(float(known.min()))} away" if len(known) else "none has a value to compare"
+        return f"None of {many} reached {what}: {nearest}, and the tolerance is {number(attrs['tolerance'])}."
     worst, spread = float(found.certificate.residual.values[found.solved].max()), float(attrs["spread"])
     closely = f", {number(worst / spread, 2)} of its spread over data" if spread > 0 else ""
     said = [f"{len(solved):,} of {many} take {what} that the query takes, to within {number(worst, 2)}{closely}."]

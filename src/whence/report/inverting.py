@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError, UnreachedError
+from whence._errors import ArgumentError, UnreachedError, WhenceError
 from whence._numbers import is_whole
 from whence.attribution import Attributor, Trained, as_trained
 from whence.audit.storage import refuse_existing
@@ -208,11 +208,14 @@ def check_call(objective: Objective, query: Tensor) -> None:
 
     Raises:
         ArgumentError: If it cannot.
+        WhenceError: As the objective raises it.
     """
     try:
         with torch.no_grad():
             objective(query[None])
-    except (RuntimeError, TypeError, IndexError) as error:
+    except WhenceError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
         raise ArgumentError(
             f"The network cannot be called with the query, of shape {tuple(query.shape)}: {error}. Give an image of "
             "the size and channels that it was trained on."
