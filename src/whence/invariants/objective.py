@@ -215,8 +215,9 @@ def named_unit(model: nn.Module, name: str, *, pooled: bool = False) -> Objectiv
         or [*filter(None, modules)][:3]
     )
     raise LabelError(
-        f"No unit {name!r}: {type(model).__name__} has no layer {wanted!r}; names near it: {', '.join(near)}. Name LAYER "
-        "or LAYER.NUMBER of dict(model.named_modules()), logits, logit.NUMBER, probabilities or probability.NUMBER."
+        f"No unit {name!r}: {type(model).__name__} has no layer {wanted!r}; names near it: {', '.join(near)}. Name "
+        "LAYER or LAYER.NUMBER of dict(model.named_modules()), logits, logit.NUMBER, probabilities or "
+        "probability.NUMBER."
     )
 
 
