@@ -363,6 +363,17 @@ def test_outputs_that_have_no_numbers_are_refused(function: Callable[[Tensor], A
         logits(Outputs(), [0])(torch.zeros(2, 3))
 
 
+def test_more_than_memory_holds_and_seeds_beyond_a_generator_s_are_refused() -> None:
+    prior, objective = Pixels(torch.zeros(64), torch.tensor(1.0)), Objective(lambda points: points.sum(1), "sum")
+    with pytest.raises(ArgumentError, match=r"1,000,000,000,000 samples do not fit into memory\. Ask for fewer"):
+        invariants(objective, torch.zeros(64), prior, 10**12, pool=4)
+    for many in (10**12, 10**18):
+        with pytest.raises(ArgumentError, match=r"0 draws do not fit into memory\. Ask for fewer"):
+            draw_pool(prior, many)
+    with pytest.raises(ArgumentError, match=r"seed is a whole number below 2\^63; got 1180591620717411303424"):
+        invariants(objective, torch.zeros(64), prior, 2, seed=2**70)
+
+
 def test_a_query_without_a_finite_value_is_refused() -> None:
     objective = Objective(lambda points: points.sum(1) * float("nan"), "nothing")
     with pytest.raises(ArgumentError, match=r"The value of nothing on the query is not finite: \[nan\]\. Look to"):

@@ -13,11 +13,12 @@ from typer.testing import CliRunner, Result
 
 from whence import as_examples, cli
 from whence._errors import ShapeError
-from whence.datasets import load_digits
+from whence.datasets import Images, load_digits
 from whence.invariants import Relu, SparseAutoencoder, TrainedAutoencoder, load_invariants, logits, save_autoencoder
-from whence.invariants.priors import LatentFlow, Sizes
+from whence.invariants.priors import Diffusion, LatentFlow, Sizes, draw
+from whence.invariants.priors import diffusion as module
 from whence.invariants.priors.storage import save_prior
-from whence.report.asked import named_query
+from whence.report.asked import named_prior, named_query
 from whence.report.demo import small_network
 
 MODEL = "whence.report.demo:small_network"
@@ -193,6 +194,29 @@ def test_an_image_is_no_query_of_a_table() -> None:
     Image.new("L", (8, 8)).save("query.png")
     with pytest.raises(ShapeError, match=r"query\.png is an image, and the inputs of the data have the shape \(7,\)"):
         named_query("query.png", as_examples((torch.zeros(4, 7), torch.zeros(4))))
+
+
+def test_a_model_folder_of_diffusers_is_a_prior_in_the_range_of_the_data() -> None:
+    diffusers = module.diffusers()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,),
+            norm_num_groups=2, add_attention=False, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        )  # fmt: skip
+    diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler()).save_pretrained("my model")
+    digits = as_examples(load_digits("train"))
+    prior = named_prior("my model", digits.batch([0])[0][0], digits)
+    assert isinstance(prior, Diffusion)
+    assert prior.bounds == (0.0, 1.0)
+    assert prior.with_steps(1).decode(draw(prior, 2, seed=0)).shape == (2, 1, 8, 8)
+    coloured = as_examples(
+        Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    )
+    prior = named_prior("my model", coloured.batch([0])[0][0], coloured)
+    assert isinstance(prior, Diffusion)
+    white = prior.finish(torch.ones(1, 3, 8, 8))
+    assert white[0, :, 0, 0].tolist() == pytest.approx([5, 3, 7 / 3])  # (1 - mean) / std
 
 
 def test_a_prior_of_another_shape_is_refused() -> None:

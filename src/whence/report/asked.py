@@ -172,7 +172,7 @@ def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:
         )
     if (Path(spec) / "model_index.json").is_file():
         scale = scale_of(examples, query)
-        return load_diffusion(spec, bounds=(float(scale.low.min()), float(scale.high.max())))
+        return load_diffusion(spec, bounds=(scale.low.flatten().tolist(), scale.high.flatten().tolist()))
     return load_prior(spec)
 
 
