@@ -218,7 +218,7 @@ def _ends(bounds: Bounds) -> tuple[Tensor, Tensor]:
     Raises:
         ArgumentError: If they are no numbers, or a greater one does not follow on each least one.
     """
-    low, high = ([one] if is_number(one) else list(one) for one in bounds)  # type: ignore[arg-type]
+    low, high = (list(one) if isinstance(one, Sequence) else [one] for one in bounds)
     whole = len(low) == len(high) and all(map(is_number, (*low, *high)))
     if not whole or any(map(ge, low, high)):
         raise ArgumentError(f"bounds are a least and a greater number, or such for each channel; got {bounds!r}.")
