@@ -60,6 +60,24 @@ def make_folder(path: Path) -> None:
         raise ArgumentError(f"{path} cannot be a folder: a file stands there. Choose another path.") from error
 
 
+def file_place(path: str | Path, example: str) -> Path:
+    """Return where a file is to be written; missing folders are made.
+
+    Args:
+        path: Where.
+        example: What to call a file in there, if the path is a folder.
+
+    Raises:
+        ArgumentError: If ``path`` is a folder, or a file stands where its folder would be.
+        DiskError: If its folder cannot be made.
+    """
+    place = Path(path)
+    make_folder(place.parent)
+    if place.is_dir():
+        raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / example}.")
+    return place
+
+
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:
     """Write a file under a temporary name in its folder, sync it, and rename it over ``path``.
 

@@ -65,6 +65,13 @@ def test_a_feature_of_a_layer_with_positions_is_reached_where_it_is_silent_at_so
     np.testing.assert_allclose(reached, objective(query[None]).expand_as(reached), atol=0.02)
 
 
+def test_a_mean_over_positions_is_followed_as_the_mean_where_it_is_above_zero(known: TrainedAutoencoder) -> None:
+    objective = feature(nn.Sequential(nn.Identity(), nn.Flatten()), known, 1, pooled=True)
+    places = torch.tensor([[[0.0, 4.0, 0.0], [0.0, -1.0, 0.0]], [[0.0, -4.0, 0.0], [0.0, -2.0, 0.0]]])
+    assert objective(places).tolist() == [[2.0], [0.0]]
+    assert objective.searched(places).tolist() == [[2.0], [-2.0]]
+
+
 @pytest.mark.parametrize("index", [3, -1])
 def test_a_feature_that_is_not_there_is_refused(model: nn.Module, known: TrainedAutoencoder, index: int) -> None:
     with pytest.raises(LabelError, match=r"No feature .*: the autoencoder has features 0 to 2\."):

@@ -180,6 +180,17 @@ def test_flows_foresee_the_end_and_walk_to_it() -> None:
     torch.testing.assert_close(prior.decode(draw(prior, 2, seed=0)), prior.finish(state))
 
 
+def test_each_channel_is_brought_to_its_own_range() -> None:
+    bounds = ((-2.0, 0.0), (2.0, 5.0))
+    prior = Diffusion(_Half("flow", None), scheduler("FlowMatchEuler"), (2, 4, 4), STEPS, bounds=bounds)
+    assert prior.bounds == (-2.0, 5.0)
+    images = prior.with_steps(2).decode(draw(prior, 1, seed=0))
+    torch.testing.assert_close(images[0, 0], torch.full((4, 4), 1.0))  # 0.5 of -1 to 1 is three quarters of the way
+    torch.testing.assert_close(images[0, 1], torch.full((4, 4), 3.75))
+    with pytest.raises(ArgumentError, match=r"bounds are a least and a greater number, or such for each channel"):
+        Diffusion(_Half("flow", None), scheduler("FlowMatchEuler"), (2, 4, 4), STEPS, bounds=((0.0,), (1.0, 2.0)))
+
+
 def test_nothing_is_clamped_and_your_scheduler_stays_as_it_is(unet: nn.Module) -> None:
     own = diffusers.DDIMScheduler(clip_sample=True, thresholding=True)
     prior = Diffusion(unet.train(), own, steps=2)
@@ -256,6 +267,34 @@ def test_folders_of_an_unknown_kind_are_refused_in_words(unet: nn.Module, tmp_pa
     (tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(DataError, match=r"unet cannot be read: .*Nothing is ever unpickled"):
         load_diffusion(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("unet/config.json", {"block_out_channels": "x"}, r"unet cannot be read: "),
+        ("unet/config.json", {"block_out_channels": [16]}, r"unet cannot be read: .* expected shape"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, r"scheduler cannot be read: x is not implemented"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, r"scheduler cannot be read: "),
+        ("model_index.json", {"scheduler": [None, None]}, r"a DDPMPipeline, without a scheduler"),
+        ("model_index.json", {"_class_name": None}, r"a list of parts without a kind, with neither a unet"),
+    ],
+)
+def test_settings_that_diffusers_does_not_know_are_refused_in_words(
+    file: str, change: dict[str, Any], message: str, unet: nn.Module, tmp_path: Path
+) -> None:
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    place = tmp_path / file
+    place.write_text(json.dumps({**json.loads(place.read_text()), **change}))
+    with pytest.raises(DataError, match=message):
+        load_diffusion(tmp_path)
+
+
+def test_a_part_that_a_pipeline_leaves_out_is_not_missed(unet: nn.Module, tmp_path: Path) -> None:
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "vae": [None, None]}))
+    assert load_diffusion(tmp_path).vae is None
 
 
 def test_what_makes_no_chain_is_refused_in_words(unet: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -462,6 +463,10 @@ def test_units_that_are_not_there_are_refused_with_the_names_that_are_near() -> 
     model.add_module("output", nn.Linear(4, 2))
     with pytest.raises(LabelError, match="hidden"):
         named_unit(model, "hiden.2")
+    with pytest.raises(LabelError, match=r"No unit 'logits\.1': .* names near it: logits?, .*logit\.NUMBER"):
+        named_unit(model, "logits.1")
+    with pytest.raises(LabelError, match=r"No unit '7': .* names near it: hidden, output\. Name LAYER"):
+        named_unit(model, "7")
     with pytest.raises(LabelError, match="No unit of hidden has the index 4; there are 4, from 0 to 3"):
         named_unit(model, "hidden.4")(torch.zeros(1, 3))
     with pytest.raises(LabelError, match="No logit of Sequential has the index 7; there are 2, from 0 to 1"):
@@ -472,6 +477,34 @@ def test_units_that_are_not_there_are_refused_with_the_names_that_are_near() -> 
         logits(model, [])
     with pytest.raises(ArgumentError, match=r"tolerance is a distance above 0; got 0\.0"):
         logits(model).within(0.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda out: {"logits": out}, r"Outputs gives a dict, which has no logit by number\. Name a layer"),
+        (lambda out: out[:, 0], r"Outputs gives a tensor of shape \(2,\), which has no logit by number"),
+    ],
+    ids=["a dict", "one number"],
+)
+def test_outputs_that_have_no_numbers_are_refused(function: Callable[[Tensor], Any], message: str) -> None:
+    class Outputs(nn.Module):
+        def forward(self, inputs: Tensor) -> Any:
+            return function(inputs)
+
+    with pytest.raises(ArgumentError, match=message):
+        logits(Outputs(), [0])(torch.zeros(2, 3))
+
+
+def test_more_than_memory_holds_and_seeds_beyond_a_generator_s_are_refused() -> None:
+    prior, objective = Pixels(torch.zeros(64), torch.tensor(1.0)), Objective(lambda points: points.sum(1), "sum")
+    with pytest.raises(ArgumentError, match=r"1,000,000,000,000 samples do not fit into memory\. Ask for fewer"):
+        invariants(objective, torch.zeros(64), prior, 10**12, pool=4)
+    for many in (10**12, 10**18):
+        with pytest.raises(ArgumentError, match=r"0 draws do not fit into memory\. Ask for fewer"):
+            draw_pool(prior, many)
+    with pytest.raises(ArgumentError, match=r"seed is a whole number below 2\^63; got 1180591620717411303424"):
+        invariants(objective, torch.zeros(64), prior, 2, seed=2**70)
 
 
 def test_pixels_without_a_prior_are_searched_in_the_same_way() -> None:

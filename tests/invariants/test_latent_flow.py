@@ -253,7 +253,7 @@ def test_data_that_no_prior_is_trained_on_is_refused_in_words(images: Tensor, tm
     [
         ({"latent": 0}, r"`latent` is a whole number, at least 1; got 0"),
         ({"flow_steps": 0}, r"`flow_steps` is a whole number, at least 1; got 0"),
-        ({"seed": -1}, r"`seed` is a whole number, at least 0; got -1"),
+        ({"seed": -1}, r"`seed` is a whole number, at least 0 and below 2\^32; got -1"),
         ({"rate": 0.0}, r"`rate` is above 0 and `divergence` at least 0; got 0\.0 and 0\.0"),
         ({"rule": "heun"}, r"rule is 'euler' or 'midpoint'; got 'heun'"),
         ({"steps": 0}, r"a whole number of steps, at least 1; got 0"),

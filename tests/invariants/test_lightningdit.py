@@ -309,6 +309,18 @@ def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
     torch.save(transformer_tensors(rope=False), extra)
     with pytest.raises(ArgumentError, match=r"how many heads .* model_type of LightningDiT-B, .*; got None"):
         load_lightningdit({}, extra, vae)
+    torch.save({"x_embedder.proj.weight": torch.zeros(2, 2)}, extra)
+    with pytest.raises(DataError, match=r"holds no LightningDiT: .*Supported are"):
+        load_lightningdit({}, extra, vae)
+    odd = decoder_tensors() | {"decoder.conv_out.weight": torch.zeros(3, 32)}
+    torch.save(odd, extra)
+    with pytest.raises(DataError, match=r"holds no decoder of a VA-VAE: "):
+        load_lightningdit({}, checkpoint, extra)
+    with pytest.raises(ArgumentError, match=r"num_sampling_steps of the configuration .*; got 'many'"):
+        load_lightningdit({"sample": {"num_sampling_steps": "many"}}, checkpoint, vae)
+    with pytest.raises(ArgumentError, match=r"sample of the configuration is of names and values; got 3"):
+        load_lightningdit({"sample": 3}, checkpoint, vae)
+    assert load_lightningdit({"sample": None}, checkpoint, vae).steps == 249
     with pytest.raises(ArgumentError, match=r"label is a class from 0 to 10; got 11"):
         load_lightningdit({}, checkpoint, vae, label=11)
     with pytest.raises(ArgumentError, match=r"shift and multiplier are numbers above 0; got -1 and 0\.18215"):

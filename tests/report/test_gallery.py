@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.report.making import DigitPrior, Reader, picture_case, read
+from tests.report.making import Case, DigitPrior, Reader, picture_case, read
 from whence._errors import ArgumentError, AuditError, UnreachedError
 from whence.attribution import NearestNeighbours, Trained, as_trained
 from whence.datasets import load_digits
 from whence.invariants import (
+    GaussNewton,
     InvariantSet,
     Objective,
     Relu,
@@ -209,6 +210,58 @@ def test_a_study_keeps_the_set_the_pictures_and_the_page(
         study_invariants(trained, objective, query, InvariantSettings(DigitPrior(), 5), out=tmp_path / "s.zarr")
 
 
+def test_a_study_names_the_most_telling_in_the_order_of_its_page(
+    objective: Objective, trained: Trained, tmp_path: Path
+) -> None:
+    path, settings = tmp_path / "g.html", InvariantSettings(DigitPrior(), 12, pool=64)
+    facts = study_invariants(trained, objective, load_digits("test")[17][0], settings, page=path)
+    names = re.findall(r'class="says"[^>]*>.*?<small>sample (\d+)</small>', path.read_text())
+    assert [int(one) for one in names][: len(facts["most_telling"])] == facts["most_telling"]
+    assert sorted(int(one) for one in names) == list(range(12))
+
+
+def test_a_certificate_of_filtered_samples_has_a_column_more(trained: Trained, objective: Objective) -> None:
+    query = load_digits("test")[17][0]
+    filtered = invariants(objective.within(1.0), query, DigitPrior(), 2, pool=64, cutoff=0.5)
+    panel = gallery(filtered, objective, trained).panel
+    assert panel.columns[3:6] == ("residual", "in spreads", "filtered residual")
+    assert panel.rows[0][5] == number(float(filtered.certificate.filtered_residual[panel.places[0]]), 2)
+    assert all(len(row) == len(panel.columns) for row in panel.rows)
+
+
+def test_places_that_nothing_could_be_written_to_are_refused_before_the_search(tmp_path: Path) -> None:
+    calls = []
+
+    def called(inputs: torch.Tensor) -> torch.Tensor:
+        calls.append(len(inputs))
+        return inputs.sum(1)
+
+    table = Pixels(torch.zeros(7), torch.tensor(1.0))
+    words: tuple[Any, ...] = (nn.Identity(), Objective(called, "sum"), torch.zeros(7), InvariantSettings(table, 2))
+    with pytest.raises(ArgumentError, match=r"is a folder; give the path of a file, such as .*invariants\.html"):
+        study_invariants(*words, page=tmp_path)
+    with pytest.raises(ArgumentError, match=r"Inputs of shape \(7,\) are no pictures: .* Leave the pictures out"):
+        study_invariants(*words, pictures=tmp_path / "p")
+    assert not calls
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return picture_case(tmp_path_factory.mktemp("case"))
+
+
+def test_an_interrupt_ends_the_searches_of_all_targets(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_solver: object, _problem: object, _search: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GaussNewton, "solve", stop)
+    settings = InvariantSettings(Pixels.of(case.run.examples), 3, pool=64)
+    path = write_report(case.run, case.audit, case.targets, tmp_path / "p.html", chosen=[0, 1, 2], invariants=settings)
+    assert path.read_text().count("The network cannot tell these from your image</h4>") == 1
+
+
 def test_a_page_that_is_a_folder_is_refused(
     found: InvariantSet, objective: Objective, trained: Trained, tmp_path: Path
 ) -> None:
@@ -216,8 +269,7 @@ def test_a_page_that_is_a_folder_is_refused(
         write_gallery(found, objective, trained, tmp_path)
 
 
-def test_a_report_shows_what_keeps_the_logit_of_the_predicted_class(tmp_path: Path) -> None:
-    case = picture_case(tmp_path)
+def test_a_report_shows_what_keeps_the_logit_of_the_predicted_class(case: Case, tmp_path: Path) -> None:
     settings = InvariantSettings(Pixels.of(case.run.examples), 3, limit=2, pool=64)
     path = write_report(case.run, case.audit, case.targets, tmp_path / "p.html", chosen=[0, 1, 2], invariants=settings)
     page, text = read(path), path.read_text()

@@ -11,11 +11,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from whence import cli
-from whence.datasets import load_digits
+from whence import as_examples, cli
+from whence._errors import ShapeError
+from whence.datasets import Images, load_digits
 from whence.invariants import Relu, SparseAutoencoder, TrainedAutoencoder, load_invariants, logits, save_autoencoder
-from whence.invariants.priors import LatentFlow, Sizes
+from whence.invariants.priors import Diffusion, LatentFlow, Sizes, draw
+from whence.invariants.priors import diffusion as module
 from whence.invariants.priors.storage import save_prior
+from whence.report.asked import named_prior, named_query
 from whence.report.demo import small_network
 
 MODEL = "whence.report.demo:small_network"
@@ -147,6 +150,75 @@ def test_a_file_that_is_no_image_is_refused() -> None:
     assert "query.png is not an image that can be read" in refused(MODEL, "--query", "query.png", "--unit", "logit.3")
 
 
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({1: torch.zeros(1)}, "odd.pt holds a dict, not a state dict. Give a .safetensors file, or what torch.save"),
+        ([1], "odd.pt holds a list, not a state dict."),
+        (small_network(), "it is no file of torch.save, or has more in it than tensors. Give a .safetensors file"),
+        ({"model": small_network().state_dict()}, "The weights of odd.pt are of another network: Error(s) in loading"),
+    ],
+    ids=["numbered", "list", "module", "wrapped"],
+)
+def test_weights_of_an_unknown_kind_are_refused_without_advice_to_run_them(held: object, message: str) -> None:
+    torch.save(held, "odd.pt")
+    told = refused(*DIGIT, "--unit", "logit.3", "--weights", "odd.pt")
+    assert message in told
+    assert "weights_only" not in told
+
+
+def test_weights_that_were_cut_short_are_refused() -> None:
+    torch.save(small_network().state_dict(), "short.pt")
+    Path("short.pt").write_bytes(Path("short.pt").read_bytes()[:900])
+    told = refused(*DIGIT, "--unit", "logit.3", "--weights", "short.pt")
+    assert "short.pt holds no weights that can be read: PytorchStreamReader failed" in told
+    assert "internal miniz error" not in told
+
+
+@pytest.mark.parametrize("mode", ["16 bits", "palette", "RGBA"])
+def test_an_image_of_another_mode_is_the_same_image(mode: str) -> None:
+    grey = (255 * load_digits("test")[17][0][0]).round().to(torch.uint8).numpy()
+    drawn = Image.fromarray(grey.astype("uint16") * 257) if mode == "16 bits" else Image.fromarray(grey)
+    (drawn.convert({"palette": "P", "RGBA": "RGBA"}[mode]) if mode != "16 bits" else drawn).save("query.png")
+    found = named_query("query.png", as_examples(load_digits("test")))
+    torch.testing.assert_close(found, load_digits("test")[17][0], atol=0.003, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
+def test_without_data_a_grey_image_has_one_channel(mode: str) -> None:
+    Image.new(mode, (8, 8)).save("query.png")
+    assert named_query("query.png", None).shape == (1, 8, 8)
+
+
+def test_an_image_is_no_query_of_a_table() -> None:
+    Image.new("L", (8, 8)).save("query.png")
+    with pytest.raises(ShapeError, match=r"query\.png is an image, and the inputs of the data have the shape \(7,\)"):
+        named_query("query.png", as_examples((torch.zeros(4, 7), torch.zeros(4))))
+
+
+def test_a_model_folder_of_diffusers_is_a_prior_in_the_range_of_the_data() -> None:
+    diffusers = module.diffusers()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DModel(
+            sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,),
+            norm_num_groups=2, add_attention=False, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+        )  # fmt: skip
+    diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler()).save_pretrained("my model")
+    digits = as_examples(load_digits("train"))
+    prior = named_prior("my model", digits.batch([0])[0][0], digits)
+    assert isinstance(prior, Diffusion)
+    assert prior.bounds == (0.0, 1.0)
+    assert prior.with_steps(1).decode(draw(prior, 2, seed=0)).shape == (2, 1, 8, 8)
+    coloured = as_examples(
+        Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
+    )
+    prior = named_prior("my model", coloured.batch([0])[0][0], coloured)
+    assert isinstance(prior, Diffusion)
+    white = prior.finish(torch.ones(1, 3, 8, 8))
+    assert white[0, :, 0, 0].tolist() == pytest.approx([5, 3, 7 / 3])  # (1 - mean) / std
+
+
 def test_a_prior_of_another_shape_is_refused() -> None:
     save_prior(LatentFlow(Sizes((1, 12, 12), latent=4, width=16, hidden=8)), Path("prior"), {})
     message = refused(*DIGIT, "--unit", "logit.3", "--prior", "prior", *FEW)
@@ -177,6 +249,16 @@ def test_a_value_that_is_not_reached_says_how_near_and_shows_the_failures() -> N
     assert "The prior's own draws go from " in message
     assert Path("invariants.html").read_text().count('<li class="unsolved">') == 2
     assert not load_invariants("set.zarr").solved.any()
+
+
+def test_whatever_a_network_s_own_code_raises_is_told_with_the_query_s_shape() -> None:
+    Path("picky.py").write_text(
+        "import torch\nclass Picky(torch.nn.Module):\n"
+        "    def forward(self, x):\n        raise ValueError('images of 8 only')\n"
+    )
+    Image.new("L", (9, 9)).save("query.png")
+    message = refused("picky:Picky", "--query", "query.png", "--unit", "logit.0", *FEW)
+    assert "cannot be called with the query, of shape (1, 9, 9): images of 8 only. Give an image of" in message
 
 
 def test_nothing_is_written_over() -> None:

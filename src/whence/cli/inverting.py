@@ -27,7 +27,10 @@ def invariants(
         str, typer.Argument(metavar="RUN_OR_MODEL", help="Folder of a recorded run, or package.module:factory.")
     ],
     unit: Annotated[
-        str, typer.Option(help="LAYER.NUMBER, LAYER, logit.NUMBER, logits, probability.NUMBER or feature.NUMBER.")
+        str,
+        typer.Option(
+            help="LAYER.NUMBER, LAYER, logit.NUMBER, logits, probability.NUMBER, probabilities or feature.NUMBER."
+        ),
     ],
     query: Annotated[str, typer.Option(help="An image file, or the id of one of --targets.")],
     model: Annotated[str | None, typer.Option(help="With a run: package.module:factory of its model.")] = None,
@@ -64,7 +67,7 @@ def invariants(
     as_json: Json = False,
 ) -> None:
     """Find other inputs on which a unit of a network takes the value that it takes on a query."""
-    with expected("nothing was kept"):
+    with expected("only what was written by then is kept"):
         from whence.invariants import load_autoencoder
         from whence.report import InvariantSettings, study_invariants
         from whence.report.asked import named_network, named_objective, named_prior, named_query, named_solver
@@ -98,6 +101,8 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
     """Return facts for a reader: the samples in short, the most telling ones named."""
     facts = {name: one for name, one in found.items() if name not in ("samples", "solved", "failures", "most_telling")}
     facts = {name: float(f"{one:.4g}") if isinstance(one, float) else one for name, one in facts.items()}
+    if isinstance(found["value"], list):
+        facts["value"] = f"{len(found['value'])} values"
     facts["solved"] = f"{found['solved']} of {len(found['samples'])}"
     if found["failures"]:
         facts["failures"] = found["failures"]

@@ -14,6 +14,8 @@ from whence._errors import DataError
 
 Mode = Literal["RGB", "L"]
 Size = tuple[int, int]
+_GREATEST = 2**16 - 1  # of 16 bits
+_STEPS = _GREATEST // 255  # of them to one of 8
 
 
 def read_pixels(content: bytes | Path, *, mode: Mode, size: Size | None, name: str) -> Tensor:
@@ -30,13 +32,23 @@ def read_pixels(content: bytes | Path, *, mode: Mode, size: Size | None, name: s
     """
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
-            image = opened.convert(mode)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            image = _eight_bits(opened).convert(mode)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{name} is not an image that can be read: {error}. Repair it or take it out.") from error
     if size is not None and (image.height, image.width) != size:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     array = np.array(image, dtype=np.uint8)
     return torch.from_numpy(array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image whose numbers end at 255: Pillow takes every greater one of 16 bits for white."""
+    if not image.mode.startswith("I"):
+        return image
+    numbers = np.asarray(image)
+    if numbers.min() < 0 or numbers.max() > _GREATEST:
+        raise ValueError(f"its numbers go from {numbers.min()} to {numbers.max()}, beyond 16 bits")
+    return Image.fromarray((numbers / _STEPS).round().astype(np.uint8))
 
 
 def check_sizes(sizes: Sequence[Size], names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from whence.invariants.asking import check_query, problem_of
 from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, starts_of
-from whence.invariants.priors.protocol import Prior, draw, evaluations, latent_quantile
+from whence.invariants.priors.protocol import Prior, draw, evaluations, fitting_memory, latent_quantile
 from whence.invariants.problem import Measured, Problem, joined
 from whence.invariants.result import InvariantSet, said
 from whence.invariants.searching import Limits, Starts, search_all
@@ -70,8 +70,9 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         memory_budget: Bytes that the graphs of samples searched for together may take, on the way back as well.
 
     Raises:
-        ArgumentError: If n, the cutoff, the goal or the query's range is not what it must be, the objective cannot be
-            called with the query, or its value there is no finite number.
+        ArgumentError: If n, the cutoff, the goal, the seed or the query's range is not what it must be, the objective
+            cannot be called with the query, its value there is no finite number, or memory does not hold so many
+            samples.
         ShapeError: If the query's shape is not the prior's, or the goal is of another length.
         GradientError: If the objective has no gradient by its input.
         UnreachedError: If no sample came within the tolerance; the error has them all as ``found`` and says how near
@@ -89,7 +90,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     spread, starts, cost = _begin(problem, known, n, seed, query, data, at_once)
     # A pool drawn for this call is paid by it; one that was handed in was paid for before.
     cost = 0 if isinstance(pool, Pool) else cost
-    with progress(f"invariants of {objective.name}", n) as advance:
+    with progress(f"invariants of {objective.name}", n) as advance, fitting_memory(n, "samples"):
         limits = Limits(restarts, budget, at_once)
         search = search_all(problem, starts, solver or GaussNewton(), limits, advance)
     inputs = _decoded(problem, search.latents, at_once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -95,7 +96,7 @@ class Objective:
         Raises:
             ShapeError: If the distance does not give one number for each row.
         """
-        found = self.distance(values, goal)
+        found: Any = self.distance(values, goal)
         if not isinstance(found, Tensor) or tuple(found.shape) != (len(values),):
             given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ShapeError(
@@ -185,7 +186,14 @@ def _outputs(
 
     def function(inputs: Any) -> Tensor:
         out = call_model(known, inputs)
-        found = read(getattr(out, "logits", out))
+        out = getattr(out, "logits", out)
+        if not isinstance(out, Tensor) or out.ndim < (1 if chosen is None and word == "logit" else 2):
+            told = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise ArgumentError(
+                f"{type(model).__name__} gives {told}, which has no {word} by number. Name a layer, or take an "
+                "`Objective` of a function of your own."
+            )
+        found = read(out)
         if chosen is None:
             return found
         _check_index(int(chosen.max()), found.shape[1], f"{word} of {type(model).__name__}")
@@ -253,7 +261,16 @@ def named_unit(model: nn.Module, name: str, *, pooled: bool = False) -> Objectiv
         return outputs[name](model)
     if index.isdecimal() and layer in ("logit", "probability"):
         return outputs[layer](model, [int(index)])
-    return neuron(model, layer if index.isdecimal() else name)  # which refuses it, with the names that are near
+    wanted = layer if index.isdecimal() and layer else name
+    near = (
+        difflib.get_close_matches(wanted, [*filter(None, modules), *outputs], cutoff=0.5)
+        or [*filter(None, modules)][:3]
+    )
+    raise LabelError(
+        f"No unit {name!r}: {type(model).__name__} has no layer {wanted!r}; names near it: {', '.join(near)}. Name "
+        "LAYER or LAYER.NUMBER of dict(model.named_modules()), logits, logit.NUMBER, probabilities or "
+        "probability.NUMBER."
+    )
 
 
 def channels_last(found: Tensor) -> Tensor:

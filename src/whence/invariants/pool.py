@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -117,7 +118,8 @@ def starts_of(
 def _moved(latents: Tensor, share: float, random: torch.Generator) -> Tensor:
     """Return latents moved by a share of their length at random, as long in the mean as the prior's draws are."""
     noise = torch.randn(latents.shape, generator=random, dtype=torch.float64).to(latents)
-    return (1 - share**2) ** 0.5 * latents + share * noise
+    moved: Tensor = latents * math.sqrt(1 - share**2) + share * noise
+    return moved
 
 
 def spread_out(points: Float[Tensor, "some numbers"], n: int) -> Int[Tensor, " n"]:

@@ -49,9 +49,15 @@ def _seen(model: nn.Module, module: nn.Module, entering: bool, inputs: Any) -> T
     finally:
         handle.remove()
     if len(found) != 1 or not isinstance(found[0], Tensor):
-        given = f"{len(found)} calls" if len(found) != 1 else f"an output of type {type(found[0]).__name__}"
+        given = (
+            f"was called {len(found)} times" if len(found) != 1 else f"{_gave(entering)} a {type(found[0]).__name__}"
+        )
         raise ArgumentError(
-            f"The layer {type(module).__name__} must be called once with a tensor to compare; there were {given}. "
-            "Name another layer."
+            f"The layer {type(module).__name__} must be called once with a tensor to compare; it {given}. Name another "
+            "layer."
         )
     return found[0]
+
+
+def _gave(entering: bool) -> str:
+    return "was given" if entering else "gave"

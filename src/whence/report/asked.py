@@ -46,6 +46,9 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "published": InfiniteOptimization,
 }
 _FEATURE = "feature."
+_SAVED = "Give a .safetensors file, or what torch.save wrote of model.state_dict()."
+_GREY = ("1", "L", "LA", "La", "I", "F")  # Pillow's modes of one brightness a pixel
+_TOLD = 200  # characters of what torch says of tensors that do not fit; it names every one of them
 
 
 def named_network(
@@ -92,18 +95,28 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     try:
         found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # whose own words tell how to run whatever the file holds
         raise DataError(
-            f"{path} holds no weights that can be read: {error}. Give a .safetensors file, or what torch.save wrote of "
-            "model.state_dict()."
+            f"{path} holds no weights that can be read: it is no file of torch.save, or has more in it than tensors. "
+            f"{_SAVED}"
         ) from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise DataError(f"{path} holds no weights that can be read: {_first_words(error)}. {_SAVED}") from error
     weights = found.get("state_dict", found) if isinstance(found, dict) else None
-    if not isinstance(weights, dict):
-        raise DataError(f"{path} holds a {type(found).__name__}, not a state dict. Save model.state_dict().")
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise DataError(f"{path} holds a {type(found).__name__}, not a state dict. {_SAVED}")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ArgumentError(f"The weights of {path} are of another network: {error}.") from error
+        raise ArgumentError(
+            f"The weights of {path} are of another network: {' '.join(str(error).split())[:_TOLD]} ... Give those of "
+            f"{type(network).__name__}."
+        ) from error
+
+
+def _first_words(error: Exception) -> str:
+    """Return what an error says, without the advice that comes after its first sentence."""
+    return str(error).split(". ", maxsplit=1)[0].strip().rstrip(".")
 
 
 def named_objective(
@@ -159,7 +172,7 @@ def named_prior(spec: str, query: Tensor, examples: Examples | None) -> Prior:
         )
     if (Path(spec) / "model_index.json").is_file():
         scale = scale_of(examples, query)
-        return load_diffusion(spec, bounds=(float(scale.low.min()), float(scale.high.max())))
+        return load_diffusion(spec, bounds=(scale.low.flatten().tolist(), scale.high.flatten().tolist()))
     return load_prior(spec)
 
 
@@ -203,6 +216,11 @@ def named_query(spec: str, examples: Examples | None) -> Tensor:
         )
     like = None if examples is None else _example(0, examples)
     pixels = read_pixels(Path(spec), mode=_mode(Path(spec), like), size=None, name=spec).float() / 255
+    if like is not None and like.ndim != pixels.ndim:
+        raise ShapeError(
+            f"{spec} is an image, and the inputs of the data have the shape {tuple(like.shape)}. Give the id of an "
+            "example."
+        )
     if like is not None and pixels.shape != like.shape:
         raise ShapeError(
             f"{spec} is an image of {_size(pixels)}, and the inputs of the data are of {_size(like)} (channels, "
@@ -246,7 +264,7 @@ def _mode(path: Path, like: Tensor | None) -> Any:
         return "L" if like.ndim == 3 and like.shape[0] == 1 else "RGB"
     try:
         with Image.open(path) as opened:
-            return "L" if opened.mode in ("1", "L", "I", "F", "I;16") else "RGB"
+            return "L" if opened.mode in _GREY or opened.mode.startswith("I;16") else "RGB"
     except OSError:
         return "RGB"  # reading it says what is wrong
 

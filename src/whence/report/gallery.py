@@ -10,8 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError
-from whence._files import make_folder, write_atomically
+from whence._files import file_place, write_atomically
 from whence.attribution import Attributor, RepresentationCos, Trained, as_trained, attribute, helpful
 from whence.audit.chunks import labels_of
 from whence.datasets import Examples
@@ -20,13 +19,14 @@ from whence.invariants.dictionary import shared_features
 from whence.invariants.ranking import Features
 from whence.report.figures import Figure, Rows
 from whence.report.gallery_plots import gallery_figures
-from whence.report.indistinct import COLUMNS, TELLING, Indistinct, answers_of, indistinct
+from whence.report.indistinct import TELLING, Indistinct, answers_of, indistinct
 from whence.report.pictures import Look, look
 from whence.report.scale import Scale, scale_of
 from whence.report.traced import Exemplar
 from whence.report.words import count, duration, label_name, number, percent
 from whence.runs import Run
 
+EXAMPLE = "invariants.html"
 _REAL = 512  # real inputs at most: that realism is judged by, and that features are counted on
 _FEATURES = 12  # shared features listed
 _NEAREST = 5
@@ -115,7 +115,7 @@ def gallery(  # noqa: PLR0913 - the page's parts, all but three by keyword
     trained = None if isinstance(source, nn.Module) else as_trained(source)
     model = source.eval() if isinstance(source, nn.Module) else as_trained(source).model
     examples = None if trained is None else trained.examples
-    real = None if examples is None else _real(examples, found)
+    real = real_inputs(examples, found)
     names = None if examples is None else examples.class_names
     known = scale or scale_of(examples, torch.cat([found.query[None], found.inputs]))
     panel = indistinct(found, model, names=names, scale=known, telling=telling, features=features, real=real)
@@ -128,7 +128,7 @@ def gallery(  # noqa: PLR0913 - the page's parts, all but three by keyword
         "query. What differs between them and the query, this part of the network does not see.",
         _facts(found),
         panel,
-        COLUMNS,
+        panel.columns,
         gallery_figures(objective, found, draws),
         nearest,
         measure,
@@ -161,10 +161,7 @@ def write_gallery(
     """
     from whence.report.html import render_gallery
 
-    place = Path(path)
-    make_folder(place.parent)
-    if place.is_dir():
-        raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'invariants.html'}.")
+    place = file_place(path, EXAMPLE)
     write_atomically(place, render_gallery(gallery(found, objective, source, **parts)).encode("utf-8"))
     return place
 
@@ -185,8 +182,10 @@ def _facts(found: InvariantSet) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in facts if value)
 
 
-def _real(examples: Examples, found: InvariantSet) -> Tensor | None:
-    """Return some real inputs, evenly spaced; None if they are not of the query's shape, or too few."""
+def real_inputs(examples: Examples | None, found: InvariantSet) -> Tensor | None:
+    """Return some real inputs, evenly spaced; None without data, or if they are few or not of the query's shape."""
+    if examples is None:
+        return None
     many = min(_REAL, len(examples))
     rows = [place * len(examples) // many for place in range(many)]
     inputs = examples.batch(rows)[0]

@@ -19,6 +19,7 @@ from whence.report.scale import Scale, scale_of
 from whence.report.words import count, label_name, listing, number, percent
 
 TELLING = 8
+_COST = "evaluations"
 _UNUSUAL = 0.01  # share of the prior's draws at either end, beyond which a latent is called unusual
 _ENDED = {
     "solved": "solved",
@@ -29,7 +30,6 @@ _ENDED = {
     "lost": "lost: the latent grew beyond all numbers",
     "missed": "stopped short of the tolerance",
 }
-COLUMNS = ("sample", "answer", "value", "residual", "in spreads", "latent quantile", "status", "evaluations")
 
 
 @final
@@ -89,6 +89,12 @@ class Indistinct:
     samples: tuple[Sample, ...]
     telling: int
     places: tuple[int, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Heads of the table of all samples."""
+        proof = (name for name, _ in self.samples[0].certificate)
+        return ("sample", "answer", "value", *("latent quantile" if one == "quantile" else one for one in proof), _COST)
 
     @property
     def rows(self) -> Rows:
@@ -181,7 +187,7 @@ class _Shown:
         value = _value(told["value"].values.tolist())
         evaluations = f"{float(told.evaluations):,.0f}"
         name = f"sample {row}"
-        cells = (value, *(said for name, said in known if name != "filtered residual"), evaluations)
+        cells = (value, *(said for _, said in known), evaluations)
         return self._made(row + 1, f"{self.key}-{row}", name, value, known, bool(told.solved), cells)
 
     def _made(
@@ -209,11 +215,10 @@ def _verdict(found: InvariantSet, samples: Sequence[Sample], called: list[str] |
     )
     many = count(len(samples), "sample")
     if not solved:
-        nearest = float(np.nanmin(found.certificate.residual.values))
-        return (
-            f"None of {many} reached {what}: the nearest is {number(nearest)} away, and the tolerance is "
-            f"{number(attrs['tolerance'])}."
-        )
+        residuals = found.certificate.residual.values
+        known = residuals[np.isfinite(residuals)]
+        nearest = f"the nearest is {number(float(known.min()))} away" if len(known) else "none has a value to compare"
+        return f"None of {many} reached {what}: {nearest}, and the tolerance is {number(attrs['tolerance'])}."
     worst, spread = float(found.certificate.residual.values[found.solved].max()), float(attrs["spread"])
     closely = f", {number(worst / spread, 2)} of its spread over data" if spread > 0 else ""
     said = [f"{len(solved):,} of {many} take {what} that the query takes, to within {number(worst, 2)}{closely}."]

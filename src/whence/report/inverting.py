@@ -9,7 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError, UnreachedError
+from whence._errors import ArgumentError, UnreachedError, WhenceError
+from whence._files import file_place
 from whence._numbers import is_whole
 from whence.attribution import Attributor, Trained, as_trained
 from whence.audit.storage import refuse_existing
@@ -28,10 +29,12 @@ from whence.invariants import (
 )
 from whence.invariants.objective import TOLERANCE
 from whence.invariants.ranking import most_telling
+from whence.invariants.result import said
+from whence.invariants.solvers import Status
 from whence.report.explain import Explanation
-from whence.report.gallery import write_gallery
+from whence.report.gallery import EXAMPLE, real_inputs, write_gallery
 from whence.report.indistinct import answers_of, indistinct
-from whence.report.scale import Scale, draw_inputs, scale_of
+from whence.report.scale import Scale, draw_inputs, refuse_no_picture, scale_of
 from whence.runs import Run
 
 _DRAWS = 256  # of the prior, whose spectrum a page shows
@@ -127,17 +130,16 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
         Where things are, and what was found, by name; ``"samples"`` has a row for each.
 
     Raises:
-        ArgumentError: If the network cannot be called with the query, or it does not go with the prior.
+        ArgumentError: If the network cannot be called with the query, it does not go with the prior or is no picture
+            that could be drawn, or ``page`` is a folder.
         ShapeError: If the query's shape is not the prior's.
         GradientError: If the objective has no gradient by its input.
-        AuditError: If something stands at ``out`` or ``pictures``.
+        AuditError: If something stands at ``out`` or ``pictures``; nothing is searched for then.
         DiskError: If the disk is full or refuses to write.
         UnreachedError: If no sample is solved.
     """
     places = {"set": out, "pictures": pictures, "page": page}
-    for name in ("set", "pictures"):
-        if places[name] is not None:
-            refuse_existing(Path(str(places[name])))
+    _refuse(out, pictures, page, query)
     check_call(objective, query)
     trained = None if isinstance(source, nn.Module) else as_trained(source)
     pool = draw_pool(settings.prior, settings.pool, seed=settings.seed, device=query.device, dtype=query.dtype)
@@ -160,13 +162,27 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
         raise unreached
     model = source.eval() if isinstance(source, nn.Module) else as_trained(source).model
     kept = {name: Path(one).resolve() for name, one in places.items() if one is not None}
-    return {**kept, **_facts(found, model)}
+    real = real_inputs(None if trained is None else trained.examples, found)
+    return {**kept, **_facts(found, model, real)}
+
+
+def _refuse(out: str | Path | None, pictures: str | Path | None, page: str | Path | None, query: Tensor) -> None:
+    """Refuse, before the search, places where nothing could be written after it."""
+    for place in (out, pictures):
+        if place is not None:
+            refuse_existing(Path(place))
+    if pictures is not None:
+        refuse_no_picture(query)
+    if page is not None:
+        file_place(page, EXAMPLE)
 
 
 def with_invariants(
     run: Run, targets: Examples, explanations: tuple[Explanation, ...], settings: InvariantSettings
 ) -> tuple[Explanation, ...]:
     """Return explanations with inputs that the network answers as it does the target: of the predicted class's logit.
+
+    An interrupt from the keyboard ends all searches; what was found so far is shown.
 
     Args:
         run: The run, at its end.
@@ -195,12 +211,15 @@ def with_invariants(
             found = settings.search(objective, inputs[place], pool, run.examples)
         except UnreachedError as error:
             found = error.found
+        stopped = bool((found.certificate.status == said(Status.INTERRUPTED)).any())
         scale = _scale(run.examples, found, settings.prior)
         panel = indistinct(
             found, model, names=names, scale=scale, telling=settings.samples, key=f"{one.key}-indistinct"
         )
         shown.append(replace(one, indistinct=panel))
-    return (*shown, *explanations[settings.limit :])
+        if stopped:
+            break
+    return (*shown, *explanations[len(shown) :])
 
 
 def check_call(objective: Objective, query: Tensor) -> None:
@@ -208,11 +227,14 @@ def check_call(objective: Objective, query: Tensor) -> None:
 
     Raises:
         ArgumentError: If it cannot.
+        WhenceError: As the objective raises it.
     """
     try:
         with torch.no_grad():
             objective(query[None])
-    except (RuntimeError, TypeError, IndexError) as error:
+    except WhenceError:
+        raise
+    except Exception as error:  # whatever the network's own code raises
         raise ArgumentError(
             f"The network cannot be called with the query, of shape {tuple(query.shape)}: {error}. Give an image of "
             "the size and channels that it was trained on."
@@ -224,8 +246,8 @@ def _scale(examples: Examples | None, found: InvariantSet, prior: Prior) -> Scal
     return scale_of(examples, inputs, getattr(prior, "bounds", None))
 
 
-def _facts(found: InvariantSet, model: nn.Module) -> dict[str, Any]:
-    """Return what was found, as JSON's types."""
+def _facts(found: InvariantSet, model: nn.Module, real: Tensor | None) -> dict[str, Any]:
+    """Return what was found, as JSON's types; the most telling in the order of the page."""
     told, certificate = found.summary(), found.certificate
     answers = answers_of(model, torch.cat([found.query[None], found.inputs]))
     rows = []
@@ -244,4 +266,4 @@ def _facts(found: InvariantSet, model: nn.Module) -> dict[str, Any]:
         )
     value = certificate.attrs["goal"]
     told["value"] = value[0] if len(value) == 1 else value
-    return {**told, "most_telling": most_telling(found).tolist(), "samples": rows}
+    return {**told, "most_telling": most_telling(found, real=real).tolist(), "samples": rows}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from whence._errors import ArgumentError
-from whence._files import make_folder, write_atomically
+from whence._files import file_place, write_atomically
 from whence.adversarial import Study
 from whence.attribution import Attributor, as_trained, attribute
 from whence.audit import Audit
@@ -159,10 +159,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     """
     from whence.report.html import render
 
-    place = Path(path)
-    make_folder(place.parent)
-    if place.is_dir():
-        raise ArgumentError(f"{place} is a folder; give the path of a file, such as {place / 'report.html'}.")
+    place = file_place(path, "report.html")
     examples = as_examples(targets)
     page = make_page(
         run,

@@ -36,7 +36,7 @@ class Scale:
 
     def pixels(self, view: Tensor) -> np.ndarray | None:
         """Return one input as bytes, (height, width) or (height, width, 3); None if it is no picture."""
-        if view.ndim != 3 or view.shape[0] not in (1, 3) or min(view.shape[1:]) < _SIDE:
+        if not _is_picture(view):
             return None
         low, high = self.low.to(view), self.high.to(view)
         return picture((((view - low) / (high - low)).clamp(0, 1) * 255).round())
@@ -72,6 +72,23 @@ def scale_of(
     return Scale(torch.tensor(low), torch.tensor(high if high > low else low + 1))
 
 
+def refuse_no_picture(view: Tensor) -> None:
+    """Check that an input can be drawn.
+
+    Raises:
+        ArgumentError: If it is no picture.
+    """
+    if not _is_picture(view):
+        raise ArgumentError(
+            f"Inputs of shape {tuple(view.shape)} are no pictures: they need 1 or 3 channels, and sides of at least "
+            f"{_SIDE}. Leave the pictures out."
+        )
+
+
+def _is_picture(view: Tensor) -> bool:
+    return view.ndim == 3 and view.shape[0] in (1, 3) and min(view.shape[1:]) >= _SIDE
+
+
 def draw_inputs(inputs: Float[Tensor, "some *input"], names: list[str], folder: str | Path, scale: Scale) -> list[Path]:
     """Write each input as a PNG of its own size.
 
@@ -89,12 +106,8 @@ def draw_inputs(inputs: Float[Tensor, "some *input"], names: list[str], folder: 
         DiskError: If the disk is full or refuses to write.
     """
     place, files = Path(folder), []
+    refuse_no_picture(inputs[0])
     drawn = [scale.pixels(one) for one in inputs]
-    if any(one is None for one in drawn):
-        raise ArgumentError(
-            f"Inputs of shape {tuple(inputs.shape[1:])} are no pictures: they need 1 or 3 channels, and sides of at "
-            f"least {_SIDE}. Leave the pictures out."
-        )
     make_folder(place)
     for name, pixels in zip(names, drawn, strict=True):
         if pixels is not None:

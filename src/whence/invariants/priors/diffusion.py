@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import ge
 from typing import Any, final
 
 import torch
@@ -21,6 +22,7 @@ from whence.invariants.priors.latent_flow import checked_steps
 from whence.invariants.priors.protocol import checked_latents, checked_shape, recomputed
 
 EXTRA = "invariants"
+Bounds = tuple[float | Sequence[float], float | Sequence[float]]
 _CUT = {"clip_sample": False, "thresholding": False}
 _NEEDED = ("set_timesteps", "step")
 
@@ -44,7 +46,7 @@ class Diffusion:
         steps: As the scheduler counts inference steps; some call the model more often, see ``evaluations``.
         vae: Decodes latents to images, such as ``AutoencoderKL``; None if the model makes pixels.
         label: The class to tell a conditional model: its null class (for DiT known if left out).
-        bounds: The range that the images' -1 to 1 is brought to; images may go beyond it, none is clamped.
+        bounds: What the images' -1 to 1 is brought to, for all channels or each; none is clamped to it.
         seed: Of the noise that a stochastic scheduler adds.
 
     Raises:
@@ -62,14 +64,12 @@ class Diffusion:
         *,
         vae: Any = None,
         label: int | None = None,
-        bounds: tuple[float, float] = (-1.0, 1.0),
+        bounds: Bounds = (-1.0, 1.0),
         seed: int = 0,
     ) -> None:
-        if not all(map(is_number, bounds)) or bounds[0] >= bounds[1]:
-            raise ArgumentError(f"bounds are a least and a greater number; got {bounds!r}.")
         if not is_whole(seed) or seed < 0:
             raise ArgumentError(f"seed is a whole number, at least 0; got {seed!r}.")
-        self.model, self.bounds, self.seed = model.eval(), bounds, seed
+        self.model, self.seed, self._bounds, (self._low, self._high) = model.eval(), seed, bounds, _ends(bounds)
         self.vae: Any = None if vae is None else vae.eval()
         self._scheduler = _uncut(scheduler)
         self._inference_steps = checked_steps(steps)
@@ -82,6 +82,11 @@ class Diffusion:
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of one latent."""
         return self._shape
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest end of a channel's range."""
+        return float(self._low.min()), float(self._high.max())
 
     @property
     def steps(self) -> int:
@@ -100,7 +105,7 @@ class Diffusion:
             ArgumentError: If the number is not whole and above 0.
         """
         return Diffusion(
-            self.model, self._scheduler, self._shape, steps, vae=self.vae, label=self._label, bounds=self.bounds,
+            self.model, self._scheduler, self._shape, steps, vae=self.vae, label=self._label, bounds=self._bounds,
             seed=self.seed,
         )  # fmt: skip
 
@@ -148,8 +153,10 @@ class Diffusion:
             own = end.to(next(self.vae.parameters()).dtype) / getattr(config, "scaling_factor", 1.0)
             shift = getattr(config, "shift_factor", None)
             images = self.vae.decode(own if shift is None else own + shift).sample.to(end.dtype)
-        low, high = self.bounds
-        return images if (low, high) == (-1, 1) else low + (high - low) * (images + 1) / 2
+        if self._bounds == (-1, 1):
+            return images
+        low, high = self._low.to(images), self._high.to(images)
+        return low + (high - low) * (images + 1) / 2
 
     def _begun(self, latents: Tensor) -> _Walk:
         self.model.eval()
@@ -203,6 +210,20 @@ class _Walk:
             result = self.scheduler.step(prediction, self.times[self.done], state, **self._noise)
         self.done += 1
         return result
+
+
+def _ends(bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """Return the ends of ranges, (channels or 1, 1, 1).
+
+    Raises:
+        ArgumentError: If they are no numbers, or a greater one does not follow on each least one.
+    """
+    low, high = (list(one) if isinstance(one, Sequence) else [one] for one in bounds)
+    whole = len(low) == len(high) and all(map(is_number, (*low, *high)))
+    if not whole or any(map(ge, low, high)):
+        raise ArgumentError(f"bounds are a least and a greater number, or such for each channel; got {bounds!r}.")
+    least, most = torch.tensor([low, high], dtype=torch.float64)[..., None, None]
+    return least, most
 
 
 def _uncut(scheduler: Any) -> Any:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, DataError
 from whence._extras import require
+from whence._numbers import is_whole
 from whence.invariants.priors.lightning_decoder import decoder_of
 from whence.invariants.priors.lightning_flow import LightningFlow
 from whence.invariants.priors.lightning_networks import LightningTransformer, TransformerSizes
 
 STATISTICS = "latents_stats.pt"
+_OTHER = (KeyError, RuntimeError, ValueError, IndexError, ZeroDivisionError)  # of tensors that are another network's
 _HEADS = {"B": 12, "L": 16, "XL": 16, "1p0B": 24, "1p6B": 28}  # of the published sizes
 
 
@@ -51,23 +53,26 @@ def load_lightningdit(
         ArgumentError: If the configuration lacks what is needed, or a number is not what it must be.
         MissingExtraError: If a YAML file is given and PyYAML is not installed.
     """
-    told, places = _configuration(config)
+    found, places = _configuration(config)
+    told = _sections(found)
     tensors, coder = _tensors(Path(checkpoint)), _tensors(Path(vae_checkpoint))
     transformer = _transformer(tensors, told, Path(checkpoint))
     try:
         decoder = decoder_of(coder)
-    except (KeyError, RuntimeError) as error:
+    except _OTHER as error:
         raise DataError(f"{vae_checkpoint} holds no decoder of a VA-VAE: {error}. Give its published file.") from error
     mean, deviation = _statistics(told, statistics, [*places, Path(checkpoint).parent], transformer.sizes.channels)
-    sample = told.get("sample", {})
+    sample, times = told["sample"], told["sample"].get("num_sampling_steps", 250)
+    if not is_whole(times) or times < 1:
+        raise ArgumentError(f"num_sampling_steps of the configuration is a whole number above 0; got {times!r}.")
     prior = LightningFlow(
         transformer,
         decoder,
         mean,
         deviation,
-        multiplier=told.get("data", {}).get("latent_multiplier", 0.18215),  # what the published code takes for none
+        multiplier=told["data"].get("latent_multiplier", 0.18215),  # what the published code takes for none
         label=label,
-        steps=max(1, sample.get("num_sampling_steps", 250) - 1) if steps is None else steps,
+        steps=max(1, times - 1) if steps is None else steps,
         shift=sample.get("timestep_shift", 0) or 1.0,
     )
     return prior.eval().requires_grad_(False)
@@ -93,6 +98,19 @@ def _configuration(config: Mapping[str, Any] | str | Path) -> tuple[Mapping[str,
     if not isinstance(found, Mapping):
         raise DataError(f"{files[0]} holds no configuration of names and values. Give the published YAML file.")
     return found, [files[0].parent]
+
+
+def _sections(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the parts of a configuration that tell of the prior, empty ones where it has none.
+
+    Raises:
+        ArgumentError: If one is not of names and values.
+    """
+    told = {name: found.get(name) or {} for name in ("data", "model", "sample")}
+    for name, one in told.items():
+        if not isinstance(one, Mapping):
+            raise ArgumentError(f"{name} of the configuration is of names and values; got {one!r}.")
+    return told
 
 
 def _tensors(place: Path) -> dict[str, Tensor]:
@@ -124,13 +142,16 @@ def _transformer(tensors: Mapping[str, Tensor], told: Mapping[str, Any], place: 
 
     Raises:
         DataError: If they are of another architecture.
+        ArgumentError: If nothing tells how many heads its attention has.
     """
     try:
         sizes = _sizes(tensors, told)
         with torch.device("meta"):
             found = LightningTransformer(sizes)
         found.load_state_dict(dict(tensors), strict=True, assign=True)
-    except (KeyError, RuntimeError, ZeroDivisionError) as error:
+    except ArgumentError:
+        raise
+    except _OTHER as error:
         raise DataError(
             f"{place} holds no LightningDiT: {error}. Supported are the transformers of "
             "hustvl/LightningDiT, of any size."
@@ -170,7 +191,7 @@ def _heads(tensors: Mapping[str, Tensor], told: Mapping[str, Any], hidden: int) 
     for name in ("feat_rope.freqs_cos", "blocks.0.attn.q_norm.weight"):
         if name in tensors:
             return int(hidden // tensors[name].shape[-1])
-    model = told.get("model", {})
+    model = told["model"]
     kind = str(model.get("model_type", "")).removeprefix("LightningDiT-").partition("/")[0]
     if "num_heads" not in model and kind not in _HEADS:
         raise ArgumentError(
@@ -191,7 +212,7 @@ def _statistics(
     found = next((place / STATISTICS for place in places if (place / STATISTICS).exists()), None)
     place = found if given is None else Path(given)
     if place is None:
-        if told.get("data", {}).get("latent_norm", False):
+        if told["data"].get("latent_norm", False):
             raise DataError(
                 f"The transformer works on standardised latents, and there is no {STATISTICS} beside its "
                 "configuration or checkpoint. Give statistics=: the published file of mean and std."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whence._errors import ArgumentError, DataError
-from whence.invariants.priors.diffusion import Diffusion, diffusers
+from whence.invariants.priors.diffusion import Bounds, Diffusion, diffusers
 
 MODELS = ("UNet2DModel", "DiTTransformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -24,7 +24,7 @@ def load_diffusion(
     steps: int = 20,
     scheduler: str | None = None,
     label: int | None = None,
-    bounds: tuple[float, float] = (-1.0, 1.0),
+    bounds: Bounds = (-1.0, 1.0),
     seed: int = 0,
 ) -> Diffusion:
     """Open an unconditional pipeline of diffusers, saved with safetensors in a folder; nothing is fetched or unpickled.
@@ -35,7 +35,7 @@ def load_diffusion(
         scheduler: The name of another scheduler of diffusers to decode with, such as ``"DDIMScheduler"``, made from
             the settings of the pipeline's own.
         label: The class to tell a conditional model; see `Diffusion`.
-        bounds: The range that the images' -1 to 1 is brought to.
+        bounds: The range that the images' -1 to 1 is brought to; see `Diffusion`.
         seed: Of the noise that a stochastic scheduler adds.
 
     Raises:
@@ -69,7 +69,11 @@ def _parts(place: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{place} holds no pipeline of diffusers: {error}. {_SUPPORTED}") from error
     kind = found.get("_class_name") if isinstance(found, dict) else None
-    parts = {name: one for name, one in (found.items() if kind else ()) if isinstance(one, list) and len(one) == 2}
+    parts = {
+        name: one
+        for name, one in (found.items() if kind else ())
+        if isinstance(one, list) and len(one) == 2 and one[1] is not None  # which says that a part is left out
+    }
     model = parts.get("unet") or parts.get("transformer")
     wrong = next(
         (
@@ -89,7 +93,7 @@ def _parts(place: Path) -> dict[str, Any]:
     if wrong is None and "scheduler" not in parts:
         wrong = "without a scheduler"
     if wrong is not None:
-        raise DataError(f"{place} holds a {kind}, {wrong}. {_SUPPORTED}")
+        raise DataError(f"{place} holds a {kind or 'list of parts without a kind'}, {wrong}. {_SUPPORTED}")
     return parts
 
 
@@ -103,9 +107,10 @@ def _opened(library: Any, place: Path, name: str, kind: str) -> Any:
     try:
         cls = _scheduler_class(library, kind) if name == "scheduler" else getattr(library, kind)
         return cls.from_pretrained(place, subfolder=name, local_files_only=True, **options)
-    except (OSError, ValueError, ArgumentError) as error:
+    except Exception as error:  # whatever diffusers makes of settings that it does not know
+        told = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
-            f"{place / name} cannot be read: {error}. Nothing is ever unpickled here: save the pipeline with "
+            f"{place / name} cannot be read: {told}. Nothing is ever unpickled here: save the pipeline with "
             "safetensors, or restore it from a copy."
         ) from error
 

@@ -18,6 +18,7 @@ from whence._errors import ArgumentError, ShapeError
 from whence._numbers import is_whole
 
 _CHANNELS_AND_SIDES = 3
+_SEEDS = 2**63
 
 
 @runtime_checkable
@@ -106,9 +107,33 @@ def recomputations_seen(see: Callable[..., None]) -> Iterator[None]:
 def draw(
     prior: Prior, n: int, seed: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "n *latent"]:
-    """Draw latents of a prior: standard normal numbers, the same ones for the same seed on every device."""
-    numbers = torch.randn(n, *prior.latent_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return numbers.to(device=device, dtype=dtype)
+    """Draw latents of a prior: standard normal numbers, the same ones for the same seed on every device.
+
+    Raises:
+        ArgumentError: If the seed is no whole number that a generator takes, or the memory does not hold so many.
+    """
+    if not is_whole(seed) or abs(seed) >= _SEEDS:
+        raise ArgumentError(f"seed is a whole number below 2^63; got {seed!r}.")
+    generator = torch.Generator().manual_seed(seed)
+    with fitting_memory(n, "draws"):
+        numbers = torch.randn(n, *prior.latent_shape, generator=generator, dtype=torch.float64)
+        return numbers.to(device=device, dtype=dtype)
+
+
+@contextmanager
+def fitting_memory(count: int, what: str) -> Iterator[None]:
+    """Turn torch's word that memory is lacking into what to do.
+
+    Raises:
+        ArgumentError: If it is.
+        RuntimeError: As it came, if it is of another kind.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("memory", "size calculation overflowed")):
+            raise
+        raise ArgumentError(f"{count:,} {what} do not fit into memory. Ask for fewer.") from error
 
 
 def latent_quantile(latents: Float[Tensor, "some *latent"]) -> Float[np.ndarray, " some"]:

@@ -11,6 +11,7 @@ from whence._numbers import is_number, is_whole
 from whence.invariants.priors.latent_flow import checked_rule, checked_steps
 from whence.invariants.priors.latent_networks import Shape
 
+_SEEDS = 2**32  # of which others are made
 BATCH = 128  # images of a step of the autoencoder's training
 
 
@@ -72,8 +73,8 @@ class PriorSettings:
             given = getattr(self, name)
             if given is not None and (not is_whole(given) or given < 1):
                 raise ArgumentError(f"`{name}` is a whole number, at least 1; got {given!r}.")
-        if not is_whole(self.seed) or self.seed < 0:
-            raise ArgumentError(f"`seed` is a whole number, at least 0; got {self.seed!r}.")
+        if not is_whole(self.seed) or not 0 <= self.seed < _SEEDS:
+            raise ArgumentError(f"`seed` is a whole number, at least 0 and below 2^32; got {self.seed!r}.")
         weight = 0.0 if self.divergence is None else self.divergence
         if not is_number(self.rate) or self.rate <= 0 or not is_number(weight) or weight < 0:
             raise ArgumentError(f"`rate` is above 0 and `divergence` at least 0; got {self.rate!r} and {weight!r}.")
