@@ -79,6 +79,28 @@ def test_a_gradient_without_end_bends_no_step() -> None:
     np.testing.assert_array_equal(found.inputs, chain.decode(draw(chain, 4, 3, dtype=DOUBLE)))
 
 
+def test_after_an_interrupt_the_samples_that_were_not_guided_are_what_their_noise_decodes_to() -> None:
+    """One sample at a time, two steps each: the 5th step is of the third sample."""
+
+    class Stopped(Halving):
+        begun = 0
+
+        def advance(
+            self, state: Float[Tensor, "some 3"], step: int
+        ) -> tuple[Float[Tensor, "some 3"], Float[Tensor, "some 3"]]:
+            self.begun += 1
+            if self.begun == 5:
+                raise KeyboardInterrupt
+            return super().advance(state, step)
+
+    chain, whole = Stopped(), guided(norm_of(), QUERY, Halving(), 4, strength=0.02, seed=3)
+    found = guided(norm_of(), QUERY, chain, 4, strength=0.02, seed=3, memory_budget=1)
+    np.testing.assert_allclose(found.inputs[:2], whole.inputs[:2], rtol=1e-12)
+    np.testing.assert_array_equal(found.inputs[2:], chain.decode(found.latents[2:]))
+    assert found.certificate.status.values[2:].tolist() == ["interrupted"] * 2
+    assert found.certificate.evaluations.values.tolist() == [6, 6, 0, 0]
+
+
 def test_guidance_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ArgumentError, match="n is how many samples are wanted, 1 or more; got 0"):
         guided(norm_of(), QUERY, Halving(), 0)

@@ -18,10 +18,12 @@ from whence.invariants import (
     FirstOrder,
     GaussNewton,
     InfiniteOptimization,
+    InvariantSet,
     Metropolis,
     Objective,
     Pixels,
     Pool,
+    api,
     draw,
     draw_pool,
     greatest_difference,
@@ -251,6 +253,25 @@ def test_an_interrupt_of_a_later_attempt_is_told_and_raises_nothing(memory_budge
     assert float(found.certificate.restarts.max()) > 1
     assert "interrupted" in found.certificate.status.values
     assert not found.solved.any()
+
+
+def test_an_interrupt_after_the_search_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {"pool": 0, "goal": 3.0, "seed": 1}
+    objective = Objective(lambda points: 2 + points.square().sum(1), "two")
+    whole = invariants(objective, torch.zeros(2, dtype=DOUBLE), plain(2), 4, **asked)
+    calls, certify = 0, api.certified
+
+    def once(*arguments: Any) -> InvariantSet:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyboardInterrupt
+        return certify(*arguments)
+
+    monkeypatch.setattr(api, "certified", once)
+    found = invariants(objective, torch.zeros(2, dtype=DOUBLE), plain(2), 4, **asked)
+    np.testing.assert_array_equal(found.inputs, whole.inputs)
+    assert found.solved.all()
 
 
 REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {

@@ -13,11 +13,21 @@ from typer.testing import CliRunner, Result
 
 from whence import as_examples, cli
 from whence._errors import ShapeError
+from whence.cli.inverting import _told
 from whence.datasets import Images, load_digits
-from whence.invariants import Relu, SparseAutoencoder, TrainedAutoencoder, load_invariants, logits, save_autoencoder
+from whence.invariants import (
+    Fourier,
+    Relu,
+    SparseAutoencoder,
+    TrainedAutoencoder,
+    load_invariants,
+    logits,
+    save_autoencoder,
+)
 from whence.invariants.priors import Diffusion, LatentFlow, Sizes, draw
 from whence.invariants.priors import diffusion as module
 from whence.invariants.priors.storage import save_prior
+from whence.report import inverting, study_invariants
 from whence.report.asked import named_prior, named_query
 from whence.report.demo import small_network
 
@@ -264,3 +274,26 @@ def test_whatever_a_network_s_own_code_raises_is_told_with_the_query_s_shape() -
 def test_nothing_is_written_over() -> None:
     Path("set.zarr").mkdir()
     assert "Something stands at set.zarr already." in refused(*DIGIT, "--unit", "logit.3", *FEW, "--out", "set.zarr")
+
+
+def test_a_method_that_needs_a_run_is_refused_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(*_: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(inverting.InvariantSettings, "search", search)
+    words = (MODEL, "--data", "digits", "--targets", "digits", "--query", 17, "--unit", "logit.3", *FEW)
+    assert "PathAudit needs a recorded run; a trained model was given" in refused(*words, "--method", "audit")
+
+
+def test_a_network_alone_is_left_in_the_mode_that_it_had() -> None:
+    model, prior = small_network().train(), Fourier((1, 8, 8))
+    query = load_digits("test")[17][0]
+    study_invariants(model, logits(model, [3]), query, inverting.InvariantSettings(prior, 2, pool=32), page="p.html")
+    assert all(part.training for part in model.modules())
+
+
+def test_a_result_without_a_solved_sample_is_told_without_figures_of_solved_ones() -> None:
+    rows = [{"solved": False, "answer": None}]
+    found = {"value": 1.0, "solved": 0, "samples": rows, "failures": {"interrupted": 1}, "most_telling": []}
+    told = _told({**found, "greatest_residual": None, "evaluations_per_solved": None})
+    assert told == {"value": 1.0, "solved": "0 of 1", "failures": {"interrupted": 1}}

@@ -101,12 +101,14 @@ def _told(found: dict[str, Any]) -> dict[str, Any]:
     """Return facts for a reader: the samples in short, the most telling ones named."""
     facts = {name: one for name, one in found.items() if name not in ("samples", "solved", "failures", "most_telling")}
     facts = {name: float(f"{one:.4g}") if isinstance(one, float) else one for name, one in facts.items()}
+    facts = {name: one for name, one in facts.items() if one is not None}  # where no sample is solved
     if isinstance(found["value"], list):
         facts["value"] = f"{len(found['value'])} values"
     facts["solved"] = f"{found['solved']} of {len(found['samples'])}"
     if found["failures"]:
         facts["failures"] = found["failures"]
-    facts["most_telling"] = ", ".join(f"sample {row}" for row in found["most_telling"])
+    if found["most_telling"]:
+        facts["most_telling"] = ", ".join(f"sample {row}" for row in found["most_telling"])
     answers = [one["answer"] for one in found["samples"] if one["solved"]]
     if answers and answers[0] is not None:
         facts["answers"] = {f"class {one}": answers.count(one) for one in sorted(set(answers))}

@@ -20,6 +20,7 @@ from whence.invariants.realism import precision, recall
 Features = Callable[[Tensor], Tensor]
 CUTOFFS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))  # EquiDiff, appendix .4.2
 _FEW = 4  # points that a manifold of nearest neighbours needs: each and its three
+_AT_ONCE = 256  # inputs that go through the network at once
 _DRAWS = 4096  # of the prior at a time, in the search for its own invariants
 
 
@@ -89,7 +90,10 @@ def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Seque
     inputs = torch.cat([found.query[None], found.inputs])
     with torch.no_grad():
         goal = objective(found.query[None])[0]
-        columns = [objective.away(objective(low_pass(inputs, cutoff)), goal) for cutoff in cutoffs]
+        columns = [
+            torch.cat([objective.away(objective(low_pass(part, cutoff)), goal) for part in inputs.split(_AT_ONCE)])
+            for cutoff in cutoffs
+        ]
     names = ["query", *(f"sample {place}" for place in range(len(found)))]
     attrs = {"unit": f"unit of {objective.name}", "objective": objective.name}
     return xr.DataArray(

@@ -93,9 +93,11 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     with progress(f"invariants of {objective.name}", n) as advance, fitting_memory(n, "samples"):
         limits = Limits(restarts, budget, at_once)
         search = search_all(problem, starts, solver or GaussNewton(), limits, advance)
-    inputs = _decoded(problem, search.latents, at_once)
     told = {"spread": spread, "pool_evaluations": cost, "seed": seed, "seconds": time.perf_counter() - begun}
-    found = certified(problem, query, search, inputs, told, at_once)
+    try:
+        found = certified(problem, query, search, decoded(prior, search.latents, at_once), told, at_once)
+    except KeyboardInterrupt:  # a first one: what is left is short, and all that was found would be lost
+        found = certified(problem, query, search, decoded(prior, search.latents, at_once), told, at_once)
     if not found.solved.any() and not (search.status == Status.INTERRUPTED).any():
         raise UnreachedError(_how_near(found, problem, known, at_once), found)
     return found
@@ -150,11 +152,11 @@ def spread_of(values: Float[Tensor, "some values"]) -> float:
     return float(values.var(0, correction=0).mean().sqrt())
 
 
-def _decoded(problem: Problem, latents: Tensor, at_once: int) -> Tensor:
+def decoded(prior: Prior, latents: Tensor, at_once: int) -> Tensor:
     """Return the inputs that latents stand for."""
     with torch.no_grad():
         parts = even_parts(range(len(latents)), at_once)
-        return torch.cat([problem.prior.decode(latents[part.start : part.stop]) for part in parts])
+        return torch.cat([prior.decode(latents[part.start : part.stop]) for part in parts])
 
 
 def certified(

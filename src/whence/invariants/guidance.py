@@ -11,14 +11,14 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_number, is_whole
 from whence._progress import progress
-from whence.invariants.api import certified
+from whence.invariants.api import certified, decoded
 from whence.invariants.asking import check_query, problem_of
 from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Chain, draw
 from whence.invariants.problem import Problem, row_gradient
 from whence.invariants.result import InvariantSet
-from whence.invariants.solvers import Search
+from whence.invariants.solvers import Search, Status
 
 
 def guided(
@@ -38,6 +38,7 @@ def guided(
     end's values from the query's. The distance is each sample's own, and it is not squared. One chain a sample, so it
     is cheap, and nothing makes the end hit the value: the certificate says by how much it is missed. The latents of
     the result are the noise that chains began with; decoding them gives other inputs, since no step is bent there.
+    After an interrupt from the keyboard, samples that were not guided yet are what their noise decodes to.
 
     Args:
         objective: What is to be kept.
@@ -63,17 +64,21 @@ def guided(
     problem = problem_of(objective, query, chain, cutoff=cutoff)
     noise = draw(chain, n, seed, device=query.device, dtype=query.dtype)
     search, ends, at_once = Search(noise), [], samples_at_once(problem, query, memory_budget)
-    with progress(f"guided samples of {objective.name}", n) as advance:
-        for part in even_parts(range(n), at_once):
-            state = noise[part.start : part.stop]
-            for step in range(chain.steps):
-                state = _bent(problem, chain, state, step, strength)
-            with torch.no_grad():
-                ends.append(chain.finish(state))
-            advance(len(part))
-    everyone = search.rows()
-    search.went_forward(everyone, chain)
-    search.went_back(everyone, chain)
+    try:
+        with progress(f"guided samples of {objective.name}", n) as advance:
+            for part in even_parts(range(n), at_once):
+                state = noise[part.start : part.stop]
+                for step in range(chain.steps):
+                    state = _bent(problem, chain, state, step, strength)
+                with torch.no_grad():
+                    ends.append(chain.finish(state))
+                advance(len(part))
+    except KeyboardInterrupt:
+        done = sum(map(len, ends))
+        ends += [decoded(chain, noise[done:], at_once)] if done < n else []
+        search.status[done:] = int(Status.INTERRUPTED)
+    search.went_forward(search.rows(), chain)
+    search.went_back(search.rows(), chain)
     told = {"spread": float("nan"), "pool_evaluations": 0, "seed": seed, "seconds": time.perf_counter() - begun}
     return certified(problem, query, search, torch.cat(ends), told, at_once)
 

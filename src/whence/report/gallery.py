@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from whence._files import file_place, write_atomically
-from whence.attribution import Attributor, RepresentationCos, Trained, as_trained, attribute, helpful
+from whence.attribution import Attributor, Fitted, RepresentationCos, Trained, as_trained, helpful
 from whence.audit.chunks import labels_of
-from whence.datasets import Examples
+from whence.datasets import Examples, as_examples
 from whence.invariants import InvariantSet, Objective, TrainedAutoencoder
 from whence.invariants.dictionary import shared_features
+from whence.invariants.objective import frozen
 from whence.invariants.ranking import Features
 from whence.report.figures import Figure, Rows
 from whence.report.gallery_plots import gallery_figures
@@ -87,7 +88,7 @@ def gallery(  # noqa: PLR0913 - the page's parts, all but three by keyword
     objective: Objective,
     source: Run | Trained | nn.Module,
     *,
-    attributor: Attributor | None = None,
+    attributor: Attributor | Fitted | None = None,
     autoencoder: TrainedAutoencoder | None = None,
     draws: Tensor | None = None,
     telling: int = TELLING,
@@ -101,8 +102,8 @@ def gallery(  # noqa: PLR0913 - the page's parts, all but three by keyword
         objective: What was kept.
         source: The network: a recorded run or a trained model with its data, for the nearest training examples and
             the names of classes; or the network alone.
-        attributor: What says which training examples are near a sample; the cosine of the last layer's inputs if left
-            out.
+        attributor: What says which training examples are near a sample, fitted or not; the cosine of the last layer's
+            inputs if left out.
         autoencoder: Of one of the network's layers: the features that the query and the samples share are listed.
         draws: Of the prior: their spectrum stands beside the samples'.
         telling: How many samples to single out as most telling.
@@ -113,7 +114,7 @@ def gallery(  # noqa: PLR0913 - the page's parts, all but three by keyword
         ArgumentError: If ``telling`` is not positive.
     """
     trained = None if isinstance(source, nn.Module) else as_trained(source)
-    model = source.eval() if isinstance(source, nn.Module) else as_trained(source).model
+    model = frozen(source) if isinstance(source, nn.Module) else as_trained(source).model
     examples = None if trained is None else trained.examples
     real = real_inputs(examples, found)
     names = None if examples is None else examples.class_names
@@ -197,7 +198,7 @@ def _nearest(
     found: InvariantSet,
     panel: Indistinct,
     trained: Trained | None,
-    attributor: Attributor,
+    attributor: Attributor | Fitted,
     names: Sequence[str] | None,
 ) -> tuple[tuple[Near, ...], str]:
     """Return the training examples nearest to the query and to the most telling samples, and by what measure."""
@@ -207,7 +208,8 @@ def _nearest(
     inputs = torch.cat([found.query[None], found.inputs[rows]])
     answers = answers_of(trained.model, inputs)
     labels = torch.zeros(len(inputs), dtype=torch.int64) if answers is None else torch.tensor(answers)
-    scores = attribute(attributor, trained, (inputs.cpu(), labels))
+    fitted = attributor.fit(trained) if isinstance(attributor, Attributor) else attributor
+    scores = fitted.scores(as_examples((inputs.cpu(), labels)), list(range(len(inputs))))
     known = labels_of(trained.examples)
 
     def listed(place: int) -> tuple[Exemplar, ...]:

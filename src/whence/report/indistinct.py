@@ -13,6 +13,7 @@ from torch import nn
 from whence.datasets import as_examples, call_model
 from whence.invariants import InvariantSet
 from whence.invariants.ranking import Features, most_telling
+from whence.provenance.network import evaluating
 from whence.report.figures import Rows
 from whence.report.pictures import look
 from whence.report.scale import Scale, scale_of
@@ -151,7 +152,7 @@ def answers_of(model: nn.Module | None, inputs: torch.Tensor) -> list[int] | Non
     """Return the class that a model gives to each input; None if it is no classifier."""
     if model is None:
         return None
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         found: Any = call_model(model, inputs)
     if not isinstance(found, torch.Tensor) or found.ndim != 2 or found.shape[1] < 2:
         return None

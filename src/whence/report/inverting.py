@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError, UnreachedError, WhenceError
 from whence._files import file_place
 from whence._numbers import is_whole
-from whence.attribution import Attributor, Trained, as_trained
+from whence.attribution import Attributor, RepresentationCos, Trained, as_trained
 from whence.audit.storage import refuse_existing
 from whence.datasets import Examples
 from whence.invariants import (
@@ -131,7 +131,7 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
 
     Raises:
         ArgumentError: If the network cannot be called with the query, it does not go with the prior or is no picture
-            that could be drawn, or ``page`` is a folder.
+            that could be drawn, ``page`` is a folder, or the attributor needs a run and there is none.
         ShapeError: If the query's shape is not the prior's.
         GradientError: If the objective has no gradient by its input.
         AuditError: If something stands at ``out`` or ``pictures``; nothing is searched for then.
@@ -142,6 +142,9 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
     _refuse(out, pictures, page, query)
     check_call(objective, query)
     trained = None if isinstance(source, nn.Module) else as_trained(source)
+    near = None  # looks at the training data first: a method that cannot be used is known before the search
+    if page is not None and trained is not None:
+        near = (attributor or RepresentationCos()).fit(trained)
     pool = draw_pool(settings.prior, settings.pool, seed=settings.seed, device=query.device, dtype=query.dtype)
     unreached = None
     try:
@@ -156,11 +159,11 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
         names = ["query", *(f"sample-{row:03d}" for row in range(len(found)))]
         draw_inputs(torch.cat([found.query[None], found.inputs]), names, pictures, scale)
     if page is not None:
-        parts: dict[str, Any] = {"attributor": attributor, "autoencoder": autoencoder, "scale": scale}
+        parts: dict[str, Any] = {"attributor": near, "autoencoder": autoencoder, "scale": scale}
         write_gallery(found, objective, source, page, draws=pool.inputs[:_DRAWS], **parts)
     if unreached is not None:
         raise unreached
-    model = source.eval() if isinstance(source, nn.Module) else as_trained(source).model
+    model = source if isinstance(source, nn.Module) else as_trained(source).model
     kept = {name: Path(one).resolve() for name, one in places.items() if one is not None}
     real = real_inputs(None if trained is None else trained.examples, found)
     return {**kept, **_facts(found, model, real)}
