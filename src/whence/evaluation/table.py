@@ -179,6 +179,10 @@ class Tables:
         """Return all of them in Markdown."""
         return "\n\n".join(str(one) for one in self.parts.values())
 
+    def plain(self) -> dict[str, Any]:
+        """Return each table as JSON's types, by name."""
+        return {name: one.plain() for name, one in self.parts.items()}
+
     def save(self, folder: str | Path) -> None:
         """Write each table as a JSON file of its name in a new folder; `load_table` opens each.
 
