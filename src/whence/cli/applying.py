@@ -86,7 +86,7 @@ def entropy(
     train_data: Trained = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the training pictures by the entropy of the index: at one end of each class are odd ones."""
+    """Rank the training pictures by the entropy of the index, and show both ends of each class."""
     with expected(NOTHING):
         from whence.evaluation.provenance.applications import entropy_findings
 

@@ -20,7 +20,7 @@ from whence.audit.storage import refuse_existing
 FORMAT = 1
 PARTS = ("estimate", "low", "high")
 
-_COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280")
+_COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280", "#111827")
 
 
 @final
