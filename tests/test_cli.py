@@ -37,7 +37,8 @@ COMMANDS = (
     *("demo", "info", "verify", "audit", "counterfactual", "report", "attribute", "regions", "evaluate"),
     *("adversarial", "invariants"),
 )
-GROUPS = {"provenance": ("train", "retrieve", "evaluate"), "prior": ("train",)}
+APPLICATIONS = ("membership", "entropy", "robustness", "styles", "map", "curve", "scaling", "sharing")
+GROUPS = {"provenance": ("train", "retrieve", "evaluate", *APPLICATIONS), "prior": ("train",)}
 MODEL = ("--model", "whence.report.demo:small_network")
 DIGITS = (*MODEL, "--data", "digits")
 

@@ -213,6 +213,14 @@ def test_an_item_without_a_fingerprint_is_refused_by_name() -> None:
         (3, r"A int is not a dataset"),
         ([], r"The data is empty: a list of length 0"),
         ((torch.zeros(0, 2), torch.zeros(0)), r"The data is empty"),
+        (
+            (torch.zeros(2, 2), ["cat", "dog"]),
+            r"Beside a tensor of inputs, labels must be one too; they are list of str\.",
+        ),
+        (
+            (torch.zeros(2, 2), np.array(["cat", "dog"])),
+            r"an array of <U3\. Number classes from 0, such as torch\.tensor",
+        ),
         ((torch.zeros(3, 2), torch.zeros(4)), r"one row an example; got shapes \(3, 2\) and \(4,\)"),
         (Items([torch.zeros(2)] * 3), r"A batch must be \(inputs, labels\).* it is a Tensor of 1"),
         (Items([(torch.zeros(2), 0, 1)] * 3), r"it is a list of 3.*several inputs go into a tuple or a dict"),
@@ -262,7 +270,7 @@ def test_ids_outside_the_data_are_refused(kind: str, ids: Any, error: type[Excep
 
 
 def test_labels_that_are_no_numbers_are_refused_when_asked_for() -> None:
-    with pytest.raises(DataError, match=r"Labels must be tensors or numbers; they are tuple"):
+    with pytest.raises(DataError, match=r"numbers; they are tuple of str\. Number classes from 0"):
         _ = as_examples(Items([(torch.zeros(2), "cat")] * 2)).labels
 
 

@@ -207,3 +207,19 @@ def test_a_sheet_says_what_it_cannot_draw(trained: Path) -> None:
         retrieval_sheet(found, data, [0, 1], data)
     with pytest.raises(ArgumentError, match="Example 0 is no image, so there is nothing to draw"):
         retrieval_sheet(found, (torch.rand(4, 5), torch.zeros(4)), [0], data)
+
+
+def test_a_folder_holds_a_classifier_without_index_beside_its_network(tmp_path: Path) -> None:
+    data = as_examples(images())
+    train_folder(data, tmp_path / "net", FolderSettings(epochs=1, width=16, seed=3))
+    found = folders.isolated_classifier(tmp_path / "net", data)
+    assert found.settings == FolderSettings("neighbours", epochs=1, width=16, seed=3)
+    assert (tmp_path / "net" / "isolated" / "network.safetensors").exists()
+    again = folders.isolated_classifier(tmp_path / "net" / "isolated", data)  # which it is itself
+    assert not (tmp_path / "net" / "isolated" / "isolated").exists()
+    inputs = data.batch(range(4))[0]
+    assert torch.equal(again.network(inputs).classes, found.network(inputs).classes)
+
+
+def test_conditions_suit_the_pictures() -> None:
+    assert list(folders.conditions_of(as_examples(images(side=14)))) == list(conditions(side=14))

@@ -33,5 +33,7 @@ def test_numbers_beyond_a_class_are_masked_and_refused() -> None:
 def test_labels_outside_the_classes_are_refused_by_name() -> None:
     with pytest.raises(ArgumentError, match=r"Labels must be 0 to 2, as there are 3 classes; 1 are not, such as 3"):
         class_index([0, 3], classes=3)
+    with pytest.raises(DataError, match=r"torch makes no tensor of them: .*Number the classes from 0"):
+        class_index(["cat", "dog"])
     with pytest.raises(DataError, match="class numbers, one an example"):
         class_index(torch.zeros(3))

@@ -223,6 +223,26 @@ def test_the_papers_networks_have_the_layers_of_section_7() -> None:
         assert len(network.backbone.shared) == level
 
 
+def test_plain_neighbours_in_the_papers_network_compare_what_is_trained() -> None:
+    pictures = (torch.rand(20, 1, 4, 4), torch.arange(20) % 4)
+    for conditional in (True, False):
+        network: Any = two_branches(pictures, head=Neighbours, conditional=conditional, channels=(2, 2, 2))
+        network.head.initialise(embeddings(network, *pictures))
+        assert torch.equal(network.eval()(pictures[0]).embedding, network(pictures[0]).features)
+        assert network.head.bank.shape == (20, 2048)
+    with pytest.raises(ArgumentError, match="leaves the index network as it was drawn"):
+        shared_levels((torch.rand(20, 1, 8, 8), pictures[1]), head=Neighbours)
+
+
+def test_pictures_that_the_papers_layers_halve_away_are_refused() -> None:
+    labels = torch.arange(20) % 4
+    with pytest.raises(ArgumentError, match=r"nothing is left of 7×9: they need 8×8\. .*small_backbone\(data\)"):
+        shared_levels((torch.rand(20, 1, 7, 9), labels))
+    for make in (single_branch, two_branches):
+        with pytest.raises(ArgumentError, match=r"nothing is left of 3×3: they need 4×4"):
+            make((torch.rand(20, 1, 3, 3), labels), channels=(2, 2, 2))
+
+
 def by_hand_single(examples: int) -> int:
     convolutions = (9 + 1) * 128 + (9 * 128 + 1) * 256 + (9 * 256 + 1) * 512 + 2 * (128 + 256 + 512)
     hidden = (8192 + 1) * 4096 + 2 * 4096 + (4096 + 1) * 2048 + 2 * 2048
@@ -333,6 +353,12 @@ def test_inputs_that_are_no_batch_are_refused() -> None:
         retrieve(made(), DATA[0][:0], 1)
     with pytest.raises(DataError, match=r"got ndarray\. torch\.as_tensor makes one"):
         retrieve(made(), DATA[0].numpy(), 1)
+    with pytest.raises(
+        ShapeError, match=r"has 2 axes, .*; got shape \(6,\)\. Give a single input .* with inputs\[None\]"
+    ):
+        retrieve(made(), DATA[0][0], 1)
+    with pytest.raises(ShapeError, match=r"has 2 axes, the first that of the batch; got shape \(1, 24, 6\)\.$"):
+        embeddings(made(), DATA[0][None])
 
 
 def test_a_bank_lets_go_of_a_batch_whose_loss_was_refused() -> None:

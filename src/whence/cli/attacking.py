@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from whence.cli.applying import app
 from whence.cli.commands import (
     AGAIN,
     CROSS_ENTROPY,
@@ -22,7 +23,6 @@ from whence.cli.commands import (
 )
 from whence.cli.ending import expected, show
 from whence.cli.refusals import refuse_taken
-from whence.cli.tracing import app
 
 __all__ = ["app"]
 

@@ -85,6 +85,17 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{title}  {_text(value)}")
 
 
+def tell(found: Any, kept: dict[str, Any], as_json: bool) -> None:
+    """Print tables, and below them what was kept where; as JSON both in one."""
+    if as_json:
+        show({**kept, **found.plain()}, as_json)
+        return
+    typer.echo(found)
+    if kept:
+        typer.echo()
+        show(kept, as_json)
+
+
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {one}" for key, one in value.items())

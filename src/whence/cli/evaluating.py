@@ -21,7 +21,7 @@ from whence.cli.commands import (
     example,
     open_named,
 )
-from whence.cli.ending import expected, show
+from whence.cli.ending import expected, tell
 from whence.cli.mapping import app
 from whence.cli.refusals import refuse_limit, refuse_taken
 
@@ -52,7 +52,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure which method to trust: train again without random examples, and ask each what comes of it."""
-    with expected(AGAIN if path else "nothing was kept; with --path, trainings are"):
+    with expected(after_trainings(path)):
         from whence.evaluation import compare_attributors
         from whence.report.methods import named_methods
         from whence.report.sources import named_data
@@ -69,10 +69,9 @@ def evaluate(
         kept = {} if out is None else {"evaluation": out.resolve()}
         if out is not None:
             table.save(out)
-        if as_json:
-            show({**kept, **table.plain()}, as_json)
-            return
-        typer.echo(table)
-        if kept:
-            typer.echo()
-            show(kept, as_json)
+        tell(table, kept, as_json)
+
+
+def after_trainings(path: Path | None) -> str:
+    """Say what is there after Ctrl-C amid several trainings."""
+    return AGAIN if path else "nothing was kept; with --path, trainings are"

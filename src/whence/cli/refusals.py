@@ -99,6 +99,23 @@ def refuse_taken(out: Path) -> None:
     make_folder(out.parent)
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words between commas."""
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def numbers_of(text: str, option: str) -> list[Any]:
+    """Read numbers between commas, whole ones as such.
+
+    Raises:
+        ArgumentError: If one is none.
+    """
+    try:
+        return [float(one) if set(one) & set(".eE") else int(one) for one in words_of(text)]
+    except ValueError:
+        raise ArgumentError(f"{option} must be numbers with commas between, such as 0,0.5,1; got {text!r}.") from None
+
+
 def classes_of(text: str | None) -> Any:
     """Read the classes to explain: all, or numbers.
 

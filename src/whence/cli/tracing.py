@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from whence.cli.commands import AGAIN, EXAMPLES, Json, example
-from whence.cli.ending import Commands, expected, show
+from whence.cli.ending import Commands, expected, show, tell
 from whence.cli.evaluating import app
 from whence.cli.refusals import refuse_taken
 
@@ -79,7 +79,7 @@ def retrieve(
 
         if picture is not None:
             refuse_taken(picture)
-        (opened, known), asked = _opened(folder, train_data), named_data(data, "test", "DATA")
+        (opened, known), asked = open_named_folder(folder, train_data), named_data(data, "test", "DATA")
         found = retrieve_examples(opened.network, asked, [*ids, *(more or ())], known, k, picture=picture)
         rows = retrieval_rows(found, known.class_names)
         kept = {} if picture is None else {"picture": picture.resolve()}
@@ -110,23 +110,17 @@ def evaluate(
 
         if out is not None:
             refuse_taken(out)
-        opened, known = _opened(folder, train_data)
+        opened, known = open_named_folder(folder, train_data)
         tables = evaluate_provenance(
             opened.network, known, named_data(test, "test", "--test"), k=k, limit=limit, seed=seed
         )
         kept = {} if out is None else {"evaluation": out.resolve()}
         if out is not None:
             tables.save(out)
-        if as_json:
-            show({**kept, **{name: one.plain() for name, one in tables.parts.items()}}, as_json)
-            return
-        typer.echo(tables)
-        if kept:
-            typer.echo()
-            show(kept, as_json)
+        tell(tables, kept, as_json)
 
 
-def _opened(folder: Path, data: str | None) -> Any:
+def open_named_folder(folder: Path, data: str | None) -> Any:
     """Open the network of a folder, and its training data."""
     from whence.provenance import folder_settings, open_folder
     from whence.report.sources import named_data

@@ -19,6 +19,10 @@ _FINGERPRINTED = 256  # examples of a dataset whose items must be made one by on
 _READ_TWICE = 8  # examples, to find out whether items are random
 _CHUNK = 256  # examples at a time, to read all labels
 _LABEL_KEYS = ("labels", "label")  # of examples that are dictionaries
+_NUMBERED = (
+    "Number classes from 0, such as torch.tensor([names.index(one) for one in labels]); a dataset may tell the names "
+    "as class_names."
+)
 
 
 @final
@@ -113,7 +117,7 @@ class Examples:
                 self.batch(range(start, min(start + _CHUNK, len(self))))[1] for start in range(0, len(self), _CHUNK)
             ]
         if not all(isinstance(chunk, Tensor) for chunk in chunks):
-            raise DataError(f"Labels must be tensors or numbers; they are {type(chunks[0]).__name__}.")
+            raise DataError(f"Labels must be tensors or numbers; they are {_kind(chunks[0])}. {_NUMBERED}")
         return torch.cat(chunks)
 
     @cached_property
@@ -195,6 +199,8 @@ def as_examples(data: Any, *, collate_fn: Callable[[list[Any]], Any] | None = No
         and all(isinstance(part, Tensor | np.ndarray) for part in data)
     ):
         return Examples(_paired(_tensor(data[0]), _tensor(data[1])), collate_fn=collate_fn)
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
+        raise DataError(f"Beside a tensor of inputs, labels must be one too; they are {_kind(data[1])}. {_NUMBERED}")
     if isinstance(data, DataLoader):
         raise DataError("This is a DataLoader; give the dataset it reads, loader.dataset (and its collate_fn).")
     streamed = isinstance(data, IterableDataset)
@@ -220,9 +226,17 @@ def _map_style(data: Any) -> bool:
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
 
+def _kind(given: Any) -> str:
+    """Say what something is, and of a sequence what is in it."""
+    first = f" of {type(given[0]).__name__}" if isinstance(given, tuple | list) and given else ""
+    return type(given).__name__ + first
+
+
 def _tensor(values: Tensor | np.ndarray) -> Tensor:
     if isinstance(values, Tensor):
         return values
+    if values.dtype.kind not in "biufc":
+        raise DataError(f"Inputs and labels must be numbers; got an array of {values.dtype}. {_NUMBERED}")
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -53,7 +53,9 @@ def membership_table(
         predictive values (those rates' intervals). None is nan. ``data.attrs["notes"]``, printed below, say which
         scores show no evidence and where few false positives are allowed; ``data.attrs["evidence"]`` names the scores
         that show some: the interval of their area is above 0.5 and, drawn on the same examples, above the blind
-        control's; or that of a true positive rate is above both the false positives' and the blind control's.
+        control's; or that of a true positive rate is above both the false positives' and the blind control's. Beside
+        the numbers ``data`` keeps the scores themselves, which `Table.save` leaves out: ``members``, dims ("score",
+        "member"), and ``others``, dims ("score", "other"), nan behind the end of a shorter one.
 
     Raises:
         ShapeError: If a score is no pair of numbers, one an example.
@@ -81,7 +83,7 @@ def membership_table(
         notes=[*_verdicts(found, evidence), *_few(given, shares)],
     )
     table.data.attrs["evidence"] = evidence
-    return table
+    return replace(table, data=table.data.assign(_kept(given)))
 
 
 @final
@@ -156,6 +158,17 @@ def _predictive(true: float, false: float, prior: float) -> float:
 
 def _low(values: NDArray[np.float64]) -> float:
     return float(np.percentile(values, 2.5))
+
+
+def _kept(given: Mapping[str, Pair]) -> dict[str, tuple[tuple[str, str], NDArray[np.float64]]]:
+    """Return all scores of members and of others by variable, nan where one has fewer than another."""
+    kept = {}
+    for place, (name, dim) in enumerate((("members", "member"), ("others", "other"))):
+        values = np.full((len(given), max(len(pair[place]) for pair in given.values())), np.nan)
+        for row, pair in zip(values, given.values(), strict=True):
+            row[: len(pair[place])] = pair[place]
+        kept[name] = (("score", dim), values)
+    return kept
 
 
 def _verdicts(found: Mapping[str, _Found], evidence: Sequence[str]) -> Iterator[str]:

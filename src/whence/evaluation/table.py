@@ -20,7 +20,7 @@ from whence.audit.storage import refuse_existing
 FORMAT = 1
 PARTS = ("estimate", "low", "high")
 
-_COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280")
+_COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280", "#111827")
 
 
 @final
@@ -178,6 +178,10 @@ class Tables:
     def __str__(self) -> str:
         """Return all of them in Markdown."""
         return "\n\n".join(str(one) for one in self.parts.values())
+
+    def plain(self) -> dict[str, Any]:
+        """Return each table as JSON's types, by name."""
+        return {name: one.plain() for name, one in self.parts.items()}
 
     def save(self, folder: str | Path) -> None:
         """Write each table as a JSON file of its name in a new folder; `load_table` opens each.

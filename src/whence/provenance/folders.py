@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
@@ -19,7 +19,9 @@ from whence._numbers import is_whole
 from whence.datasets import Examples, as_examples
 from whence.provenance.backbones import range_of, small_backbone, some_pictures
 from whence.provenance.codes import CodeHead
+from whence.provenance.conditions import conditions
 from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
+from whence.provenance.distortions import Distortion
 from whence.provenance.heads import SharedHead
 from whence.provenance.mixture import Mixture, mixture_for
 from whence.provenance.network import Branches, ProvenanceNetwork
@@ -123,9 +125,9 @@ def train_folder(
         network,
         examples,
         asked.epochs,
-        objective=_objective(asked, len(examples)),
+        objective=quick_objective(len(examples), conditional=asked.conditional),
         distort=distortion_of(examples) if asked.distort else None,
-        optimization=_optimization(asked.epochs, len(examples), trained),
+        optimization=quick_optimization(asked.epochs, len(examples), warm_up=trained),
         seed=asked.seed,
         path=place / "checkpoint",
     )
@@ -179,6 +181,47 @@ def distortion_of(examples: Examples) -> Mixture:
     return mixture_for(min(seen.shape[2:]), *range_of(seen))
 
 
+def conditions_of(examples: Examples) -> Mapping[str, Distortion]:
+    """Return the paper's 15 conditions for the size and range of pictures."""
+    seen = some_pictures(examples)
+    return conditions(*range_of(seen), side=min(seen.shape[2:]))
+
+
+def isolated_classifier(folder: str | Path, train_data: Any) -> NetworkFolder:
+    """Return the classifier that a network's folder would hold without an index, with `Neighbours` behind it.
+
+    It is trained once, with the settings of the network and in its folder, as ``isolated``; the folder of a network
+    with the head ``"neighbours"`` holds it already. ``nn.Sequential(network.backbone, network.class_branch)`` gives its
+    logits.
+
+    Args:
+        folder: Of the network.
+        train_data: The data that it was trained on.
+
+    Raises:
+        DataError: If the folder holds no network, or one whose training was cut off.
+        ChangedDataError: If it was trained on other data.
+        DiskError: If the disk is full or refuses to write.
+    """
+    opened = open_folder(folder, train_data)
+    if opened.settings.head == "neighbours":
+        return opened
+    settings = replace(opened.settings, head="neighbours", conditional=False)
+    return train_folder(train_data, Path(folder) / "isolated", settings, source=opened.source)
+
+
+def quick_objective(count: int, *, conditional: bool = False) -> Objective:
+    """Return the losses for a small network of so many examples; a large index is compared with some at a step."""
+    return Objective(smoothing=0.0, negatives=_MANY // 2 if count > _MANY and not conditional else None)
+
+
+def quick_optimization(epochs: int, count: int, *, warm_up: bool = True) -> Optimization:
+    """Return a fast schedule, with a warm-up where it is wanted and there is time for one."""
+    size = 128 if count <= _MANY else 256
+    schedule = one_cycle if epochs > 1 else warm_up_and_decay
+    return Optimization(4e-3, batch_size=size, schedule=schedule, warm_up=int(warm_up and epochs > 2))
+
+
 def _made(examples: Examples, settings: FolderSettings) -> ProvenanceNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -189,18 +232,6 @@ def _made(examples: Examples, settings: FolderSettings) -> ProvenanceNetwork:
             conditional=settings.conditional,
             branches=Branches(width=settings.width),
         )
-
-
-def _objective(settings: FolderSettings, count: int) -> Objective:
-    negatives = _MANY // 2 if count > _MANY and not settings.conditional else None
-    return Objective(smoothing=0.0, negatives=negatives)
-
-
-def _optimization(epochs: int, count: int, trained: bool) -> Optimization:
-    """Return a fast schedule, with a warm-up where there is time for one."""
-    size = 128 if count <= _MANY else 256
-    schedule = one_cycle if epochs > 1 else warm_up_and_decay
-    return Optimization(4e-3, batch_size=size, schedule=schedule, warm_up=int(trained and epochs > 2))
 
 
 def _refuse_other(place: Path, asked: FolderSettings) -> None:

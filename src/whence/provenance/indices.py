@@ -97,7 +97,7 @@ def class_index(labels: Any, *, classes: int | None = None) -> ClassIndex:
         >>> index.local.tolist(), index.members(1).tolist()
         ([0, 0, 1], [0, 2])
     """
-    given = torch.as_tensor(labels).cpu()
+    given = _as_tensor(labels).cpu()
     if given.dim() != 1 or len(given) == 0 or given.is_floating_point() or given.dtype == torch.bool:
         raise DataError(
             f"Labels must be class numbers, one an example along one axis; got {given.dtype} of shape "
@@ -119,3 +119,18 @@ def class_index(labels: Any, *, classes: int | None = None) -> ClassIndex:
     local = torch.empty_like(known)
     local[order] = torch.arange(len(known)) - starts[known[order]]
     return ClassIndex(known, local, sizes)
+
+
+def _as_tensor(labels: Any) -> Tensor:
+    """Return labels as a tensor.
+
+    Raises:
+        DataError: If they are no numbers.
+    """
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Labels must be class numbers, one an example along one axis; torch makes no tensor of them: {error}. "
+            "Number the classes from 0, such as with names.index(label)."
+        ) from error

@@ -96,6 +96,7 @@ class ProvenanceNetwork(nn.Module):
     Attributes:
         index: The training examples, by class.
         fingerprint: Of the training data.
+        axes: How many axes each tensor of a batch has, the batch's own among them.
 
     Raises:
         DataError: If labels are no class numbers and there is no task with groups, or not one group an example.
@@ -133,9 +134,11 @@ class ProvenanceNetwork(nn.Module):
         self.backbone, self.pool = backbone, nn.Identity() if parts.pool is None else parts.pool
         self.task_branch = None if task is None else task.branch
         self.task_loss = None if task is None else task.loss
-        pooled = _tried(nn.Sequential(_Called(backbone), self.pool), examples.batch([0, 0])[0])
+        inputs = examples.batch([0, 0])[0]
+        self.axes = tuple(one.dim() for one in leaves(inputs))
+        pooled = _tried(nn.Sequential(_Called(backbone), self.pool), inputs)
         self.class_branch = _class_branch(parts.classes, pooled, self.index.classes)
-        trained = parts.index is not None or _trained(head, self.index)
+        trained = parts.index is not None or is_trained(head, self.index)
         self.sees_class = conditional and trained  # nothing beside the embedding that plain neighbours are looked up in
         seen = pooled.shape[1] + (self.index.classes if self.sees_class else 0)
         branch = (nn.Linear(seen, parts.width) if trained else nn.Identity()) if parts.index is None else parts.index
@@ -196,10 +199,16 @@ class _Called(nn.Module):
         return call_model(self.backbone, inputs)
 
 
-def _trained(head: MakeHead, index: ClassIndex) -> bool:
-    """Say whether a head learns by the index loss; of a function that does not tell, by making a narrow one."""
+def is_trained(head: MakeHead, index: ClassIndex | None = None) -> bool:
+    """Say whether a head learns by the index loss.
+
+    Args:
+        head: What makes it.
+        index: Of a function that does not tell, a narrow head of this index is made; without it, it counts as trained.
+    """
     kind = getattr(head, "func", head)
-    return bool(getattr(kind if hasattr(kind, "trained") else head(2, index), "trained", True))
+    told = kind if hasattr(kind, "trained") or index is None else head(2, index)
+    return bool(getattr(told, "trained", True))
 
 
 def _class_branch(given: nn.Module | str | None, pooled: Tensor, classes: int) -> nn.Module | None:

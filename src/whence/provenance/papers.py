@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError
 from whence.datasets import as_examples
 from whence.provenance.heads import LinearHead, MakeHead, SharedHead
-from whence.provenance.network import Branches, ProvenanceNetwork
+from whence.provenance.network import Branches, ProvenanceNetwork, is_trained
 
 SIZES = {"small": (32, 64, 128), "medium": (64, 128, 256), "large": (128, 256, 512), "xlarge": (256, 512, 1024)}
 _GRID = 4  # side of the pooled map
@@ -30,7 +30,8 @@ def single_branch(train_data: Any, *, channels: tuple[int, ...] = (128, 256, 512
         channels: Of the convolutions.
 
     Raises:
-        ArgumentError: If the data is not of pictures.
+        ArgumentError: If the data is not of pictures, or they are too small to be halved before each convolution but
+            the first.
     """
     inside = channels[-1] * _GRID**2
     hidden = nn.Sequential(
@@ -60,19 +61,22 @@ def two_branches(
         train_data: Pictures and labels.
         conditional: Whether the index is one within the class.
         channels: Of the convolutions.
-        head: `SharedHead`, the paper's, by default if conditional, else `LinearHead`.
+        head: `SharedHead`, the paper's, by default if conditional, else `LinearHead`. One that is not trained, such
+            as `Neighbours`, compares what the projection gives: there is no index branch before it.
 
     Raises:
-        ArgumentError: If the data is not of pictures.
+        ArgumentError: If the data is not of pictures, or they are too small to be halved before each convolution but
+            the first.
     """
     inside, classes = channels[-1] * _GRID**2, int(as_examples(train_data).labels.max()) + 1
     projection = nn.Sequential(nn.Flatten(), nn.Linear(inside, 2048), nn.ReLU(), nn.BatchNorm1d(2048), nn.Dropout(0.3))
+    chosen = head or (SharedHead if conditional else LinearHead)
+    index = nn.Sequential(*_hidden(2048 + classes * conditional, 2048, 0.2), *_hidden(2048, 1024, 0.1))
     parts = Branches(
         pool=projection,
         classes=nn.Sequential(*_hidden(2048, 512, 0.2), nn.Linear(512, classes)),
-        index=nn.Sequential(*_hidden(2048 + classes * conditional, 2048, 0.2), *_hidden(2048, 1024, 0.1)),
+        index=index if is_trained(chosen) else None,
     )
-    chosen = head or (SharedHead if conditional else LinearHead)
     backbone = _convolutions(train_data, channels)
     return initialised(ProvenanceNetwork(backbone, train_data, head=chosen, conditional=conditional, branches=parts))
 
@@ -92,12 +96,18 @@ def shared_levels(
         head: Of the index network; the paper's is a linear layer.
 
     Raises:
-        ArgumentError: If there is no such size or level, or the data is not of pictures.
+        ArgumentError: If there is no such size or level, the data is not of pictures of 8×8 or more, or the head is one
+            that is not trained.
     """
     if size not in SIZES or level not in range(1, 5):
         raise ArgumentError(f"`size` is one of {', '.join(SIZES)} and `level` 1 to 4; got {size!r} and {level!r}.")
+    if not is_trained(head):
+        raise ArgumentError(
+            "A head that is not trained leaves the index network as it was drawn, so that its levels say nothing. Give "
+            "a head that learns, such as LinearHead."
+        )
     channels, classes = SIZES[size], int(as_examples(train_data).labels.max()) + 1
-    sides = _picture(train_data)
+    sides = _picture(train_data, least=8)
     backbone = Levels(channels, sides, level)
     width = channels[-1]
     parts = Branches(
@@ -177,7 +187,7 @@ def initialised(network: ProvenanceNetwork) -> ProvenanceNetwork:
 
 def _convolutions(train_data: Any, channels: tuple[int, ...]) -> nn.Module:
     """Return blocks of convolution, batch normalisation, ReLU and pooling, the last to a grid of 4 x 4."""
-    first = _picture(train_data)[0]
+    first = _picture(train_data, least=2 ** (len(channels) - 1))[0]
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     for place, (one, two) in enumerate(pairwise((first, *channels))):
         pool = nn.MaxPool2d(2) if place < len(channels) - 1 else nn.AdaptiveAvgPool2d(_GRID)
@@ -190,11 +200,11 @@ def _hidden(one: int, two: int, dropout: float) -> tuple[nn.Module, ...]:
     return nn.Linear(one, two), nn.BatchNorm1d(two), nn.ReLU(), nn.Dropout(dropout)
 
 
-def _picture(train_data: Any) -> tuple[int, int, int]:
+def _picture(train_data: Any, *, least: int) -> tuple[int, int, int]:
     """Return channels, height and width of the pictures.
 
     Raises:
-        ArgumentError: If the data is not of pictures.
+        ArgumentError: If the data is not of pictures, or these are too small.
     """
     inputs = as_examples(train_data).batch([0])[0]
     if not isinstance(inputs, Tensor) or inputs.dim() != 4:
@@ -203,4 +213,10 @@ def _picture(train_data: Any) -> tuple[int, int, int]:
             f"The paper's networks take pictures, (channels, height, width) each; a batch is {shape}. For other data "
             "give ProvenanceNetwork a backbone of your own."
         )
-    return inputs.shape[1], inputs.shape[2], inputs.shape[3]
+    channels, height, width = inputs.shape[1:]
+    if min(height, width) < least:
+        raise ArgumentError(
+            f"The paper's layers halve pictures until nothing is left of {height}×{width}: they need {least}×{least}. "
+            "Enlarge the pictures, or give ProvenanceNetwork small_backbone(data), which suits any size."
+        )
+    return channels, height, width

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError, DataError
+from whence._errors import ArgumentError, DataError, ShapeError
 from whence._numbers import is_whole
 from whence._progress import progress
 from whence.provenance.network import ProvenanceNetwork, device_of, evaluating
@@ -93,11 +93,12 @@ def retrieve(
     Raises:
         ArgumentError: If k or considered is not from 1 to what there is, or there is no input.
         DataError: If inputs are not tensors.
+        ShapeError: If they have not as many axes as a batch of the training data.
     """
     index = network.index
     _in_range("considered", considered, index.classes)
     _in_range("k", k, considered * index.largest if network.conditional else len(index))
-    count, start = _count(inputs), 0
+    count, start = _count(network, inputs), 0
     ids, values = np.empty((count, k), np.int64), np.empty((count, k))
     known, sure, within, entropy, logit = np.empty(count, np.int64), *(np.full(count, np.nan) for _ in range(4))
     # filled in place: small arrays kept from each chunk would stand between the large ones and break up the memory
@@ -137,7 +138,7 @@ def reading(
     Yields:
         What the network says of each chunk.
     """
-    count = _count(inputs)
+    count = _count(network, inputs)
     columns = considered * network.index.largest if network.conditional else len(network.index)
     fits = memory_budget // (4 * _FLOATS_A_LOGIT * columns)
     chunk = max(1, min(1024, fits, max(_ROWS, _AT_ONCE // columns)))
@@ -169,7 +170,7 @@ def embeddings(
                 to_device(rows(inputs, start, start + chunk), device),
                 None if labels is None else labels[start : start + chunk].to(device),
             ).embedding
-            for start in range(0, _count(inputs), chunk)
+            for start in range(0, _count(network, inputs), chunk)
         ]
     return torch.cat(found)
 
@@ -200,18 +201,28 @@ def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     return Read(classes, torch.cat(joint, 1), columns, many, first.amax(1), entropy, largest)
 
 
-def _count(inputs: Any) -> int:
+def _count(network: ProvenanceNetwork, inputs: Any) -> int:
     """Return how many inputs a batch has.
 
     Raises:
         DataError: If it is not of tensors.
+        ShapeError: If its tensors have not as many axes as a batch of the training data, such as a single input.
         ArgumentError: If it has none.
     """
-    count = next((len(one) for one in leaves(inputs) if one.dim()), None)
+    found = tuple(leaves(inputs))
+    count = next((len(one) for one in found if one.dim()), None)
     if count is None:
         raise DataError(
             f"Inputs must be a batch as the backbone takes it, a tensor or a dict or tuple of tensors; got "
             f"{type(inputs).__name__}. torch.as_tensor makes one of an array."
+        )
+    axes = tuple(one.dim() for one in found)
+    if len(axes) == len(network.axes) and axes != network.axes:
+        which = next(place for place, one in enumerate(axes) if one != network.axes[place])
+        single = "Give a single input its batch axis with inputs[None]." if axes[which] < network.axes[which] else ""
+        raise ShapeError(
+            f"A batch of the training data has {network.axes[which]} axes, the first that of the batch; got shape "
+            f"{tuple(found[which].shape)}. {single}".rstrip()
         )
     if count == 0:
         raise ArgumentError("There is no input to answer: the batch has 0 examples.")

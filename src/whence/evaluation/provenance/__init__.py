@@ -21,7 +21,7 @@ from whence.evaluation.provenance.entropy import (
     entropy_ranking,
     entropy_sheet,
 )
-from whence.evaluation.provenance.membership import membership_by_index
+from whence.evaluation.provenance.membership import membership_by_index, membership_figure
 from whence.evaluation.provenance.memorisation import (
     memorisation_curve,
 )
@@ -61,6 +61,7 @@ __all__ = (
     "least_prototypical",
     "map_figure",
     "membership_by_index",
+    "membership_figure",
     "memorisation_curve",
     "retrieval_accuracy",
     "robustness",

@@ -79,7 +79,7 @@ def styles_sheet(found: xr.Dataset, inputs_of_a_class: Any, *, size: int = 48) -
     """Draw the inputs nearest to each cluster's centre, a row a cluster (figures 3 and 13).
 
     Args:
-        found: Of `styles`.
+        found: Of `styles`; under each picture stands its coordinate "input", to which ids may be assigned.
         inputs_of_a_class: Its inputs, pictures.
         size: Length of the longer side of each picture, in pixels; at least 40.
 
@@ -90,9 +90,9 @@ def styles_sheet(found: xr.Dataset, inputs_of_a_class: Any, *, size: int = 48) -
     if len(inputs_of_a_class) != count:
         raise ArgumentError(f"The styles are of {count} inputs; these are {len(inputs_of_a_class)}.")
     examples = as_examples((inputs_of_a_class, torch.zeros(count, dtype=torch.int64)))
-    rows = []
+    names, rows = found["input"].values, []
     for place, near in enumerate(found["exemplar"].values.tolist()):
-        cells = [Cell(picture(examples, one, size), str(one)) if one >= 0 else Cell() for one in near]
+        cells = [Cell(picture(examples, one, size), str(names[one])) if one >= 0 else Cell() for one in near]
         rows.append(Row(f"style {place}, {int(found['size'][place])} inputs", [cells]))
     return sheet_of(rows, ("nearest to the centre",))
 
@@ -217,7 +217,7 @@ def map_figure(found: xr.Dataset) -> Any:
             mode="markers",
             name=str(kind),
             marker={"symbol": ["x" if wrong[one] else "circle" for one in own], "size": 6},
-            text=[f"input {one}, exemplar {found['exemplar'].values[one]}" for one in own],
+            text=[f"input {found['input'].values[one]}, exemplar {found['exemplar'].values[one]}" for one in own],
         )
     return figure.update_layout(
         title="Embedding of the index branch", template="simple_white", xaxis_visible=False, yaxis_visible=False

@@ -115,11 +115,12 @@ def neighbours_in_features(
     network: ProvenanceNetwork, train: Data, inputs: Tensor, k: int = FIVE
 ) -> Int[NDArray[np.int64], "queries ranks"]:
     """Return the training examples nearest by cosine in the features of the backbone, which no class enters."""
-    bank, own = (F.normalize(_features(network, one), dim=1) for one in (train[0], inputs))
+    bank, own = (F.normalize(features_of(network, one), dim=1) for one in (train[0], inputs))
     return nearest(own, bank, k)
 
 
-def _features(network: ProvenanceNetwork, inputs: Tensor) -> Float[Tensor, "queries features"]:
+def features_of(network: ProvenanceNetwork, inputs: Tensor) -> Float[Tensor, "queries features"]:
+    """Return the pooled features of the backbone."""
     device = next(network.parameters()).device
     with evaluating(network), torch.no_grad():
         return torch.cat([network(some.to(device)).features for some in inputs.split(_AT_ONCE)])

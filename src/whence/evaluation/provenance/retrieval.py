@@ -169,7 +169,7 @@ def evaluate_provenance(
     """
     accuracy = retrieval_accuracy(network, train_data, test_data, k=k, limit=limit)
     distorted = distorted_retrieval(network, train_data, limit=limit, seed=seed)
-    both = [_some(one, limit) for one in (_same(network, train_data), as_examples(test_data))]
+    both = [some_of(one, limit) for one in (_same(network, train_data), as_examples(test_data))]
     known = conditions(*range_of(both[0][0]), side=min(both[0][0].shape[2:]))
     shift = next(one for one in known.values() if isinstance(one, Translation))
     kinds: dict[str, Distortion] = {"membership": NoDistortion(), "shifted membership": shift}
@@ -177,8 +177,12 @@ def evaluate_provenance(
     return Tables({**accuracy.parts, "distorted": distorted, **members.parts})
 
 
-def _some(examples: Examples, limit: int | None) -> Data:
-    """Return evenly spaced examples."""
+def some_of(examples: Examples, limit: int | None) -> Data:
+    """Return evenly spaced examples, all of them where there are no more than the limit.
+
+    Raises:
+        ArgumentError: If the limit is no whole number, at least 1.
+    """
     ids = spaced_ids(len(examples), limit)
     return torch.cat([examples.batch(part)[0] for part in _parts(ids)]), examples.labels[ids]
 
