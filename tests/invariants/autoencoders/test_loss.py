@@ -10,7 +10,7 @@ from torch.optim import Adam
 
 from whence._errors import ArgumentError
 from whence.invariants import Relu, SparseAutoencoder, TopK
-from whence.invariants.autoencoders.loss import autoencoder_loss, auxiliary_loss, resample
+from whence.invariants.autoencoders.loss import autoencoder_loss, resample
 from whence.invariants.autoencoders.start import geometric_median, normalise, remove_lengthening, start_from
 
 from .test_network import autoencoder
@@ -60,30 +60,6 @@ def test_gradients_of_the_loss_are_its_finite_differences(activation: Relu | Top
         assert parameter.grad is not None
         slope = float((parameter.grad * direction).sum())
         assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(slope, rel=1e-6, abs=1e-8), name
-
-
-def test_the_auxiliary_loss_is_what_the_silent_features_leave_of_the_error() -> None:
-    made, x = autoencoder(TopK(4)), rows()
-    dead = torch.zeros(12, dtype=torch.bool)
-    dead[[1, 6, 9]] = True
-    found = autoencoder_loss(made, x)
-    auxiliary = auxiliary_loss(made, found, dead)
-    expected = 0.0
-    for row in range(ROWS):
-        best = sorted((1, 6, 9), key=lambda one: -float(found.before[row, one].detach()))[:2]  # half of a width of 5
-        left = found.error[row] - sum(found.before[row, one] * made.decoder[:, one] for one in best)
-        expected += float(left.square().sum().detach()) / ROWS
-    assert float(auxiliary.detach()) == pytest.approx(expected, rel=1e-12)
-    auxiliary.backward()
-    for gradient in (made.encoder.grad, None if made.decoder.grad is None else made.decoder.grad.T):
-        assert gradient is not None
-        assert gradient[dead].any(1).all()
-        assert not gradient[~dead].any()
-
-
-def test_without_silent_features_the_auxiliary_loss_is_zero() -> None:
-    made = autoencoder(TopK(4))
-    assert float(auxiliary_loss(made, autoencoder_loss(made, rows()), torch.zeros(12, dtype=torch.bool))) == 0
 
 
 def test_steps_along_the_remaining_gradient_keep_column_lengths_to_second_order_and_normalising_does_the_rest() -> None:
