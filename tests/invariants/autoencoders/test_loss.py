@@ -76,9 +76,9 @@ def test_steps_along_the_remaining_gradient_keep_column_lengths_to_second_order_
     torch.testing.assert_close(made.decoder.norm(dim=0), torch.ones(12, dtype=torch.float64), rtol=0, atol=1e-14)
 
 
-def resampled() -> tuple[SparseAutoencoder, dict[str, Tensor], Adam, Tensor, int]:
+def resampled(activation: Relu | TopK) -> tuple[SparseAutoencoder, dict[str, Tensor], Adam, Tensor, int]:
     """Resample two silent features after an optimizer's step; only activation 3 has an error worth drawing."""
-    made = autoencoder(Relu(0.3))
+    made = autoencoder(activation)
     optimizer = Adam(made.parameters(), 1e-9)
     autoencoder_loss(made, rows()).total.backward()
     optimizer.step()
@@ -91,13 +91,14 @@ def resampled() -> tuple[SparseAutoencoder, dict[str, Tensor], Adam, Tensor, int
     return made, before, optimizer, far, count
 
 
-def test_resampled_features_point_at_badly_reconstructed_activations() -> None:
-    made, before, _, far, count = resampled()
+@pytest.mark.parametrize(("activation", "share"), [(Relu(0.3), 0.2), (TopK(4), 0.5)])
+def test_resampled_features_point_at_badly_reconstructed_activations(activation: Relu | TopK, share: float) -> None:
+    made, before, _, far, count = resampled(activation)
     assert count == 2
     seen = torch.nn.functional.normalize(far / 1.7 - made.pre_bias.detach(), dim=1)
     assert max(float(seen[3] @ made.decoder.detach()[:, one]) for one in (2, 8)) == pytest.approx(1.0, abs=1e-12)
     others = [one for one in range(12) if one not in {2, 8}]
-    length = 0.2 * float(before["encoder"][others].norm(dim=1).mean())
+    length = share * float(before["encoder"][others].norm(dim=1).mean())
     for one in (2, 8):
         torch.testing.assert_close(made.encoder[one], length * made.decoder[:, one], rtol=0, atol=1e-12)
         assert float(made.bias[one].detach()) == 0
@@ -105,8 +106,9 @@ def test_resampled_features_point_at_badly_reconstructed_activations() -> None:
     assert torch.equal(made.decoder[:, others], before["decoder"][:, others])
 
 
-def test_the_optimizer_forgets_resampled_features_and_no_others() -> None:
-    made, _, optimizer, _, _ = resampled()
+@pytest.mark.parametrize("activation", [Relu(0.3), TopK(4)])
+def test_the_optimizer_forgets_resampled_features_and_no_others(activation: Relu | TopK) -> None:
+    made, _, optimizer, _, _ = resampled(activation)
     others = [one for one in range(12) if one not in {2, 8}]
     for parameter in (made.encoder, made.bias, made.decoder):
         for name in ("exp_avg", "exp_avg_sq"):
