@@ -10,7 +10,7 @@ from torch.optim import Adam
 
 from whence._errors import ArgumentError
 from whence.invariants import Relu, SparseAutoencoder, TopK
-from whence.invariants.autoencoders.loss import autoencoder_loss, auxiliary_loss, resample
+from whence.invariants.autoencoders.loss import autoencoder_loss, resample
 from whence.invariants.autoencoders.start import geometric_median, normalise, remove_lengthening, start_from
 
 from .test_network import autoencoder
@@ -62,30 +62,6 @@ def test_gradients_of_the_loss_are_its_finite_differences(activation: Relu | Top
         assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(slope, rel=1e-6, abs=1e-8), name
 
 
-def test_the_auxiliary_loss_is_what_the_silent_features_leave_of_the_error() -> None:
-    made, x = autoencoder(TopK(4)), rows()
-    dead = torch.zeros(12, dtype=torch.bool)
-    dead[[1, 6, 9]] = True
-    found = autoencoder_loss(made, x)
-    auxiliary = auxiliary_loss(made, found, dead)
-    expected = 0.0
-    for row in range(ROWS):
-        best = sorted((1, 6, 9), key=lambda one: -float(found.before[row, one].detach()))[:2]  # half of a width of 5
-        left = found.error[row] - sum(found.before[row, one] * made.decoder[:, one] for one in best)
-        expected += float(left.square().sum().detach()) / ROWS
-    assert float(auxiliary.detach()) == pytest.approx(expected, rel=1e-12)
-    auxiliary.backward()
-    for gradient in (made.encoder.grad, None if made.decoder.grad is None else made.decoder.grad.T):
-        assert gradient is not None
-        assert gradient[dead].any(1).all()
-        assert not gradient[~dead].any()
-
-
-def test_without_silent_features_the_auxiliary_loss_is_zero() -> None:
-    made = autoencoder(TopK(4))
-    assert float(auxiliary_loss(made, autoencoder_loss(made, rows()), torch.zeros(12, dtype=torch.bool))) == 0
-
-
 def test_steps_along_the_remaining_gradient_keep_column_lengths_to_second_order_and_normalising_does_the_rest() -> None:
     made = autoencoder(Relu(0.3))
     autoencoder_loss(made, rows()).total.backward()
@@ -100,9 +76,9 @@ def test_steps_along_the_remaining_gradient_keep_column_lengths_to_second_order_
     torch.testing.assert_close(made.decoder.norm(dim=0), torch.ones(12, dtype=torch.float64), rtol=0, atol=1e-14)
 
 
-def resampled() -> tuple[SparseAutoencoder, dict[str, Tensor], Adam, Tensor, int]:
+def resampled(activation: Relu | TopK) -> tuple[SparseAutoencoder, dict[str, Tensor], Adam, Tensor, int]:
     """Resample two silent features after an optimizer's step; only activation 3 has an error worth drawing."""
-    made = autoencoder(Relu(0.3))
+    made = autoencoder(activation)
     optimizer = Adam(made.parameters(), 1e-9)
     autoencoder_loss(made, rows()).total.backward()
     optimizer.step()
@@ -115,13 +91,14 @@ def resampled() -> tuple[SparseAutoencoder, dict[str, Tensor], Adam, Tensor, int
     return made, before, optimizer, far, count
 
 
-def test_resampled_features_point_at_badly_reconstructed_activations() -> None:
-    made, before, _, far, count = resampled()
+@pytest.mark.parametrize(("activation", "share"), [(Relu(0.3), 0.2), (TopK(4), 0.5)])
+def test_resampled_features_point_at_badly_reconstructed_activations(activation: Relu | TopK, share: float) -> None:
+    made, before, _, far, count = resampled(activation)
     assert count == 2
     seen = torch.nn.functional.normalize(far / 1.7 - made.pre_bias.detach(), dim=1)
     assert max(float(seen[3] @ made.decoder.detach()[:, one]) for one in (2, 8)) == pytest.approx(1.0, abs=1e-12)
     others = [one for one in range(12) if one not in {2, 8}]
-    length = 0.2 * float(before["encoder"][others].norm(dim=1).mean())
+    length = share * float(before["encoder"][others].norm(dim=1).mean())
     for one in (2, 8):
         torch.testing.assert_close(made.encoder[one], length * made.decoder[:, one], rtol=0, atol=1e-12)
         assert float(made.bias[one].detach()) == 0
@@ -129,8 +106,9 @@ def test_resampled_features_point_at_badly_reconstructed_activations() -> None:
     assert torch.equal(made.decoder[:, others], before["decoder"][:, others])
 
 
-def test_the_optimizer_forgets_resampled_features_and_no_others() -> None:
-    made, _, optimizer, _, _ = resampled()
+@pytest.mark.parametrize("activation", [Relu(0.3), TopK(4)])
+def test_the_optimizer_forgets_resampled_features_and_no_others(activation: Relu | TopK) -> None:
+    made, _, optimizer, _, _ = resampled(activation)
     others = [one for one in range(12) if one not in {2, 8}]
     for parameter in (made.encoder, made.bias, made.decoder):
         for name in ("exp_avg", "exp_avg_sq"):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ChangedDataError, DataError, LabelError, ShapeError
-from whence.datasets import as_examples
+from whence.datasets import as_examples, load_digits
 from whence.invariants import AutoencoderTraining, Relu, SparseAutoencoder, TopK, TrainedAutoencoder, train_autoencoder
 from whence.invariants.autoencoders import loop, start
 from whence.invariants.autoencoders.source import Activations, Reader
@@ -72,6 +72,23 @@ def test_dead_features_come_back_and_stay_dead_where_nothing_revives_them(
     left = with_dead(activation, monkeypatch, revive=False).figures
     assert int((left.density[:10] > 0).sum()) == 0
     assert float(left.dead) >= 0.5  # half of them were so from the start
+
+
+def test_more_top_k_features_of_digits_are_active_and_explain_more_where_silent_ones_are_revived() -> None:
+    pixels = as_examples(load_digits()).batch(range(600))[0].float().flatten(1)
+    revived, left = (
+        train_autoencoder(
+            identity(),
+            "0",
+            pixels,
+            features=128,
+            activation=TopK(2),
+            training=AutoencoderTraining(epochs=12, batch_size=64, rate=2e-3, revive=revive),
+        ).figures
+        for revive in (True, False)
+    )
+    assert float(revived.dead) <= float(left.dead) - 0.1
+    assert float(revived.explained_variance) >= float(left.explained_variance) + 0.03
 
 
 class CutError(Exception):

@@ -15,8 +15,8 @@ from torch.optim import Adam
 from whence._errors import ArgumentError
 from whence._numbers import is_number, is_whole
 from whence._progress import Advance, progress
-from whence.invariants.autoencoders.loss import autoencoder_loss, auxiliary_loss, resample
-from whence.invariants.autoencoders.network import Relu, SparseAutoencoder, TopK
+from whence.invariants.autoencoders.loss import autoencoder_loss, resample
+from whence.invariants.autoencoders.network import SparseAutoencoder
 from whence.invariants.autoencoders.source import Activations, seeded
 from whence.invariants.autoencoders.start import normalise, remove_lengthening, start_from
 from whence.provenance.checkpoints import Checkpoint
@@ -25,7 +25,6 @@ MEASURES = ("loss", "reconstruction", "l0", "dead", "revived")
 _WARM_UP, _DECAY = 0.05, 0.2  # shares of the training in which the rate goes up, and down at the end
 _SILENT = 1 / 16  # of the training: a feature that was silent for so long is dead (Bricken et al., 2023)
 _RESAMPLED = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # when dead features are resampled, as shares of the training (the same)
-_AUXILIARY = 1 / 32  # what the auxiliary loss weighs (Gao et al., 2024, appendix A.2)
 _DRAWN = 8192  # rows of which resampled features, and the start, are drawn
 
 
@@ -39,7 +38,8 @@ class AutoencoderTraining:
         rate: Learning rate.
         batch_size: Rows, activations at one position each, a step.
         positions: How many positions of each example to take, drawn at random; None for all.
-        revive: Whether features that go silent are brought back: by an auxiliary loss of `TopK`, resampled of `Relu`.
+        revive: Whether features that go silent are brought back, pointed anew at activations that are reconstructed
+            badly, four times in the first half of the training.
         seed: Of the first directions, order and draws.
         memory_budget: Bytes that activations may take. If all fit, they are computed once, else anew in each epoch.
 
@@ -124,14 +124,12 @@ class Loop:
         yield from order.tensor_split(self._steps_of[number])
 
     def _step(self, step: int, rows: Tensor) -> tuple[Tensor, int]:
-        """Take a step; return its measures, and how many features the auxiliary loss brought back."""
+        """Take a step; return its measures, and how many silent features came back by themselves."""
         autoencoder, optimizer, silent = self._autoencoder, self._optimizer, self._state.silent
         optimizer.param_groups[0]["lr"] = self._settings.rate * _factor((step + 0.5) / self._total)
         optimizer.zero_grad()
         found, dead = autoencoder_loss(autoencoder, rows), silent >= self._patience
-        helped = self._settings.revive and isinstance(autoencoder.activation, TopK)
-        total = found.total + _AUXILIARY * auxiliary_loss(autoencoder, found, dead) if helped else found.total
-        total.backward()
+        found.total.backward()
         remove_lengthening(autoencoder)
         optimizer.step()
         normalise(autoencoder)
@@ -149,8 +147,8 @@ class Loop:
 
     @torch.no_grad()
     def _resample(self, step: int, rows: Tensor) -> int:
-        """Point silent features of an autoencoder with `Relu` anew; return how many."""
-        if not self._settings.revive or not isinstance(self._autoencoder.activation, Relu):
+        """Point silent features anew; return how many."""
+        if not self._settings.revive:
             return 0
         generator, dead = seeded(self._settings.seed, step, 2), self._state.silent >= self._patience
         drawn = rows[torch.randperm(len(rows), generator=generator)[:_DRAWN].to(rows.device)]
