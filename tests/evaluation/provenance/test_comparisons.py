@@ -55,7 +55,7 @@ def test_scaling_has_a_table_a_strategy() -> None:
     found = scaling_findings(DATA, TEST, LITTLE, strategies=["boundary", "stratified"], shares=[0.9])
     assert list(found.tables) == list(found.pictures) == ["boundary", "stratified"]
     with pytest.raises(ArgumentError, match=r"The scores are of 120 training examples, and here are 60\. .*no limit"):
-        scaling_findings(DATA, TEST, LITTLE, strategies=["helpful"], scores=scores())
+        scaling_findings(DATA, TEST, LITTLE, strategies=["helpful"], shares=[0.9], scores=scores())
 
 
 def test_each_strategy_keeps_the_shares_of_the_classes() -> None:
