@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.regions.networks import data, network, quantity_of
 from whence import as_examples
-from whence._errors import ArgumentError, AuditError
+from whence._errors import ArgumentError, AuditError, LabelError
 from whence.attribution import GradCos, GradDot, as_trained, attribute, load_scores
 from whence.gradients import twice_differentiable
 from whence.regions import (
@@ -252,6 +252,17 @@ def test_each_pair_is_drawn_beside_its_control(tmp_path: Path) -> None:
         for place, one in ((2, maps[1]), (3, control.sel(train=PAIRS[1][1]))):
             box = (8 + place * 168, 20, 8 + place * 168 + 160, 180)
             np.testing.assert_array_equal(np.asarray(drawn.crop(box)), np.asarray(overlay(image, one)))
+    cam = np.abs(maps[0].values)[None].repeat(2, 0)
+    beside = {"Grad-CAM": xr.DataArray(cam, dims=("target", "height", "width"), coords={"target": [2, 0]})}
+    files = draw_maps(maps, control, shown, known, tmp_path / "wider", beside=beside)
+    seen = as_examples(shown).picture(PAIRS[1][0])
+    assert seen is not None
+    with Image.open(files[1]) as drawn:
+        assert drawn.size == (5 * 160 + 6 * 8, 188)
+        box = (8 + 4 * 168, 20, 8 + 4 * 168 + 160, 180)
+        np.testing.assert_array_equal(np.asarray(drawn.crop(box)), np.asarray(overlay(seen, cam[1])))
+    with pytest.raises(LabelError, match=r"The map 'Grad-CAM' beside has no target 2\. Map every target"):
+        draw_maps(maps, control, shown, known, tmp_path / "wider", beside={"Grad-CAM": beside["Grad-CAM"][1:]})
     rows = (torch.randn(3, 5), torch.zeros(3))
     with pytest.raises(
         ArgumentError, match=r"Region maps are drawn over images, and the target 2 is none\. Ask for no"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, LabelError
 from whence._files import make_folder, write_atomically
 from whence.datasets import Examples, as_examples
 from whence.regions.pictures import overlay, side_by_side
 
 
 def draw_maps(
-    maps: xr.DataArray, control: xr.DataArray, targets: Any, train_data: Any, folder: str | Path
+    maps: xr.DataArray,
+    control: xr.DataArray,
+    targets: Any,
+    train_data: Any,
+    folder: str | Path,
+    *,
+    beside: Mapping[str, xr.DataArray] | None = None,
 ) -> list[Path]:
     """Draw each region map over its training image, beside the target and beside the control that never saw it.
 
@@ -26,15 +33,22 @@ def draw_maps(
         control: Of `own_saliency`, with every training example of the maps.
         targets, train_data: The data that the ids are of: anything `as_examples` takes.
         folder: Where to write ``target-T-train-N.png`` for each pair; made if it is not there.
+        beside: Maps of the targets by name, of `grad_cam` and `integrated_gradients`: drawn over the target, last.
 
     Returns:
         The files, one a pair, in the order of the maps.
 
     Raises:
         ArgumentError: If targets or training examples are no images, or ``folder`` is a file.
+        LabelError: If a map beside them lacks one of the targets.
         DiskError: If the disk is full or refuses to write.
     """
     explained, known, place = as_examples(targets), as_examples(train_data), Path(folder)
+    others = dict(beside or {})
+    for name, one in others.items():
+        missing = sorted(set(maps.coords["target"].values.tolist()) - set(one.coords["target"].values.tolist()))
+        if missing:
+            raise LabelError(f"The map {name!r} beside has no target {missing[0]}. Map every target of the pairs.")
     make_folder(place)
     files = []
     for one in maps:
@@ -46,6 +60,7 @@ def draw_maps(
             f"training example {train}": image,
             "region map": overlay(image, one),
             "without the target": overlay(image, blind),
+            **{name: overlay(shown, one.sel(target=target)) for name, one in others.items()},
         }
         files.append(place / f"target-{target}-train-{train}.png")
         write_atomically(files[-1], _png(side_by_side(panels)))
