@@ -72,9 +72,7 @@ def resample(
 
     A code above 0 is enough for `Relu`; `TopK` asks for one of the k largest. At a share s of the others' length, a
     feature outdoes on its own activation those whose cosine with it is below s, about. Gao et al. (2024, appendix A.2)
-    bring features of `TopK` back by an auxiliary loss instead. In some hundred steps on digits more of them ended
-    silent with it than with nothing, less than half as many pointed anew; in a thousand on MNIST now the one, now the
-    other left fewer, and it explained up to 0.005 more of the variance.
+    bring features of `TopK` back by an auxiliary loss instead.
 
     Returns:
         How many features were pointed anew: all silent ones, or as many as activations have an error.
