@@ -32,6 +32,7 @@ def arguments(about: str) -> argparse.ArgumentParser:
         help="folder of the four MNIST files (default: $WHENCE_DATA/mnist)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="where networks are; cpu or cuda")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     return parser
 

@@ -50,6 +50,7 @@ from whence.attribution import GradDot, self_influence
 from whence.datasets import load_parquet
 from whence.kernel import Trained, as_trained, modes
 from whence.report.attack_plots import attacked_figures
+from whence.runs.trees import to_device
 
 Data = tuple[Tensor, Tensor]
 PARTS = ("study", "cures", "hardened", "cifar")
@@ -99,8 +100,8 @@ def mnist_run(options: argparse.Namespace, scratch: Path) -> whence.Run:
     data = training_data(options.data_dir)
     place = options.run or scratch / "run"
     if place.exists():
-        return whence.open_run(place, lenet5(), data, loss=F.cross_entropy)
-    return train_recorded(place, data, 0.0, 50)
+        return whence.open_run(place, lenet5().to(options.device), data, loss=F.cross_entropy)
+    return train_recorded(place, data, 0.0, 50, options.device)
 
 
 def mnist_study(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def hardened(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
     data, tests = training_data(options.data_dir), target_data(options.data_dir, TESTS)
     rows = {}
     for name, against in (("standard", Pgd(epsilon=1e-9, steps=1)), ("PGD-AT", Pgd(epsilon=0.1, steps=5))):
-        model = lenet5()
+        model = lenet5().to(options.device)
         train_against(model, Adam(model.parameters(), HARD_RATE), data, epochs=HARD_EPOCHS, attack=against)
         rows[name] = robust(model, data, tests)
         print(json.dumps({name: rows[name]}), flush=True)
@@ -183,7 +184,7 @@ def robust(model: nn.Module, data: Data, tests: Data) -> dict[str, float]:
     trained = as_trained(model, data, loss=F.cross_entropy)
     found = modes(trained, count=HARD_MODES, ids=range(HARD_EXAMPLES))
     torch.manual_seed(0)
-    some = (tests[0][:1000], tests[1][:1000])
+    some = to_device((tests[0][:1000], tests[1][:1000]), next(model.parameters()).device)
     changed = Pgd(epsilon=0.1, steps=20).changed(trained.model, *some)
     with torch.no_grad():
         right, robustly = ((trained.model(one).argmax(1) == some[1]).float().mean() for one in (some[0], changed))
@@ -194,7 +195,7 @@ def robust(model: nn.Module, data: Data, tests: Data) -> dict[str, float]:
 
 def energy(trained: Trained, inputs: Tensor, labels: Tensor) -> float:
     """Return the mean squared length of the examples' loss gradients."""
-    there = as_trained(trained.model, (inputs, labels), loss=F.cross_entropy)
+    there = as_trained(trained.model, (inputs.cpu(), labels.cpu()), loss=F.cross_entropy)
     return float(self_influence(GradDot(), there).mean())
 
 
@@ -213,19 +214,21 @@ def cifar_study(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Study a small network on CIFAR-10."""
     parts = (whence.as_examples(load_parquet(options.cifar / f"{name}.parquet")) for name in ("train", "test"))
     data, tests = (one.batch(range(CIFAR_TRAIN)) for one in parts)
-    model = cifar_network()
+    model = cifar_network().to(options.device)
     optimizer = Adam(model.parameters(), 1e-3)
     with whence.record(scratch / "cifar", model, optimizer, data, loss=F.cross_entropy) as recorder:
         for _ in range(CIFAR_EPOCHS):
             for x, y in recorder.batches(CIFAR_BATCH):
                 optimizer.zero_grad()
-                F.cross_entropy(model(x), y).backward()
+                F.cross_entropy(model(x.to(options.device)), y.to(options.device)).backward()
                 optimizer.step()
-    run = whence.open_run(scratch / "cifar", cifar_network(), data, loss=F.cross_entropy)
+    run = whence.open_run(scratch / "cifar", cifar_network().to(options.device), data, loss=F.cross_entropy)
     plan = Plan(count=16, epsilon=4 / 255, bounds=(0.0, 1.0), times=6, examples=1024)
     made = study(run, tests, plan=plan, path=scratch / "cifar.zarr")
     with torch.no_grad():
-        accuracy = float((as_trained(run).model(tests[0]).argmax(1) == tests[1]).float().mean())
+        accuracy = float(
+            (as_trained(run).model(tests[0].to(options.device)).cpu().argmax(1) == tests[1]).float().mean()
+        )
     return {"accuracy": accuracy, **told(made, options.results / "adversarial-cifar")}
 
 

@@ -66,17 +66,19 @@ def optimizer_for(model: torch.nn.Module, decay: float) -> Optimizer:
     return AdamW(model.parameters(), RATE, weight_decay=decay) if decay else Adam(model.parameters(), RATE)
 
 
-def train_recorded(path: Path, data: tuple[torch.Tensor, torch.Tensor], decay: float, epochs: int) -> whence.Run:
+def train_recorded(
+    path: Path, data: tuple[torch.Tensor, torch.Tensor], decay: float, epochs: int, device: str = "cpu"
+) -> whence.Run:
     """Train with recording and open the run."""
-    model = lenet5()
+    model = lenet5().to(device)
     optimizer = optimizer_for(model, decay)
     with whence.record(path, model, optimizer, data, loss=F.cross_entropy) as recorder:
         for _ in range(epochs):
             for x, y in recorder.batches(BATCH):
                 optimizer.zero_grad()
-                F.cross_entropy(model(x), y).backward()
+                F.cross_entropy(model(x.to(device)), y.to(device)).backward()
                 optimizer.step()
-    return whence.open_run(path, lenet5(), data, loss=F.cross_entropy)
+    return whence.open_run(path, lenet5().to(device), data, loss=F.cross_entropy)
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -51,7 +51,6 @@ def main() -> None:
     parser = arguments("Train the generative provenance network and measure what it names.")
     parser.add_argument("--train", type=int, default=2000, help="first images of MNIST to train on")
     parser.add_argument("--epochs", type=int, default=35)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, help="folder to keep the training in, to go on after a stop")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from benchmarks._machine import machine
+from benchmarks._machine import machine, processor
 from benchmarks._mnist import keep_freed_memory
 from benchmarks._pictures import save_figure
 from whence import as_examples
@@ -286,7 +286,8 @@ def measure(one: Case, kind: str, pool: Pool, names: Sequence[str] | None, resul
         founds = [found for found, _ in runs]
         told[name] = row(founds, sum(seconds for _, seconds in runs), spread, share if way.pooled else 0, standards)
         told[name]["spectrum"] = float(np.mean([spectrum_beside(found.inputs, plain) for found in founds]))
-        print(kind, name, {key: told[name].get(key) for key in SHOWN}, flush=True)
+        told[name]["processor"] = processor()
+        print(json.dumps({"objective": kind, "way": name, **told[name]}), flush=True)
         if name in DRAWN:
             draw_samples(founds, results / f"invariants-{data}-{kind.replace(' ', '-')}-{slug(name)}.png")
     return {"ways": told, "queries": places, "spread": spread, "budget": BUDGET[kind], "pool": len(pool)}
@@ -337,7 +338,6 @@ def slug(name: str) -> str:
     return "".join(one for one in name.lower().replace(" ", "-") if one not in ",()")
 
 
-SHOWN = ("statuses", "solved", "median_residual", "evaluations_per_solved", "precision", "prior_precision", "quantile")
 DRAWN = ("Gauss-Newton, coarse first", "exact (Metropolis)", "Gauss-Newton, filtered too", "pixels, Adam, rate 0.05")
 
 
@@ -420,6 +420,10 @@ def page(found: dict[str, Any], path: Path, data: str) -> None:
             *(line(name, one) for name, one in told["ways"].items()),
             "",
         ]
+        elsewhere = {one["processor"] for one in told["ways"].values() if "processor" in one}
+        for other in sorted(elsewhere - {found["machine"]["processor"]}):
+            names = (name for name, one in told["ways"].items() if one.get("processor") == other)
+            lines += [f"On {other} were measured: {'; '.join(names)}.", ""]
     lines += [f"![Cutoffs](invariants-{data}-cutoffs.png)"]
     path.write_text("\n".join(lines) + "\n")
 

@@ -5,7 +5,8 @@
     python -m benchmarks.kernel --data-dir MNIST --epochs 1 --only ratio
 
 The kernel of the training images with the targets is kept in ``--keep``, and goes on where it was stopped. Results are
-written to ``benchmarks/results/kernel.json``, ``kernel.md`` and pictures beside them.
+written to ``benchmarks/results/kernel.json``, ``kernel.md`` and pictures beside them; with ``--device cuda`` to
+``kernel-cuda.json`` and ``kernel-cuda.md``.
 """
 
 from __future__ import annotations
@@ -70,19 +71,20 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
-    file = options.results / "kernel.json"
+    name = "kernel" if options.device == "cpu" else f"kernel-{options.device}"
+    file = options.results / f"{name}.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps({**known, **found}, indent=1) + "\n")
-    (options.results / "kernel.md").write_text(page({**known, **found}))
+    (options.results / f"{name}.md").write_text(page({**known, **found}))
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return everything that was asked for."""
     data, targets = training_data(options.data_dir), target_data(options.data_dir, options.targets)
     if options.run is None:
-        run = train_recorded(folder / "run", data, 0.0, options.epochs)
+        run = train_recorded(folder / "run", data, 0.0, options.epochs, options.device)
     else:
-        run = whence.open_run(options.run, lenet5(), data, loss=F.cross_entropy)
+        run = whence.open_run(options.run, lenet5().to(options.device), data, loss=F.cross_entropy)
     parts, times = options.only or PARTS, options.times or "epoch"
     found: dict[str, Any] = {"machine": machine()}
     if "ratio" in parts or "difficulty" in parts:

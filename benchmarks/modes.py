@@ -49,9 +49,9 @@ def main() -> None:
     data = training_data(options.data_dir)
     with tempfile.TemporaryDirectory() as folder:
         if options.run is None:
-            run = train_recorded(Path(folder) / "run", data, 0.0, options.epochs)
+            run = train_recorded(Path(folder) / "run", data, 0.0, options.epochs, options.device)
         else:
-            run = whence.open_run(options.run, lenet5(), data, loss=F.cross_entropy)
+            run = whence.open_run(options.run, lenet5().to(options.device), data, loss=F.cross_entropy)
         found = {
             "epochs": run.epochs,
             "steps": run.steps,

@@ -84,7 +84,7 @@ def main() -> None:
 def backbone() -> nn.Module:
     """Return the small convolutional network; pictures from 0 to 1."""
     return nn.Sequential(
-        _Scaled(),
+        Scaled(),
         nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
@@ -92,7 +92,7 @@ def backbone() -> nn.Module:
     )  # fmt: skip
 
 
-class _Scaled(nn.Module):
+class Scaled(nn.Module):
     """MNIST's mean and deviation (7.4.3), inside the network, as distortions are of pictures from 0 to 1."""
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -133,24 +133,32 @@ def one_head(
 ) -> dict[str, Any]:
     """Train a network with a head and return its figures."""
     setting, (train, test) = SETTINGS[name], data
-    network = provenance.ProvenanceNetwork(backbone(), train, head=setting.head, conditional=setting.conditional)
+    network = new(setting, train, options.device)
     start = time.process_time()
     if setting.start:
-        warm = network_of(setting.start, train, options.epochs, folder).state_dict()
+        warm = network_of(setting.start, train, options, folder).state_dict()
         network.load_state_dict({name: one for name, one in warm.items() if "head." not in name}, strict=False)
         fitted(network, name, train, SHORT, folder)
     else:
-        network = network_of(name, train, options.epochs, folder)
+        network = network_of(name, train, options, folder)
     seconds = time.process_time() - start
+    found = figures(network, (train, test), distorted, every=name == "nearest neighbours")
+    return {**found, "training": seconds, "device": options.device, "machine": machine()}
+
+
+def figures(
+    network: provenance.ProvenanceNetwork, data: tuple[Data, Data], distorted: dict[str, Any], *, every: bool = False
+) -> dict[str, Any]:
+    """Return what a trained network answers; ``every``: its own answers are its neighbours'."""
+    train, test = data
     own = provenance.retrieve(network, train[0], 1)
     start = time.perf_counter()
-    answers = provenance.retrieve(network, test[0], K, considered=3 if setting.conditional else 1)
+    answers = provenance.retrieve(network, test[0], K, considered=3 if network.conditional else 1)
     querying = time.perf_counter() - start
     bank, queries = (provenance.embeddings(network, one[0]) for one in (train, test))
     near = neighbours_of(queries, bank, train, test[1])
     found: dict[str, Any] = {
         "parameters": sum(one.numel() for one in network.parameters()),
-        "training": seconds,
         "retrieval of 10,000": querying,
         "class": float((answers.predicted.values == test[1].numpy()).mean()),
         "index on training": float((own.exemplar.values[:, 0] == np.arange(len(train[1]))).mean()),
@@ -163,7 +171,7 @@ def one_head(
     for condition, (inputs, rows) in distorted.items():
         first = provenance.retrieve(network, inputs, 1)
         found["exact"][condition] = exact(torch.from_numpy(first.exemplar.values[:, 0]), rows)
-        if name == "nearest neighbours" or condition not in ("no distortion", *BARS):
+        if every or condition not in ("no distortion", *BARS):
             continue
         found["neighbours' exact"][condition] = exact(nearest(provenance.embeddings(network, inputs), bank), rows)
     for condition in ("no distortion", BARS[0]):
@@ -173,12 +181,17 @@ def one_head(
     return found
 
 
-def network_of(name: str, train: Data, epochs: int, folder: Path) -> provenance.ProvenanceNetwork:
+def new(setting: Setting, train: Data, device: str) -> provenance.ProvenanceNetwork:
+    """Return a network with a head, newly drawn."""
+    made = provenance.ProvenanceNetwork(backbone(), train, head=setting.head, conditional=setting.conditional)
+    return made.to(device)
+
+
+def network_of(name: str, train: Data, options: argparse.Namespace, folder: Path) -> provenance.ProvenanceNetwork:
     """Return a network with a head, trained from its initialisation, or gone on with from the cache."""
     torch.manual_seed(0)
-    setting = SETTINGS[name]
-    network = provenance.ProvenanceNetwork(backbone(), train, head=setting.head, conditional=setting.conditional)
-    fitted(network, name, train, epochs, folder)
+    network = new(SETTINGS[name], train, options.device)
+    fitted(network, name, train, options.epochs, folder)
     return network
 
 
@@ -213,13 +226,13 @@ def membership(network: provenance.ProvenanceNetwork, members: Tensor, outside: 
 def nearest(queries: Tensor, bank: Tensor) -> Tensor:
     """Return the row of the nearest by Euclidean distance, for each query."""
     sizes = (bank**2).sum(1)
-    return torch.cat([(sizes - 2 * part @ bank.T).argmin(1) for part in queries.split(500)])
+    return torch.cat([(sizes - 2 * part @ bank.T).argmin(1).cpu() for part in queries.split(500)])
 
 
 def neighbours_of(queries: Tensor, bank: Tensor, train: Data, labels: Tensor) -> list[float]:
     """Return how often the class of the nearest by cosine is right, first and any of five."""
     rows = F.normalize(bank, dim=1)
-    best = torch.cat([(part @ rows.T).topk(K, 1).indices for part in F.normalize(queries, dim=1).split(500)])
+    best = torch.cat([(part @ rows.T).topk(K, 1).indices.cpu() for part in F.normalize(queries, dim=1).split(500)])
     return classes(train[1][best].numpy(), labels)
 
 
@@ -238,13 +251,20 @@ def write(found: dict[str, Any], results: Path) -> None:
     """Write the figures, and a page that says them."""
     results.mkdir(parents=True, exist_ok=True)
     (results / "provenance.json").write_text(json.dumps(found, indent=1) + "\n")
-    heads = found["heads"]
     lines = [
         f"Small two-branch network on {found['train']:,} training images of MNIST, {found['epochs']} epochs; see the "
         "script. Retrieved class: of the first example, and of any of five, on 10,000 test images; of heads that are "
         "class-conditional, over the three most probable classes.",
         f"Machine: {json.dumps(found['machine'], sort_keys=True)}",
         "",
+        *tables(found["heads"], found[PIXELS]),
+    ]
+    (results / "provenance.md").write_text("\n".join(lines) + "\n")
+
+
+def tables(heads: dict[str, Any], pixels: dict[str, float]) -> list[str]:
+    """Return the lines of two tables: what each head answers, and whether it knows distorted training images."""
+    lines = [
         "| head | class | index on training | retrieved class, first / any of 5 | neighbours in its embedding | "
         "membership AUC by logit, confidence, clean / shifted | parameters | training, s | retrieval of 10,000, s |",
         "|" + "---|" * 9,
@@ -256,9 +276,11 @@ def write(found: dict[str, Any], results: Path) -> None:
             ", ".join(f"{part[key]:.3f}" for key in ("index logit", "index confidence") if key in part)
             for part in one["membership"].values()
         )
+        seconds = "" if one["training"] is None else f"{one['training']:.0f}"
+        where = " (GPU)" if one.get("device", "cpu") != "cpu" else ""
         lines.append(
             f"| {name} | {one['class']:.4f} | {one['index on training']:.4f} | {both} | {near} | {member} | "
-            f"{one['parameters']:,} | {one['training']:.0f} | {one['retrieval of 10,000']:.1f} |"
+            f"{one['parameters']:,} | {seconds}{where} | {one['retrieval of 10,000']:.1f} |"
         )
     lines += [
         "",
@@ -270,12 +292,12 @@ def write(found: dict[str, Any], results: Path) -> None:
     ]
     for name in CONDITIONS:
         cells = [f"{one['exact'][name]:.3f}" for one in heads.values()]
-        pixels = f"{found[PIXELS][name]:.3f}" if name in found[PIXELS] else ""
-        lines.append(f"| {name} | {' | '.join(cells)} | {pixels} |")
+        near = f"{pixels[name]:.3f}" if name in pixels else ""
+        lines.append(f"| {name} | {' | '.join(cells)} | {near} |")
     means = [np.mean([one["exact"][name] for name in BARS]) for one in heads.values()]
-    cells = [f"{one:.3f}" for one in (*means, np.mean([found[PIXELS][name] for name in BARS]))]
+    cells = [f"{one:.3f}" for one in (*means, np.mean([pixels[name] for name in BARS]))]
     lines.append(f"| **mean of the five** | {' | '.join(cells)} |")
-    (results / "provenance.md").write_text("\n".join(lines) + "\n")
+    return lines
 
 
 if __name__ == "__main__":

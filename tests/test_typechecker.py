@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -94,3 +96,9 @@ def test_every_function_of_the_library_is_checked() -> None:
             counts["axes" if one.__globals__["__name__"] == "jaxtyping._decorator" else "types"] += 1
     assert counts["axes"] > 100
     assert counts["types"] > 800
+
+
+def test_axes_are_named_of_a_class_as_numpy_from_2_5_on_has_no_class_behind_its_alias() -> None:
+    folder = Path(whence.__file__).parent
+    aliased = re.compile(r"\b(Float|Int|Integer|Bool|Shaped)\[(NDArray|Array\b)")
+    assert [path.name for path in folder.rglob("*.py") if aliased.search(path.read_text())] == []

@@ -25,8 +25,8 @@ class Interval(NamedTuple):
 
 
 def rank_correlations(
-    one: Float[NDArray[np.floating], "sets columns"], other: Float[NDArray[np.floating], "sets columns"]
-) -> Float[NDArray[np.float64], " columns"]:
+    one: Float[np.ndarray, "sets columns"], other: Float[np.ndarray, "sets columns"]
+) -> Float[np.ndarray, " columns"]:
     """Return Spearman's rank correlation of each column with the other's; ties share a rank.
 
     It is nan under 3 rows, and where a column's values are all alike.
@@ -62,7 +62,7 @@ def bootstrap(
 
 
 def mean_interval(
-    values: Float[NDArray[np.floating], " values"],
+    values: Float[np.ndarray, " values"],
     clusters: NDArray[np.generic] | None = None,
     *,
     seed: int = 0,
@@ -95,7 +95,7 @@ def mean_interval(
     return Interval(float(kept.mean()), float(low), float(high))
 
 
-def normal_interval(values: Float[NDArray[np.floating], " values"]) -> Interval:
+def normal_interval(values: Float[np.ndarray, " values"]) -> Interval:
     """Return the mean of some values with the interval of a normal approximation, mean ± 1.96 standard errors."""
     mean, half = float(values.mean()), float("nan")
     if len(values) > 1:
@@ -103,7 +103,7 @@ def normal_interval(values: Float[NDArray[np.floating], " values"]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def student_interval(values: Float[NDArray[np.floating], " values"]) -> Interval:
+def student_interval(values: Float[np.ndarray, " values"]) -> Interval:
     """Return the mean of a few values, as of some seeds, with Student's interval; nan around a single one."""
     from scipy.stats import t as student
 

@@ -152,7 +152,7 @@ def test_an_image_of_another_size_is_refused() -> None:
     )
     assert message in refused(MODEL, "--targets", "digits", *words)
     Image.new("L", (20, 20)).save("query.png")
-    assert "The network cannot be called with the query, of shape (1, 20, 20): " in refused(MODEL, *words)
+    assert "cannot be called with the query, of shape (1, 20, 20), torch.float32 on cpu: " in refused(MODEL, *words)
 
 
 def test_a_file_that_is_no_image_is_refused() -> None:
@@ -268,7 +268,7 @@ def test_whatever_a_network_s_own_code_raises_is_told_with_the_query_s_shape() -
     )
     Image.new("L", (9, 9)).save("query.png")
     message = refused("picky:Picky", "--query", "query.png", "--unit", "logit.0", *FEW)
-    assert "cannot be called with the query, of shape (1, 9, 9): images of 8 only. Give an image of" in message
+    assert "the query, of shape (1, 9, 9), torch.float32 on cpu: images of 8 only. Give an input of" in message
 
 
 def test_nothing_is_written_over() -> None:

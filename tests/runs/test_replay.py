@@ -16,6 +16,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from tests.runs.training import Recipe, noisy_model, own_norm_model, plain_model, tied_model
 from whence import _errors as errors
 from whence.runs import Run
+from whence.runs.randomness import same_convolutions
 
 
 def groups(model: nn.Module) -> Optimizer:
@@ -391,3 +392,17 @@ def test_steps_outside_of_the_run_are_refused(tmp_path: Path) -> None:
             call(run)
     with pytest.raises(errors.ArgumentError, match="No step 6"):
         run.record_of(6)
+
+
+def test_convolutions_on_a_gpu_are_deterministic_while_a_run_is_made_and_as_they_were_after() -> None:
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = True, False
+    try:
+        with same_convolutions(torch.device("cuda")):
+            assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+        with same_convolutions(torch.device("cpu")):
+            assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before

@@ -21,7 +21,7 @@ _VARIABLE = "score"
 
 
 def label(
-    values: Float[Tensor, "targets train"] | Float[NDArray[Any], "targets train"],
+    values: Float[Tensor, "targets train"] | Float[np.ndarray, "targets train"],
     targets: Sequence[Any] | NDArray[Any],
     train: Sequence[Any] | NDArray[Any],
     *,

@@ -11,7 +11,6 @@ from typing import Any, final
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError, LabelError
 from whence._numbers import even_parts, is_whole
@@ -185,7 +184,7 @@ def strongest(row: xr.DataArray, k: int, sign: int) -> xr.DataArray:
     """
     if not is_whole(k) or k < 1:
         raise ArgumentError(f"`k` must be a whole number, at least 1, to list training examples; got {k!r}.")
-    values: Float[NDArray[Any], "train"] = row.values * sign
+    values: Float[np.ndarray, "train"] = row.values * sign
     k = min(k, values.size)
     found = np.argpartition(-values, k - 1)[:k]
     return row.isel(train=found[np.argsort(-values[found], kind="stable")])
@@ -241,7 +240,7 @@ def read(array: xr.DataArray) -> xr.DataArray:
         ) from error
 
 
-def check(rows: xr.DataArray, profile: xr.DataArray) -> Float[NDArray[np.float64], " targets"]:
+def check(rows: xr.DataArray, profile: xr.DataArray) -> Float[np.ndarray, " targets"]:
     """Compare targets' influences with their sums, which are kept apart, and return the sums.
 
     Raises:

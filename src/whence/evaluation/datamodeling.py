@@ -67,10 +67,10 @@ def linear_datamodeling_score(truth: Truth, scores: xr.DataArray | Mapping[str, 
 
 
 def agreements(
-    help_: Float[NDArray[np.floating], "targets train"],
+    help_: Float[np.ndarray, "targets train"],
     kept: NDArray[np.bool_],
-    losses: Float[NDArray[np.float64], "sets targets"],
-) -> Float[NDArray[np.float64], " targets"]:
+    losses: Float[np.ndarray, "sets targets"],
+) -> Float[np.ndarray, " targets"]:
     """Return each target's rank correlation over sets of predicted and real losses.
 
     Args:

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, ShapeError
 from whence._statistics import Interval, bootstrap, rank_correlations
 from whence.evaluation.table import Table, table_of
 
-Scores = Float[NDArray[np.float64], " examples"]
-Wrong = Bool[NDArray[np.bool_], " examples"]
+Scores = Float[np.ndarray, " examples"]
+Wrong = Bool[np.ndarray, " examples"]
 COLUMNS = ("AUROC", "AUPR", "Spearman")
 
 

@@ -41,7 +41,7 @@ class Blocks:
 
     inputs: Float[Tensor, "images channels height width"]
     labels: Int[Tensor, " images"]
-    inside: Bool[NDArray[np.bool_], "images height width"]
+    inside: Bool[np.ndarray, "images height width"]
 
 
 def block_digits(

@@ -22,7 +22,7 @@ _ROWS = 512  # examples that go through a model at once, at most
 _REMOVED = " if the example is removed"  # ends the unit of what whence.counterfactual gives
 
 
-def as_help(scores: xr.DataArray) -> Float[NDArray[np.floating], "targets train"]:
+def as_help(scores: xr.DataArray) -> Float[np.ndarray, "targets train"]:
     """Return scores so that positive = the example helped the target.
 
     Args:
@@ -156,7 +156,7 @@ def correct(model: nn.Module, inputs: Any, labels: Tensor) -> NDArray[np.bool_]:
     return np.concatenate(found)
 
 
-def accuracy(model: nn.Module, inputs: Any, labels: Tensor) -> Float[NDArray[np.float64], "1"]:
+def accuracy(model: nn.Module, inputs: Any, labels: Tensor) -> Float[np.ndarray, "1"]:
     """Return the share of examples that a model gets right.
 
     Raises:

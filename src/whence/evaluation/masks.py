@@ -14,8 +14,8 @@ from whence._errors import ArgumentError, ShapeError
 
 _BLOB = 8  # parts of the image's shorter side that a smoothed blob measures
 
-Maps = Float[NDArray[np.float64], "pairs height width"]
-Pixels = Bool[NDArray[np.bool_], "pairs height width"]
+Maps = Float[np.ndarray, "pairs height width"]
+Pixels = Bool[np.ndarray, "pairs height width"]
 
 
 def top_pixels(maps: Maps, percent: float) -> Pixels:
@@ -78,7 +78,7 @@ def masked(images: Tensor, kept: Pixels, fill: Tensor) -> Float[Tensor, "pairs c
     return torch.where(where, images, fill.to(images).expand(images.shape[1:]))
 
 
-def mass_inside(maps: Maps, inside: NDArray[np.bool_]) -> Float[NDArray[np.float64], " pairs"]:
+def mass_inside(maps: Maps, inside: NDArray[np.bool_]) -> Float[np.ndarray, " pairs"]:
     """Return the share of each map's absolute values that lies inside.
 
     Args:
@@ -101,7 +101,7 @@ def mass_inside(maps: Maps, inside: NDArray[np.bool_]) -> Float[NDArray[np.float
     return found
 
 
-def top_inside(maps: Maps, inside: NDArray[np.bool_], percent: float) -> Float[NDArray[np.float64], " pairs"]:
+def top_inside(maps: Maps, inside: NDArray[np.bool_], percent: float) -> Float[np.ndarray, " pairs"]:
     """Return the share of each map's highest pixels that lies inside.
 
     Args:

@@ -20,8 +20,8 @@ BLIND = "blind control"
 NO_EVIDENCE = "no evidence of membership beyond what the inputs alone say"
 _ENOUGH = 10  # false positives from which on a rate is more than a few examples' luck
 
-Scores = Float[NDArray[np.float64], " examples"]
-Pair = tuple[Float[NDArray[np.float64], " members"], Float[NDArray[np.float64], " others"]]
+Scores = Float[np.ndarray, " examples"]
+Pair = tuple[Float[np.ndarray, " members"], Float[np.ndarray, " others"]]
 
 
 def membership_table(
@@ -92,7 +92,7 @@ class _Found:
     """What was measured of one score."""
 
     auc: Interval
-    drawn: Float[NDArray[np.float64], " resamples"]  # areas
+    drawn: Float[np.ndarray, " resamples"]  # areas
     true: tuple[Interval, ...]  # by share of false positives
     false: tuple[Interval, ...]
 
@@ -126,9 +126,7 @@ def _measured(pair: Pair, shares: Sequence[float], seed: int) -> _Found:
     )
 
 
-def _areas(
-    members: Float[NDArray[np.float64], " members"], others: Float[NDArray[np.float64], " others"], seed: int
-) -> Iterator[float]:
+def _areas(members: Float[np.ndarray, " members"], others: Float[np.ndarray, " others"], seed: int) -> Iterator[float]:
     """Yield the area under the ROC curve, and then those of resamples: the same for scores of as many examples."""
     values, places = np.unique(np.concatenate([members, others]), return_inverse=True)
     rows = places[: len(members)], places[len(members) :]
@@ -140,7 +138,7 @@ def _areas(
 
 
 def _flagged(
-    members: Float[NDArray[np.float64], " members"], others: Float[NDArray[np.float64], " others"], share: float
+    members: Float[np.ndarray, " members"], others: Float[np.ndarray, " others"], share: float
 ) -> tuple[int, int]:
     """Return how many members and others lie above the lowest threshold that keeps to a share of false positives."""
     first_too_many = np.sort(others)[::-1][_allowed(share, len(others))]

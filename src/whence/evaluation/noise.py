@@ -108,7 +108,7 @@ def _interval(of: _Found, wrong: NDArray[np.bool_], values: NDArray[np.float64],
     return Interval(of(wrong, values), low, high)
 
 
-def auroc(wrong: Bool[NDArray[np.bool_], " examples"], values: Float[NDArray[np.float64], " examples"]) -> float:
+def auroc(wrong: Bool[np.ndarray, " examples"], values: Float[np.ndarray, " examples"]) -> float:
     """Return the chance that a wrong label has the higher value than a right one; ties count half, nan without both."""
     from scipy.stats import rankdata  # here, as it takes long to import
 
@@ -119,9 +119,7 @@ def auroc(wrong: Bool[NDArray[np.bool_], " examples"], values: Float[NDArray[np.
     return above / (count * (wrong.size - count))
 
 
-def average_precision(
-    wrong: Bool[NDArray[np.bool_], " examples"], values: Float[NDArray[np.float64], " examples"]
-) -> float:
+def average_precision(wrong: Bool[np.ndarray, " examples"], values: Float[np.ndarray, " examples"]) -> float:
     """Return the mean, over wrong labels, of the precision when all with at least that value are flagged."""
     order = np.argsort(-values, kind="stable")
     found, ranked = np.cumsum(wrong[order]), values[order]
@@ -130,7 +128,7 @@ def average_precision(
     return float((gained * found[last] / (last + 1)).sum() / found[-1]) if found[-1] else float("nan")
 
 
-def missed(wrong: Bool[NDArray[np.bool_], " examples"], values: Float[NDArray[np.float64], " examples"]) -> float:
+def missed(wrong: Bool[np.ndarray, " examples"], values: Float[np.ndarray, " examples"]) -> float:
     """Return the share of wrong labels that are not among as many examples with the highest values."""
     flagged = np.argsort(-values, kind="stable")[: int(wrong.sum())]
     return 1 - float(wrong[flagged].mean()) if flagged.size else float("nan")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from whence._errors import ArgumentError, ShapeError
 from whence.evaluation.inputs import as_count, as_help
 
-Order = Int[NDArray[np.int64], " train"]
+Order = Int[np.ndarray, " train"]
 Keep = Callable[[int, int], Sequence[int]]
 """(how many to remove, seed) -> ids to train on; one that comes twice has twice the weight."""
 _SYMMETRIC = 1e-5
@@ -228,5 +228,5 @@ def _tree(similarity: Any) -> tuple[NDArray[np.float64], int]:
     return linkage(squareform(distance, checks=False), "average"), len(values)
 
 
-def _ascending(values: Float[NDArray[np.float64], " train"]) -> Order:
+def _ascending(values: Float[np.ndarray, " train"]) -> Order:
     return np.argsort(values, kind="stable")

@@ -48,7 +48,7 @@ class Patch:
     """
 
     put: Callable[[Tensor], Tensor]
-    inside: Bool[NDArray[np.bool_], "height width"]
+    inside: Bool[np.ndarray, "height width"]
     on: int
     probe: int
 

@@ -38,7 +38,7 @@ class TwoDigits:
     right: Float[Tensor, "images channels height width"]
     left_labels: Float[Tensor, "images classes"]
     right_labels: Float[Tensor, "images classes"]
-    inside: Bool[NDArray[np.bool_], "height width"]
+    inside: Bool[np.ndarray, "height width"]
 
 
 def two_digits(
@@ -81,9 +81,7 @@ def two_digits(
     return TwoDigits(pairs, hot[0] + hot[1], alone(ours), alone(theirs), hot[0], hot[1], inside)
 
 
-def specificity(
-    one: Any | Mapping[str, Any], other: Any | Mapping[str, Any], inside: Bool[NDArray[np.bool_], "..."]
-) -> Table:
+def specificity(one: Any | Mapping[str, Any], other: Any | Mapping[str, Any], inside: Bool[np.ndarray, "..."]) -> Table:
     """Measure whether a map moves to what the target shows (TFA, section 4.2, as a number).
 
     The share of a map's absolute values on the half of the training image that its target shows, less the share there

@@ -97,9 +97,7 @@ def load_truth(path: str | Path) -> Truth:
     return Truth(data)
 
 
-def random_parts(
-    count: int, *, share: float = 0.5, sets: int = 100, seed: int = 0
-) -> Bool[NDArray[np.bool_], "sets train"]:
+def random_parts(count: int, *, share: float = 0.5, sets: int = 100, seed: int = 0) -> Bool[np.ndarray, "sets train"]:
     """Draw random parts of the training examples.
 
     Args:
@@ -118,7 +116,7 @@ def random_parts(
 
 def subset_losses(
     train: Train,
-    parts: Bool[NDArray[np.bool_], "sets train"],
+    parts: Bool[np.ndarray, "sets train"],
     targets: Any,
     *,
     loss: Any,

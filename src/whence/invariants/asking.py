@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError, WhenceError
 from whence.invariants.filters import low_pass
@@ -20,14 +21,20 @@ def check_query(query: Any, prior: Prior) -> None:
 
     Raises:
         ShapeError: If its shape is not that of the prior's inputs.
-        ArgumentError: If it is no tensor of floating-point numbers, the numbers are not finite, or outside of the range
-            of the prior's inputs, if it tells one.
+        ArgumentError: If it is no tensor of floating-point numbers, it is on another device than the prior, the numbers
+            are not finite, or outside of the range of the prior's inputs, if it tells one.
     """
     if not isinstance(query, Tensor) or not query.is_floating_point():
         given = f"a tensor of {query.dtype}" if isinstance(query, Tensor) else f"a {type(query).__name__}"
         raise ArgumentError(
             f"The query must be a tensor of floating-point numbers; got {given}. Convert it and scale it as "
             "the prior's training images were."
+        )
+    place = device_of_prior(prior)
+    if place is not None and place != query.device:
+        raise ArgumentError(
+            f"The query is on {query.device} and the prior on {place}. Search where the network is: move the query, "
+            f'query.to("{place}"), or the prior, as load_prior(folder, device=...) does.'
         )
     latent = torch.zeros(1, *prior.latent_shape, dtype=query.dtype, device=query.device)
     with torch.no_grad():
@@ -48,6 +55,12 @@ def check_query(query: Any, prior: Prior) -> None:
             f"The query's numbers go from {least:.4g} to {most:.4g}, and the prior's inputs from {low:.4g} to "
             f"{high:.4g}. Scale the query as the prior's training images were."
         )
+
+
+def device_of_prior(prior: Prior) -> torch.device | None:
+    """Return where a prior's network is; None for one without."""
+    networks = (one for one in (prior, getattr(prior, "model", None)) if isinstance(one, nn.Module))
+    return next((one.device for network in networks for one in chain(network.parameters(), network.buffers())), None)
 
 
 def problem_of(
@@ -72,9 +85,9 @@ def problem_of(
             finite, or the objective cannot be called with the query.
         ShapeError: If the goal has another length than the objective's values.
     """
-    own = _answer(objective, query)
+    own = value_on(objective, query)
     if goal is None:
-        filtered = None if cutoff is None else _answer(objective, low_pass(query, cutoff))
+        filtered = None if cutoff is None else value_on(objective, low_pass(query, cutoff))
         return Problem(objective, prior, own, filtered, cutoff)
     if cutoff is not None:
         raise ArgumentError("A filter needs what the query's filtered values are; with `goal` leave `cutoff` out.")
@@ -86,7 +99,7 @@ def problem_of(
     return Problem(objective, prior, wanted.to(own))
 
 
-def _answer(objective: Objective, query: Tensor) -> Float[Tensor, " values"]:
+def value_on(objective: Objective, query: Tensor) -> Float[Tensor, " values"]:
     """Return an objective's values on a query.
 
     Raises:
@@ -98,7 +111,7 @@ def _answer(objective: Objective, query: Tensor) -> Float[Tensor, " values"]:
             found = objective(query.detach()[None])[0]
     except WhenceError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:  # whatever the network's own code raises
         raise ArgumentError(
             f"The objective {objective.name} cannot be called with the query, of shape {tuple(query.shape)}, "
             f"{query.dtype} on {query.device}: {error}. Give an input of the shape, type and device of the network's."

@@ -83,7 +83,7 @@ def realism_weights(
     quantile = found.certificate["latent_quantile"].values.astype(np.float64)
     weights = np.clip(2 * np.minimum(quantile, 1 - quantile) / _TAIL, _LEAST, 1)
     if real is not None:
-        inside = within(_points(found.inputs, features), _points(real, features), _NEIGHBOUR)
+        inside = within(_points(found.inputs, features), _points(real.to(found.inputs), features), _NEIGHBOUR)
         weights = np.where(inside.cpu().numpy(), weights, _LEAST)
     return np.asarray(weights)
 

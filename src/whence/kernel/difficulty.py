@@ -171,7 +171,7 @@ def _class_means(similarity: xr.DataArray, labels: NDArray[Any]) -> tuple[NDArra
 
 
 def _margin(
-    targets: xr.DataArray, kinds: NDArray[Any], means: Float[NDArray[np.float64], "targets kinds"], own: NDArray[Any]
+    targets: xr.DataArray, kinds: NDArray[Any], means: Float[np.ndarray, "targets kinds"], own: NDArray[Any]
 ) -> xr.DataArray:
     """Return the mean of each target's class less the highest other.
 

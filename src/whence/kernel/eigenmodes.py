@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, ShapeError
 from whence._numbers import is_whole
@@ -101,7 +100,7 @@ def mode_sums(modes: xr.Dataset, columns: xr.DataArray | None = None) -> xr.Data
             f"Columns need dims ('target', 'other') with the {len(known)} examples of the modes as others, in their "
             f"order; got {dict(columns.sizes)}. Compare the points with them: path_kernel(run, points, examples)."
         )
-    along: Float[NDArray[np.float64], "points modes"] = columns.values.astype(np.float64) @ modes["vector"].values
+    along: Float[np.ndarray, "points modes"] = columns.values.astype(np.float64) @ modes["vector"].values
     return xr.DataArray(
         along @ modes["vector_sum"].values, {"target": columns["target"].values}, ("target",), "sum", columns.attrs
     )

@@ -16,7 +16,7 @@ from whence._extras import require
 from whence._numbers import is_whole
 from whence.kernel.similarity import angle_distance, similarity
 
-Distances = Float[NDArray[np.float64], "examples examples"]
+Distances = Float[np.ndarray, "examples examples"]
 _ROUNDING = 1e-2  # by which a cosine of 1 may be off
 _PERPLEXITY, _NEIGHBOURS = 30.0, 15  # the libraries' own
 

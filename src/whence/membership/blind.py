@@ -14,7 +14,7 @@ from whence._numbers import is_whole
 
 _COMPONENTS = 50  # of the inputs' principal components
 
-Scores = tuple[Float[NDArray[np.float64], " members"], Float[NDArray[np.float64], " others"]]
+Scores = tuple[Float[np.ndarray, " members"], Float[np.ndarray, " others"]]
 
 
 def blind_control(members: Any, nonmembers: Any, *, folds: int = 5, seed: int = 0) -> Scores:

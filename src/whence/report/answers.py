@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whence.datasets import Examples, call_model
-from whence.runs import Run
+from whence.invariants.autoencoders.layout import device_of
+from whence.runs import Run, to_device
 
 _BATCH = 256
 
@@ -71,14 +72,14 @@ class Answerer:
         return Answers(losses, *(torch.cat(group) for group in zip(*map(_classes, parts), strict=True)))
 
     def _batch(self, examples: Examples, ids: Sequence[int]) -> Answers:
-        inputs, labels = examples.batch(ids)
+        inputs, labels = to_device(examples.batch(ids), device_of(self._model))
         outputs = call_model(self._model, inputs)
-        losses = self._run.loss.per_example(outputs, labels).double()
+        losses = self._run.loss.per_example(outputs, labels).double().cpu()
         logits = getattr(outputs, "logits", outputs)
         if not isinstance(labels, Tensor) or not _classification(logits, labels):
             return Answers(losses, None, None, None)
         probabilities = torch.softmax(logits.double(), 1)
-        return Answers(losses, labels.long(), probabilities.argmax(1), probabilities)
+        return Answers(losses, labels.long().cpu(), probabilities.argmax(1).cpu(), probabilities.cpu())
 
 
 def _classes(answers: Answers) -> tuple[Any, Any, Any]:

@@ -169,7 +169,7 @@ class Explainer:
     def _ranked(
         self,
         total: xr.DataArray,
-        values: Float[NDArray[np.float64], " train"],
+        values: Float[np.ndarray, " train"],
         labels: Any,
         members: NDArray[np.int64],
         sign: int,
@@ -241,7 +241,7 @@ def common_labels(listed: tuple[Listed, ...], one_class: bool = False) -> str:
     return f"Of {len(listed)}, {most} each are labelled {listing(tied)}."
 
 
-def _concentration(values: Float[NDArray[np.float64], " train"]) -> str:
+def _concentration(values: Float[np.ndarray, " train"]) -> str:
     """Say how many examples carry half of the influence (figure 2, right)."""
     sizes = np.sort(np.abs(values))[::-1]
     if not sizes.sum():

@@ -12,6 +12,7 @@ from torch import nn
 
 from whence.datasets import as_examples, call_model
 from whence.invariants import InvariantSet
+from whence.invariants.autoencoders.layout import device_of
 from whence.invariants.ranking import Features, most_telling
 from whence.provenance.network import evaluating
 from whence.report.figures import Rows
@@ -153,7 +154,7 @@ def answers_of(model: nn.Module | None, inputs: torch.Tensor) -> list[int] | Non
     if model is None:
         return None
     with torch.no_grad(), evaluating(model):
-        found: Any = call_model(model, inputs)
+        found: Any = call_model(model, inputs.to(device_of(model)))
     if not isinstance(found, torch.Tensor) or found.ndim != 2 or found.shape[1] < 2:
         return None
     return [int(one) for one in found.argmax(1)]

@@ -19,12 +19,10 @@ _LAYERS = 30
 _EPOCHS = 60
 _CLASSES = 30
 
-Array = NDArray[np.float64]
-
 
 def sorted_figure(key: str, total: xr.DataArray, unit: str, helps: int) -> Figure:
     """Return the curve of all influences, most helpful first (figure 2 of the paper, right)."""
-    values: Float[Array, " train"] = total.values.astype(np.float64)
+    values: Float[np.ndarray, " train"] = total.values.astype(np.float64)
     ranked = values[np.argsort(-helps * values, kind="stable")]
     kept = _thinned(ranked.size)
     helped = np.where(ranked * helps > 0, ranked, 0)
@@ -96,7 +94,7 @@ def _shares(names: list[str], helped: Any, harmed: Any) -> Rows:
 
 def profile_figure(key: str, profile: xr.DataArray, unit: str, helps: int) -> Figure:
     """Return the heat map of influence by layer and epoch, coloured by the square root so that late epochs show."""
-    values: Float[Array, "layer epoch"] = profile.transpose("layer", "epoch").values.astype(np.float64)
+    values: Float[np.ndarray, "layer epoch"] = profile.transpose("layer", "epoch").values.astype(np.float64)
     layers = (
         [str(one) for one in profile.coords["layer"].values]
         if "layer" in profile.coords
@@ -126,7 +124,7 @@ def profile_figure(key: str, profile: xr.DataArray, unit: str, helps: int) -> Fi
 
 
 def _heat(
-    layers: list[str], epochs: list[str], values: Float[Array, "layer epoch"], unit: str, helps: int
+    layers: list[str], epochs: list[str], values: Float[np.ndarray, "layer epoch"], unit: str, helps: int
 ) -> dict[str, Any]:
     """Return the heat map's trace; blue is always help, whatever its sign in this quantity."""
     shown = -helps * np.sign(values) * np.sqrt(np.abs(values))  # help at the low end of the colours
@@ -154,7 +152,7 @@ def _heat(
     }
 
 
-def _labelled(audit: Audit, position: int, total: xr.DataArray | None) -> tuple[Any, Float[Array, " n"] | None]:
+def _labelled(audit: Audit, position: int, total: xr.DataArray | None) -> tuple[Any, Float[np.ndarray, " n"] | None]:
     if total is not None:
         labels = total.coords["train_label"].values if "train_label" in total.coords else None
         return labels, total.values.astype(np.float64)
@@ -186,8 +184,8 @@ def _strongest(names: list[str], helped: Any, harmed: Any) -> tuple[list[str], A
 
 
 def _fewer_layers(
-    names: list[str], values: Float[Array, "layer epoch"]
-) -> tuple[list[str], Float[Array, "shown epoch"]]:
+    names: list[str], values: Float[np.ndarray, "layer epoch"]
+) -> tuple[list[str], Float[np.ndarray, "shown epoch"]]:
     if len(names) <= _LAYERS:
         return names, values
     order = np.argsort(-np.abs(values).sum(1), kind="stable")
@@ -196,7 +194,7 @@ def _fewer_layers(
     return [*(names[at] for at in kept), f"{others.size} other layers"], np.concatenate([values[kept], rest])
 
 
-def _fewer_epochs(values: Float[Array, "layer epoch"]) -> tuple[list[str], Float[Array, "layer shown"]]:
+def _fewer_epochs(values: Float[np.ndarray, "layer epoch"]) -> tuple[list[str], Float[np.ndarray, "layer shown"]]:
     """Return the names of the columns, counted from 1, and the values; of many epochs, neighbours are summed."""
     size = -(-values.shape[1] // _EPOCHS)
     starts = np.arange(0, values.shape[1], size)

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError, UnreachedError, WhenceError
+from whence._errors import ArgumentError, UnreachedError
 from whence._files import file_place
 from whence._numbers import is_whole
 from whence.attribution import Attributor, RepresentationCos, Trained, as_trained
@@ -27,6 +27,8 @@ from whence.invariants import (
     invariants,
     logits,
 )
+from whence.invariants.asking import value_on
+from whence.invariants.autoencoders.layout import device_of
 from whence.invariants.objective import TOLERANCE
 from whence.invariants.ranking import most_telling
 from whence.invariants.result import said
@@ -35,7 +37,7 @@ from whence.report.explain import Explanation
 from whence.report.gallery import EXAMPLE, real_inputs, write_gallery
 from whence.report.indistinct import answers_of, indistinct
 from whence.report.scale import Scale, draw_inputs, refuse_no_picture, scale_of
-from whence.runs import Run
+from whence.runs import Run, to_device
 
 _DRAWS = 256  # of the prior, whose spectrum a page shows
 
@@ -140,8 +142,9 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
     """
     places = {"set": out, "pictures": pictures, "page": page}
     _refuse(out, pictures, page, query)
-    check_call(objective, query)
     trained = None if isinstance(source, nn.Module) else as_trained(source)
+    query = query.to(device_of(source if isinstance(source, nn.Module) else as_trained(source).model))
+    value_on(objective, query)
     near = None  # looks at the training data first: a method that cannot be used is known before the search
     if page is not None and trained is not None:
         near = (attributor or RepresentationCos()).fit(trained)
@@ -201,7 +204,7 @@ def with_invariants(
         return explanations
     model, names = as_trained(run).model, targets.class_names or run.examples.class_names
     few = explanations[: settings.limit]
-    inputs = targets.batch([one.index for one in few])[0]
+    inputs = to_device(targets.batch([one.index for one in few])[0], as_trained(run).device)
     if not isinstance(inputs, Tensor):
         raise ArgumentError(
             f"A prior makes one tensor, and a target's input is a {type(inputs).__name__}. Leave `invariants` out."
@@ -223,25 +226,6 @@ def with_invariants(
         if stopped:
             break
     return (*shown, *explanations[len(shown) :])
-
-
-def check_call(objective: Objective, query: Tensor) -> None:
-    """Refuse a query that the network cannot be called with.
-
-    Raises:
-        ArgumentError: If it cannot.
-        WhenceError: As the objective raises it.
-    """
-    try:
-        with torch.no_grad():
-            objective(query[None])
-    except WhenceError:
-        raise
-    except Exception as error:  # whatever the network's own code raises
-        raise ArgumentError(
-            f"The network cannot be called with the query, of shape {tuple(query.shape)}: {error}. Give an image of "
-            "the size and channels that it was trained on."
-        ) from error
 
 
 def _scale(examples: Examples | None, found: InvariantSet, prior: Prior) -> Scale:

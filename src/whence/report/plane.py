@@ -22,9 +22,9 @@ _EDGE = 0.05  # of the plot around the points, as a share of their range
 
 
 def plane(
-    places: Float[NDArray[np.float64], "points 2"],
-    kinds: Int[NDArray[np.int64], " points"],
-    crossed: Bool[NDArray[np.bool_], " points"],
+    places: Float[np.ndarray, "points 2"],
+    kinds: Int[np.ndarray, " points"],
+    crossed: Bool[np.ndarray, " points"],
     called: Callable[[int], str],
 ) -> tuple[Traces, dict[str, Any]]:
     """Return traces and layout of a map: one trace a class, the crosses, and an empty one to ring a chosen point.

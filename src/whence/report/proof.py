@@ -143,7 +143,7 @@ def _over_time(audit: Audit, unit: str) -> tuple[Figure, ...]:
     return _error_figure(errors, unit, table), _correlation_figure(match, unit, table)
 
 
-def _error_figure(errors: Float[NDArray[np.float64], " point"], unit: str, table: Rows) -> Figure:
+def _error_figure(errors: Float[np.ndarray, " point"], unit: str, table: Rows) -> Figure:
     return Figure(
         "proof-error",
         "Mean error over training",
@@ -156,7 +156,7 @@ def _error_figure(errors: Float[NDArray[np.float64], " point"], unit: str, table
     )
 
 
-def _correlation_figure(match: Float[NDArray[np.float64], " point"], unit: str, table: Rows) -> Figure:
+def _correlation_figure(match: Float[np.ndarray, " point"], unit: str, table: Rows) -> Figure:
     lack = np.where(1 - match > 0, 1 - match, np.nan)
     return Figure(
         "proof-correlation",
@@ -171,17 +171,17 @@ def _correlation_figure(match: Float[NDArray[np.float64], " point"], unit: str, 
 
 
 def _correlations(
-    true: Float[NDArray[np.float64], "target point"], ours: Float[NDArray[np.float64], "target point"]
-) -> Float[NDArray[np.float64], " point"]:
+    true: Float[np.ndarray, "target point"], ours: Float[np.ndarray, "target point"]
+) -> Float[np.ndarray, " point"]:
     """Return the correlation over targets at each point; nan at the start, where nothing has changed yet."""
     x, y = true - true.mean(0), ours - ours.mean(0)
     norm = np.sqrt((x * x).sum(0) * (y * y).sum(0))
-    found: Float[NDArray[np.float64], " point"] = np.full(norm.shape, np.nan)
+    found: Float[np.ndarray, " point"] = np.full(norm.shape, np.nan)
     np.divide((x * y).sum(0), norm, out=found, where=norm > 0)
     return found
 
 
-def _line(values: Float[NDArray[np.float64], " point"], name: str) -> dict[str, Any]:
+def _line(values: Float[np.ndarray, " point"], name: str) -> dict[str, Any]:
     return {
         "x": list(range(values.size)),
         "y": compact(values, 10),

@@ -10,7 +10,6 @@ from typing import Any, final
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
@@ -38,7 +37,7 @@ class RegionMaps:
 
     maps: xr.DataArray
     control: xr.DataArray
-    agreement: Float[NDArray[np.float64], " pairs"]
+    agreement: Float[np.ndarray, " pairs"]
     pictures: tuple[Path, ...]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -128,7 +127,7 @@ def map_pairs(
     return RegionMaps(maps, control, agreement_of(maps, control), drawn)
 
 
-def agreement_of(maps: xr.DataArray, control: xr.DataArray) -> Float[NDArray[np.float64], " pairs"]:
+def agreement_of(maps: xr.DataArray, control: xr.DataArray) -> Float[np.ndarray, " pairs"]:
     """Return the rank correlation of each map with the control of its training example; nan where one is constant."""
     beside = control.sel(train=maps.coords["train"].values)
     flat = [one.values.reshape(len(maps), -1).T for one in (maps, beside)]

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -61,3 +61,22 @@ def kept_randomness(device: torch.device) -> Iterator[None]:
         yield
     finally:
         state.restore(device)
+
+
+@contextmanager
+def same_convolutions(device: torch.device) -> Iterator[None]:
+    """Have cuDNN compute convolutions on a CUDA device alike each time, until the end; elsewhere they are already.
+
+    By default it chooses among algorithms by speed, some of which add up in the order in which threads end: a training
+    made again then drifts from the recorded one by rounding, which grows from step to step.
+    """
+    cudnn: Any = torch.backends.cudnn
+    if device.type != "cuda":
+        yield
+        return
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before

@@ -39,7 +39,9 @@ def record(
     """Record the training inside the ``with`` block; the loop itself stays as it is.
 
     Take the batches from `Recorder.batches` or `Recorder.watch`; the rest is seen through hooks, which are
-    gone at the end of the block, also after an error. Killed at any moment, the run opens up to its last whole step.
+    gone at the end of the block, also after an error. On a CUDA device cuDNN's convolutions are deterministic until
+    then, so that the training can be made again; for other operations see ``torch.use_deterministic_algorithms``.
+    Killed at any moment, the run opens up to its last whole step.
 
     Args:
         path: A folder to be made.

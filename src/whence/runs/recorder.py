@@ -18,7 +18,7 @@ from whence.runs.loaders import WatchedLoader
 from whence.runs.lock import RunLock
 from whence.runs.microbatches import Microbatch
 from whence.runs.observer import Observer
-from whence.runs.randomness import RandomState
+from whence.runs.randomness import RandomState, same_convolutions
 from whence.runs.snapshots import read_state
 from whence.runs.step_record import StepRecord
 from whence.runs.steps import StepTable
@@ -60,6 +60,7 @@ class Recorder:
         self._step = len(table)
         self._whole = True  # False while the parameters may be ahead of the table
         self._stack = ExitStack()
+        self._stack.enter_context(same_convolutions(self._device))
         self._observer = Observer(model, optimizer, random=random, step=self._step, emit=self._keep)
         self._stack.callback(lock.release)
         self._stack.callback(table.close)

@@ -14,7 +14,7 @@ from whence._errors import ReplayError
 from whence.datasets import Examples, call_model
 from whence.runs.causes import mismatch
 from whence.runs.loss import TrainingLoss
-from whence.runs.randomness import RandomState, kept_randomness
+from whence.runs.randomness import RandomState, kept_randomness, same_convolutions
 from whence.runs.reconcile import Scale, divisor, exact, reconcile
 from whence.runs.settings import GroupSettings, apply_settings, new_optimizer
 from whence.runs.snapshots import TrainingState, apply_state, read_state
@@ -233,7 +233,11 @@ class Walker:
             state = record.random[number]
             if state is not None:
                 state.restore(self._device)
-            with torch.enable_grad(), around(self._model) if around else nullcontext() as value:
+            with (
+                torch.enable_grad(),
+                same_convolutions(self._device),
+                around(self._model) if around else nullcontext() as value,
+            ):
                 with record.modes[number].precision(self._device):
                     found = losses[number](call_model(self._model, inputs), labels)
                 found.backward()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
@@ -93,7 +92,7 @@ def least_diverse(embedding: Any) -> Order:
     return np.array(chosen[::-1], dtype=np.int64)
 
 
-def _points(given: Any) -> Float[NDArray[np.float64], "train width"]:
+def _points(given: Any) -> Float[np.ndarray, "train width"]:
     values = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64)
     if values.ndim < 2 or not values.size:
         raise ShapeError(f"Embeddings need shape (train, width), one a training example; got {values.shape}.")

@@ -21,8 +21,8 @@ from whence.evaluation.inputs import as_count
 from whence.evaluation.provenance.sheets import Cell, Row, picture, sheet_of
 from whence.provenance import ProvenanceNetwork, embeddings, retrieve
 
-Points = Float[NDArray[np.floating], "inputs width"]
-Projection = Callable[[Points], Float[NDArray[np.floating], "inputs two"]]
+Points = Float[np.ndarray, "inputs width"]
+Projection = Callable[[Points], Float[np.ndarray, "inputs two"]]
 """Embeddings (inputs, width) -> places in the plane (inputs, 2)."""
 
 
@@ -110,7 +110,7 @@ class TSNE:
     perplexity: float = 30.0
     seed: int = 0
 
-    def __call__(self, points: Points) -> Float[NDArray[np.floating], "inputs two"]:
+    def __call__(self, points: Points) -> Float[np.ndarray, "inputs two"]:
         """Return places in the plane.
 
         Raises:
@@ -140,7 +140,7 @@ class UMAP:
     neighbours: int = 15
     seed: int = 0
 
-    def __call__(self, points: Points) -> Float[NDArray[np.floating], "inputs two"]:
+    def __call__(self, points: Points) -> Float[np.ndarray, "inputs two"]:
         """Return places in the plane.
 
         Raises:

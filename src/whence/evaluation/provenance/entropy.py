@@ -188,7 +188,7 @@ def _which(table: Table) -> str:
     return "Neither sign of the entropy finds the odd ones better than chance."
 
 
-def _disagreement(near: Int[NDArray[np.int64], "examples ranks"], labels: Int[Tensor, " examples"]) -> NDArray[Any]:
+def _disagreement(near: Int[np.ndarray, "examples ranks"], labels: Int[Tensor, " examples"]) -> NDArray[Any]:
     """Return the share of each example's nearest others that have another label."""
     kinds = labels.numpy()
     others = near != np.arange(len(near))[:, None]

@@ -37,20 +37,18 @@ class Agreement(NamedTuple):
         majority: The most frequent class among them is; of equals the one that comes first.
     """
 
-    first: Bool[NDArray[np.bool_], " queries"]
-    anyone: Bool[NDArray[np.bool_], " queries"]
-    majority: Bool[NDArray[np.bool_], " queries"]
+    first: Bool[np.ndarray, " queries"]
+    anyone: Bool[np.ndarray, " queries"]
+    majority: Bool[np.ndarray, " queries"]
 
 
-def agreement(
-    classes: Int[NDArray[np.integer], "queries ranks"], labels: Int[NDArray[np.integer], " queries"]
-) -> Agreement:
+def agreement(classes: Int[np.ndarray, "queries ranks"], labels: Int[np.ndarray, " queries"]) -> Agreement:
     """Compare the classes of retrieved examples, best first, with the true ones; -1 stands for no example."""
     same = classes == labels[:, None]
     return Agreement(same[:, 0], same.any(1), majority(classes) == labels)
 
 
-def majority(classes: Int[NDArray[np.integer], "queries ranks"]) -> Int[NDArray[np.integer], " queries"]:
+def majority(classes: Int[np.ndarray, "queries ranks"]) -> Int[np.ndarray, " queries"]:
     """Return the most frequent class of each row; of equals the one that comes first."""
     votes = ((classes[:, :, None] == classes[:, None, :]) & (classes >= 0)[:, :, None]).sum(2)
     found: NDArray[np.integer] = classes[np.arange(len(classes)), votes.argmax(1)]
@@ -59,14 +57,14 @@ def majority(classes: Int[NDArray[np.integer], "queries ranks"]) -> Int[NDArray[
 
 def exemplars(
     network: ProvenanceNetwork, inputs: Any, k: int = FIVE
-) -> tuple[Int[NDArray[np.integer], "queries ranks"], Int[NDArray[np.integer], "queries ranks"]]:
+) -> tuple[Int[np.ndarray, "queries ranks"], Int[np.ndarray, "queries ranks"]]:
     """Return ids and classes of the training examples behind each answer; both -1 where a class has no more."""
     found = retrieve(network, inputs, k)
     ids = found["exemplar"].values
     return ids, np.where(ids < 0, -1, found["exemplar_class"].values)
 
 
-def own_index(network: ProvenanceNetwork, inputs: Any) -> Bool[NDArray[np.bool_], " examples"]:
+def own_index(network: ProvenanceNetwork, inputs: Any) -> Bool[np.ndarray, " examples"]:
     """Return which training examples, all of them in their order, are the first that is retrieved for themselves."""
     found: NDArray[np.bool_] = exemplars(network, inputs, 1)[0][:, 0] == np.arange(len(network.index))
     return found
@@ -74,7 +72,7 @@ def own_index(network: ProvenanceNetwork, inputs: Any) -> Bool[NDArray[np.bool_]
 
 def class_hits(
     network: ProvenanceNetwork, inputs: Any, labels: Int[Tensor, " queries"]
-) -> Bool[NDArray[np.bool_], " queries"]:
+) -> Bool[np.ndarray, " queries"]:
     """Return of which inputs the class is right: that of the class branch, or of the first example retrieved."""
     found: NDArray[np.bool_] = retrieve(network, inputs, 1)["predicted"].values == labels.numpy()
     return found
@@ -95,7 +93,7 @@ def class_logs(network: ProvenanceNetwork, inputs: Any) -> Float[Tensor, "querie
 
 def nearest(
     queries: Float[Tensor, "queries *shape"], bank: Float[Tensor, "bank *shape"], k: int
-) -> Int[NDArray[np.int64], "queries ranks"]:
+) -> Int[np.ndarray, "queries ranks"]:
     """Return which of a bank are at the smallest Euclidean distance from each query, the nearest first."""
     own, known = (one.detach().cpu().double().flatten(1) for one in (queries, bank))
     parts = [torch.cdist(some, known).topk(k, largest=False).indices for some in own.split(_AT_ONCE)]
@@ -105,7 +103,7 @@ def nearest(
 
 def neighbours_in_embedding(
     network: ProvenanceNetwork, train: Data, inputs: Tensor, k: int = FIVE
-) -> Int[NDArray[np.int64], "queries ranks"]:
+) -> Int[np.ndarray, "queries ranks"]:
     """Return the training examples nearest by cosine in the network's own embedding: what the head has to beat."""
     bank, own = embeddings(network, train[0], network.index.labels), embeddings(network, inputs)
     return nearest(F.normalize(own, dim=1), F.normalize(bank, dim=1), k)
@@ -113,7 +111,7 @@ def neighbours_in_embedding(
 
 def neighbours_in_features(
     network: ProvenanceNetwork, train: Data, inputs: Tensor, k: int = FIVE
-) -> Int[NDArray[np.int64], "queries ranks"]:
+) -> Int[np.ndarray, "queries ranks"]:
     """Return the training examples nearest by cosine in the features of the backbone, which no class enters."""
     bank, own = (F.normalize(features_of(network, one), dim=1) for one in (train[0], inputs))
     return nearest(own, bank, k)
@@ -126,7 +124,7 @@ def features_of(network: ProvenanceNetwork, inputs: Tensor) -> Float[Tensor, "qu
         return torch.cat([network(some.to(device)).features for some in inputs.split(_AT_ONCE)])
 
 
-def share_of(hits: Bool[NDArray[np.bool_], " queries"]) -> Interval:
+def share_of(hits: Bool[np.ndarray, " queries"]) -> Interval:
     """Return a share of independent examples with its exact 95 % interval."""
     return share_interval(int(hits.sum()), len(hits))
 

@@ -19,7 +19,7 @@ from whence.membership import blind_control, entropy, log_margin, nearest_distan
 from whence.provenance import Distortion, ProvenanceNetwork, embeddings, reading
 
 Scores = dict[str, Float[Tensor, " examples"]]
-Values = Float[NDArray[np.float64], " examples"]
+Values = Float[np.ndarray, " examples"]
 
 _BRANCHES = ("index", "class")
 _HISTOGRAMS = {"confidence": (1, "confidence, log-odds"), "entropy": (-1, "entropy, nats")}  # sign, as it was turned
@@ -141,9 +141,7 @@ def membership_figure(table: Table) -> Any:
     )
 
 
-def roc_curve(
-    members: Values, others: Values
-) -> tuple[Float[NDArray[Any], " corners"], Float[NDArray[Any], " corners"]]:
+def roc_curve(members: Values, others: Values) -> tuple[Float[np.ndarray, " corners"], Float[np.ndarray, " corners"]]:
     """Return shares of false and of true positives where the curve turns, from none to all; ties are a slope."""
     values = np.unique(np.concatenate([members, others]))[::-1]
     true, false = (
@@ -183,7 +181,7 @@ def _line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _there(scores: Any, name: str) -> Values:
-    values: Values = scores.sel(score=name).values
+    values: NDArray[np.float64] = scores.sel(score=name).values
     return values[~np.isnan(values)]
 
 

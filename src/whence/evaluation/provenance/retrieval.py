@@ -34,7 +34,7 @@ NETWORK, EMBEDDING, PIXELS = "provenance network", "neighbours in its embedding"
 _CHUNK = 1024  # examples read at once
 _EXACT = "Clopper-Pearson, over examples"
 
-Ids = Int[NDArray[np.int64], "queries rank"]
+Ids = Int[np.ndarray, "queries rank"]
 
 
 def retrieval_accuracy(
