@@ -1,7 +1,8 @@
 """Other libraries' scores of training examples, in one convention: positive = without the example the loss would rise.
 
 Each function takes a trained network and settings by name, and returns a matrix (targets, train) for each setting. The
-libraries come with ``pip install "whence[baselines]"``. None of their scores is in nats; only their order is compared.
+libraries come with ``pip install "whence[baselines]"``, and kronfluence with ``pip install --no-deps kronfluence``.
+None of their scores is in nats; only their order is compared.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ from whence.evaluation import evaluate_provenance, load_table
 from whence.invariants.priors import prior_facts
 from whence.provenance import open_folder, retrieve
 from whence.provenance.folders import HEADS
-from whence.regions import load_maps
+from whence.regions import grad_cam, integrated_gradients, load_maps, overlay, side_by_side
 from whence.report import demo as demo_module
+from whence.report.beside import last_convolution
 from whence.report.methods import METHODS, RECIPES, named_method, named_recipe
 
 COMMANDS = (
@@ -439,6 +440,12 @@ def test_a_page_shows_other_methods_regions_and_a_map_when_asked(made: Path, tmp
         (("--checkpoints", 3), "The method grad-dot has no --checkpoints. Leave it out."),
         (("--method", "influence"), "The method influence needs --damping, which has no usual value"),
         (("--method", "tracin", "--checkpoints", 10**6), "`checkpoints` asks for 1000000 states of the run"),
+        (
+            ("--loss", "torch.nn.functional:binary_cross_entropy_with_logits"),
+            "The loss binary_cross_entropy_with_logits cannot be called as loss(model(inputs), labels), with outputs "
+            "(4, 10) and labels (4,): Target size (torch.Size([4])) must be the same as input size (torch.Size([4, "
+            "10])). Give the loss, and the model with the outputs, that these labels were trained with",
+        ),
         (("--layers", "conv3"), "No layer 'conv3' in the model SmallNet; names near it: conv2, conv1"),
         (("--quantity", "entropy"), "No quantity 'entropy'."),
         (("--k", 0), "--k must be at least 1, got 0: it is how many training examples are listed at each end."),
@@ -469,6 +476,32 @@ def test_regions_of_named_targets_are_kept_drawn_and_told(made: Path, tmp_path: 
     again = call(*words, "--out", out)
     assert again.exit_code == 1
     assert "Something stands at" in again.stderr
+
+
+def test_maps_of_the_target_stand_beside_region_maps(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    words = ("regions", made / "run", *DIGITS, "--targets", "digits", "--pair", "3:17", "--pictures", tmp_path)
+    sides = {"none": (), "two": ("--beside", "grad-cam", "--beside", "integrated-gradients")}
+    drawn = {}
+    for name, options in sides.items():
+        result = call(*words, *options)
+        assert result.exit_code == 0, result.output
+        with Image.open(tmp_path / "target-3-train-17.png") as picture:
+            drawn[name] = np.asarray(picture.convert("RGB"))
+    assert drawn["two"].shape[1] - drawn["none"].shape[1] == 2 * (160 + 8)
+    np.testing.assert_array_equal(drawn["two"][:, : drawn["none"].shape[1]], drawn["none"])
+    run = whence.open_run(
+        made / "run", demo_module.small_network(), load_digits("train"), loss=torch.nn.functional.cross_entropy
+    )
+    targets = load_digits("test")
+    shown = whence.as_examples(targets).picture(3)
+    assert shown is not None
+    both = (grad_cam(run, targets, [3], layer="conv2"), integrated_gradients(run, targets, [3]))
+    expected = side_by_side({str(place): overlay(shown, one[0]) for place, one in enumerate(both)})
+    row = drawn["two"].shape[0] - 80  # across the pictures, below the words
+    np.testing.assert_array_equal(
+        drawn["two"][row, drawn["none"].shape[1] :], np.asarray(expected.convert("RGB"))[row, 8:]
+    )
 
 
 def test_regions_begin_with_the_wrong_answers_the_worst_first(made: Path) -> None:
@@ -512,6 +545,11 @@ def test_a_pair_of_choice_is_mapped_and_told_in_a_line(made: Path) -> None:
             "No recipe 'papre' (similar: paper). Choose one of default, shared, paper, integrated-cos.",
         ),
         (("--method", "grad-cosine"), "No method 'grad-cosine' (similar: grad-cos"),
+        (("--beside", "grad-cam"), "--beside is drawn in pictures. Name a folder for them with --pictures."),
+        (
+            ("--pair", "0:1", "--pictures", "p", "--beside", "gradcam"),
+            "No map 'gradcam' to put beside. Choose grad-cam, grad-cam:LAYER or integrated-gradients.",
+        ),
     ],
 )
 def test_regions_name_what_they_cannot_do(words: tuple[object, ...], message: str, made: Path) -> None:
@@ -519,6 +557,25 @@ def test_regions_name_what_they_cannot_do(words: tuple[object, ...], message: st
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_maps_beside_name_the_extra_and_the_layer_that_are_missing(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("regions", made / "run", *DIGITS, "--targets", "digits", "--pair", "0:1", "--pictures", tmp_path)
+    pytest.importorskip("captum")
+    named = call(*words, "--beside", "grad-cam:conv3")
+    assert "No layer 'conv3' in the model SmallNet; names near it: conv2, conv1." in named.stderr
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
+    for one in ("grad-cam", "integrated-gradients"):
+        result = call(*words, "--beside", one)
+        assert result.exit_code == 1
+        assert 'needs captum, which is not installed. Install it with: pip install "whence[baselines]"' in result.stderr
+    with pytest.raises(
+        ArgumentError, match=r"this Linear has no Conv2d\. Name a layer .* or take integrated-gradients"
+    ):
+        last_convolution(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("setting", ["dimensions", "regularization"])

@@ -6,6 +6,10 @@ from types import ModuleType
 
 from whence._errors import MissingExtraError
 
+# packages that no extra can hold: they ask for torchvision, which they do not use, and which breaks Lightning and
+# transformers beside the CPU build of torch. The extra holds what they do use.
+WITHOUT_DEPENDENCIES = {"kronfluence": 'pip install --no-deps "kronfluence>=1.0.1"'}
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional dependency.
@@ -24,8 +28,9 @@ def require(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there; something inside it is broken, and its own message says what
+        alone = f" && {WITHOUT_DEPENDENCIES[package]}" if package in WITHOUT_DEPENDENCIES else ""
         raise MissingExtraError(
-            f'This needs {package}, which is not installed. Install it with: pip install "whence[{extra}]"'
+            f'This needs {package}, which is not installed. Install it with: pip install "whence[{extra}]"{alone}'
         ) from error
 
 

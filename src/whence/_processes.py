@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,27 +26,60 @@ from whence._numbers import is_whole
 from whence._progress import progress
 
 Found = TypeVar("Found")
-_TASKS: dict[int, tuple[Callable[[], object], Callable[[int], Any]]] = {}  # what forked processes inherit
+_within: list[bool] = []  # not empty in a process that `in_processes` forked
 
 
 def _nothing() -> None:
     """Do nothing: nothing has to be opened or prepared."""
 
 
+def as_processes(processes: int | None, count: int) -> int:
+    """Return in how many processes to make ``count`` things.
+
+    Args:
+        processes: How many at most, each on one thread. None takes all cores that this process may use, where trainings
+            can be told apart from it safely: on Linux, without a GPU (a process that was forked cannot use it, nor
+            differentiate once its parent has), and not in a process of such work already. Elsewhere it is one.
+        count: How many things; there are never more processes.
+
+    Raises:
+        ArgumentError: If ``processes`` is no such number.
+    """
+    if processes is None:
+        processes = _usable_cores() if _forks_safely() else 1
+    if not is_whole(processes) or processes < 1:
+        raise ArgumentError(
+            f"`processes` is a number of trainings at once, at least 1; got {processes!r}. Leave it out for all cores."
+        )
+    return max(1, min(int(processes), count))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _forks_safely() -> bool:
+    inside = bool(_within) or multiprocessing.current_process().daemon
+    return sys.platform == "linux" and not inside and not (torch.cuda.is_available() or torch.xpu.is_available())
+
+
 def in_processes(
     make: Callable[[int], Found],
     count: int,
-    processes: int,
+    processes: int | None,
     *,
     begin: Callable[[], object] = _nothing,
     ready: Callable[[], object] = _nothing,
 ) -> Iterator[tuple[int, Found]]:
     """Call ``make`` with 0 to ``count - 1``, and yield what it gives, as it is found.
 
+    Processes are forked: they inherit ``make`` and all that it uses, so that it may be any function, and share the
+    data with this process for as long as nobody changes it. Each holds what it makes itself: a network, its gradients.
+
     Args:
         make: Works on the CPU; with several processes, it gives what can be sent between them.
         count: How many calls.
-        processes: How many to run at once, each on one thread.
+        processes: How many to run at once, each on one thread; None as `as_processes` says.
         begin: Called before each call in a process of its own, to open anew what processes cannot share.
         ready: Called once before several processes part, to refuse or prepare.
 
@@ -45,24 +87,29 @@ def in_processes(
         Which call, and what it gave.
 
     Raises:
-        ArgumentError: If ``processes`` is no such number, or processes cannot be forked here.
+        ArgumentError: If ``processes`` is no such number, processes cannot be forked here, or one of them ended.
     """
-    if not is_whole(processes) or processes < 1:
-        raise ArgumentError(f"`processes` is a number of trainings at once, at least 1; got {processes!r}.")
-    if processes == 1 or count <= 1:
+    many = as_processes(processes, count)
+    if many == 1:
         yield from ((place, make(place)) for place in range(count))
         return
     if "fork" not in multiprocessing.get_all_start_methods():
-        raise ArgumentError("Several trainings at once need a system that forks. Leave `processes` at 1.")
+        raise ArgumentError("Several trainings at once need a system that forks. Give `processes=1`.")
     ready()
-    context = multiprocessing.get_context("fork")
-    task = (begin, make)
-    _TASKS[id(task)] = task
-    try:
-        with context.Pool(min(processes, count), _begin_process) as pool:
-            yield from pool.imap_unordered(_make_one, [(id(task), place) for place in range(count)])
-    finally:
-        del _TASKS[id(task)]
+    places = iter(range(count))
+    with _workers(many, begin, make) as workers:
+        for connection in workers:
+            connection.send(next(places))
+        for _ in range(count):
+            ready_now = wait(list(workers))
+            connection = next(one for one in workers if one in ready_now)
+            place, found, error = _answer(connection, workers[connection])
+            if error is not None:
+                raise error
+            following = next(places, None)
+            if following is not None:
+                connection.send(following)
+            yield place, found
 
 
 def kept_arrays(
@@ -70,7 +117,7 @@ def kept_arrays(
     keys: Sequence[str],
     *,
     folder: Path | None,
-    processes: int,
+    processes: int | None,
     description: str,
     begin: Callable[[], object] = _nothing,
     ready: Callable[[], object] = _nothing,
@@ -81,7 +128,7 @@ def kept_arrays(
         make: Given the place of a key, makes its array.
         keys: What each array is called: checksums of all that decides it, so that another question finds none.
         folder: Where arrays are kept, one file each; None to keep none.
-        processes: How many to make at once.
+        processes: How many to make at once; None as `as_processes` says.
         description: What is being done, for the progress bar.
         begin, ready: As `in_processes` takes them.
 
@@ -120,11 +167,73 @@ def _read(file: Path) -> NDArray[np.float64]:
     return values
 
 
-def _begin_process() -> None:
+@contextmanager
+def _workers(
+    many: int, begin: Callable[[], object], make: Callable[[int], object]
+) -> Iterator[dict[Connection, ForkProcess]]:
+    """Fork processes that answer what they are sent, and end them, also amid their work."""
+    context = multiprocessing.get_context("fork")
+    workers: dict[Connection, ForkProcess] = {}
+    try:
+        for _ in range(many):
+            ours, theirs = context.Pipe()
+            workers[ours] = context.Process(target=_work, args=(theirs, begin, make, torch.initial_seed()))
+            workers[ours].start()
+            theirs.close()
+        yield workers
+    finally:
+        for connection, process in workers.items():
+            process.terminate()
+            process.join()
+            connection.close()
+
+
+def _work(connection: Connection, begin: Callable[[], object], make: Callable[[int], object], seed: int) -> None:
+    """Answer, in a forked process, each place with what was made there, or with the error."""
+    _within.append(True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["WHENCE_PROGRESS"] = "0"  # the display belongs to the parent
     torch.set_num_threads(1)  # torch's pool of threads does not survive a fork
+    while True:
+        place = connection.recv()
+        _reseed(seed + 1 + place)  # or what follows no seed of its own would be equal in every process
+        try:
+            begin()
+            answer = pickle.dumps((place, make(place), None))
+        except Exception as error:  # the parent raises it
+            answer = pickle.dumps((place, None, _sendable(error)))
+        connection.send_bytes(answer)
 
 
-def _make_one(which: tuple[int, int]) -> tuple[int, Any]:
-    begin, make = _TASKS[which[0]]
-    begin()
-    return which[1], make(which[1])
+def _reseed(seed: int) -> None:
+    torch.manual_seed(seed % 2**63)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error with where it arose; one that cannot be sent to the parent, as a `RuntimeError` of its words."""
+    error.add_note("".join(traceback.format_tb(error.__traceback__)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does when pickled
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
+
+
+def _answer(connection: Connection, process: ForkProcess) -> tuple[int, Any, Exception | None]:
+    """Return what a process answered.
+
+    Raises:
+        ArgumentError: If it ended instead.
+    """
+    try:
+        answer: tuple[int, Any, Exception | None] = pickle.loads(connection.recv_bytes())
+    except (EOFError, OSError) as error:
+        process.join()
+        raise ArgumentError(
+            f"A process that made one of several trainings at once ended (exit code {process.exitcode}): killed, "
+            "perhaps as memory ran out. Each holds a network and what its training needs. Give fewer `processes`."
+        ) from error
+    return answer

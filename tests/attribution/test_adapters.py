@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from whence.attribution import (
     attribute,
 )
 from whence.attribution.scratch import Scratch
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def test_inputs_of_several_tensors_are_given_as_the_model_takes_them(traker: Any, kronfluence: Any) -> None:
@@ -98,8 +101,17 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     for name in [one for one in sys.modules if one.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf'This needs {package}, .* pip install "whence\[baselines\]"'):
+    alone = ' && pip install --no-deps "kronfluence>=1.0.1"' if package == "kronfluence" else ""
+    words = rf'This needs {package}, .* pip install "whence\[baselines\]"{alone}$'
+    with pytest.raises(MissingExtraError, match=words):
         scores(method)
+
+
+def test_the_extra_holds_what_kronfluence_uses_but_not_kronfluence() -> None:
+    extra = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]["baselines"]
+    names = {one.partition(">=")[0] for one in extra}
+    assert "kronfluence" not in names
+    assert {"accelerate", "einconv", "einops", "opt-einsum", "tqdm"} <= names
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from torch import nn
 
 import whence
 from tests.audit.training import blobs, tanh_net, trained
 from whence import attribution
-from whence._errors import ArgumentError, LabelError
+from whence._errors import ArgumentError, LabelError, UnsupportedLossError
 from whence.attribution import (
     EKFAC,
     TRAK,
@@ -184,6 +185,27 @@ def test_without_a_run_it_works_or_says_that_it_needs_one(name: str, run: Run, f
         np.testing.assert_allclose(
             attribute(MEMBERS[name], model, TARGETS, **options).values, found[name].values, **tolerance(name)
         )
+
+
+UNFIT = (
+    r"The loss cross_entropy cannot be called .*outputs \({0}, 2\) and labels \({0},\): Target \d is out of bounds\. "
+)
+UNFIT += "Give the loss, and the model with the outputs, that these labels were trained with"
+
+
+@every_member
+def test_a_model_whose_outputs_do_not_fit_the_loss_is_told_so(name: str) -> None:
+    narrow, labels = nn.Linear(TRAIN[0].shape[1], 2).double(), torch.full_like(TRAIN[1], 2)
+    with pytest.raises(UnsupportedLossError, match=UNFIT.format(4)):
+        attribute(MEMBERS[name], narrow, TARGETS, train_data=(TRAIN[0], labels), loss=F.cross_entropy)
+
+
+@pytest.mark.parametrize("name", ["grad-dot", "grad-cos", "influence"])
+def test_a_single_label_that_does_not_fit_the_outputs_is_told_too(name: str) -> None:
+    narrow, labels = nn.Linear(TRAIN[0].shape[1], 2).double(), torch.zeros_like(TRAIN[1])
+    labels[-1] = 2
+    with pytest.raises(UnsupportedLossError, match=UNFIT.format(len(labels))):
+        attribute(MEMBERS[name], narrow, (TARGETS[0], labels[:5]), train_data=(TRAIN[0], labels), loss=F.cross_entropy)
 
 
 @pytest.mark.parametrize("name", [name for name, one in MEMBERS.items() if {"layer", "layers"} & fields_of(one)])

@@ -238,7 +238,7 @@ def test_self_scores_are_the_diagonal(run: Run) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
-def test_tracin_equals_captums_over_all_layers_and_the_last(run: Run) -> None:
+def test_grad_dot_over_states_equals_captums_tracin_over_all_layers_and_the_last(run: Run) -> None:
     influence = pytest.importorskip("captum.influence")
     train, targets, steps = blobs(), blobs(5, seed=1), [3, 9]
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train), batch_size=4)
@@ -257,6 +257,27 @@ def test_tracin_equals_captums_over_all_layers_and_the_last(run: Run) -> None:
             for one in steps
         )
         torch.testing.assert_close(theirs.influence(targets).detach(), mine, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+@pytest.mark.parametrize(("layers", "ours"), [(None, "all"), (["0", "4"], ["0", "4"]), (["4"], "last")])
+def test_tracin_over_checkpoints_of_a_run_equals_captums(layers: Any, ours: Any, tmp_path: Path) -> None:
+    influence = pytest.importorskip("captum.influence")
+    train, targets, steps = blobs(), blobs(5, seed=1), [3, 6, 9]  # the ends of epochs of three steps
+    rates = dict(zip(steps, (0.2, 0.1, 0.05), strict=True))
+    optimizer = torch.optim.SGD((model := tanh_net()).parameters(), 0.2)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    run = trained(tmp_path / "run", model, optimizer, train, scheduler=schedule)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*train), batch_size=4)
+    loss = nn.CrossEntropyLoss(reduction="sum")
+
+    def load(model: nn.Module, step: int) -> float:
+        model.load_state_dict(run.state_at(step).parameters)
+        return rates[step]
+
+    theirs = influence.TracInCP(tanh_net(), loader, steps, load, layers, loss, sample_wise_grads_per_batch=True)
+    mine = attribute(TracIn(steps, layers=ours), run, targets)
+    torch.testing.assert_close(theirs.influence(targets).detach(), torch.from_numpy(mine.values), rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")

@@ -86,7 +86,7 @@ def test_a_training_without_a_part_is_not_made_twice(tmp_path: Path, monkeypatch
     model = tanh_net()
     run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
     targets = blobs(3, seed=1)
-    whole = whence.counterfactual(run, targets, smoothness=0, held_out=4)
+    whole = whence.counterfactual(run, targets, smoothness=0, held_out=4, processes=1)
     made = []
 
     def stopping(run: Run, weights: Tensor, watch: Any) -> ModelState:
@@ -97,10 +97,10 @@ def test_a_training_without_a_part_is_not_made_twice(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(MODULE, "retrain", stopping)
     with pytest.raises(KeyboardInterrupt):
-        whence.counterfactual(run, targets, smoothness=0, held_out=4, path=tmp_path / "effects")
+        whence.counterfactual(run, targets, smoothness=0, held_out=4, processes=1, path=tmp_path / "effects")
     with pytest.raises(AuditError, match=r"held_out differ"):
         whence.counterfactual(run, targets, smoothness=0, held_out=3, path=tmp_path / "effects")
-    found = whence.counterfactual(run, targets, smoothness=0, held_out=4, path=tmp_path / "effects")
+    found = whence.counterfactual(run, targets, smoothness=0, held_out=4, processes=1, path=tmp_path / "effects")
     assert len(made) == 5  # two that ended, the one that was stopped, and the two that were left
     np.testing.assert_array_equal(found.values, whole.values)
 

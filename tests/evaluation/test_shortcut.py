@@ -126,7 +126,8 @@ def test_the_patch_is_put_on_exactly_the_fraction_of_the_class_and_larger_fracti
         return train(images, labels, seed)
 
     how = ShortcutSizes(fractions=(0, 0.25, 0.5), probes=1, harmful=1)
-    shortcut(watched, pictures(40, 0), pictures(10, 1), PATCH, on_patch, loss=F.cross_entropy, sizes=how)
+    data, tests = pictures(40, 0), pictures(10, 1)
+    shortcut(watched, data, tests, PATCH, on_patch, loss=F.cross_entropy, sizes=how, processes=1)
     assert [len(one) for one in seen] == [0, 5, 10]
     assert seen[1] < seen[2]
 

@@ -22,8 +22,9 @@ from whence._statistics import Interval
 from whence.attribution import Attributor, GradDot, TracIn, attribute, harmful, helpful
 from whence.evaluation import Table, compare_attributors, linear_datamodeling_score, removal_losses
 from whence.evaluation.table import table_of
-from whence.regions import overlay, region_map
+from whence.regions import integrated_gradients, overlay, region_map
 from whence.report import curves, write_report
+from whence.report.beside import has_convolution
 from whence.report.page import make_page
 from whence.report.pictures import png
 from whence.report.trust import trust
@@ -305,6 +306,25 @@ def test_images_at_both_ends_are_shown_with_the_parts_that_mattered_and_the_cont
     shown = [each.attributes["data-picture"] for each in reader.of("img")]
     assert f"{one.key}-map-{one.mapped[0].index}" in shown
     assert f"own-{one.mapped[0].index}" in shown
+
+
+def test_beside_region_maps_stands_what_the_logit_rests_on_in_the_target_itself(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("captum")
+    page = make_page(case.run, case.audit, case.targets, k=4, regions=1)
+    one = page.explanations[0]
+    names = ["Grad-CAM"] if has_convolution(case.run.model) else []
+    assert [name for name, _ in one.seen] == [*names, "Integrated Gradients"]
+    picture = case.targets.picture(one.index)
+    assert picture is not None
+    whole = integrated_gradients(case.run, case.targets, [one.index])
+    assert one.seen[-1][1] == png(np.asarray(overlay(picture, -whole[0], size=6)))
+    reader = read(write_report(case.run, case.audit, case.targets, tmp_path / "p.html", k=4, regions=1))
+    shown = [each.attributes["data-picture"] for each in reader.of("img")]
+    assert f"{one.key}-seen-{len(names)}" in shown
+    monkeypatch.setattr("whence.report.mapped.installed", lambda _: False)
+    assert not make_page(case.run, case.audit, case.targets, k=4, regions=1).explanations[0].seen
 
 
 def test_region_maps_of_what_is_no_image_are_refused(tmp_path: Path, case: Case) -> None:

@@ -42,10 +42,11 @@ Question = tuple[Examples, Quantity]
 class EKFAC:
     """Influence functions ⟨h_n, (G + λ I)⁻¹ g_m⟩, G an eigenvalue-corrected Kronecker-factored Fisher matrix.
 
-    Grosse et al. (2023), section 3, by the library kronfluence (``pip install "whence[baselines]"``), in float32. As
-    `Influence`, for networks whose Hessian is too large to form: M times the rise of the target's quantity for the
-    worse when the example is taken out of M. Positive = helped, whatever the quantity. Linear and convolution layers
-    count; parameters of others do not, and ``attrs["left_out"]`` names them.
+    Grosse et al. (2023), section 3, by the library kronfluence (``pip install "whence[baselines]"``, then ``pip install
+    --no-deps kronfluence``), in float32. As `Influence`, for networks whose Hessian is too large to form: M times the
+    rise of the target's quantity for the worse when the example is taken out of M. Positive = helped, whatever the
+    quantity. Linear and convolution layers count; parameters of others do not, and
+    ``attrs["left_out"]`` names them.
 
     Args:
         damping: λ; None takes a tenth of each layer's mean eigenvalue.

@@ -100,7 +100,7 @@ class Counterfactual:
 
     quantity: str | Numbers = "loss"
     held_out: int = 0
-    processes: int = 1
+    processes: int | None = None
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedRun:
         """Take the run; see `Attributor.fit`."""

@@ -88,8 +88,9 @@ def evaluate(numbers: Numbers, outputs: Any, labels: Any, examples: int) -> Floa
         values = numbers(outputs, labels)
     except (RuntimeError, IndexError, ValueError) as error:
         raise ArgumentError(
-            f"The audited quantity cannot be computed: {error}. Labels of targets must be such as the training data "
-            "has; a loss with weights of its own has their precision: audit in that one (leave `precision` out)."
+            f"The audited quantity cannot be computed: {str(error).rstrip('.')}. Labels of targets must be such as the "
+            "training data has; a loss with weights of its own has their precision: audit in that one (leave "
+            "`precision` out)."
         ) from error
     if not isinstance(values, Tensor) or values.shape != (examples,):
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

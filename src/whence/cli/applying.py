@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli.commands import AGAIN, EXAMPLES, Json, example
+from whence.cli.commands import AGAIN, EXAMPLES, Json, Processes, example
 from whence.cli.ending import expected, tell
 from whence.cli.evaluating import after_trainings
 from whence.cli.refusals import numbers_of, refuse_limit, refuse_taken, words_of
@@ -47,7 +47,6 @@ Tested = Annotated[str, typer.Option(help=f"Pictures to test on (test part): {NA
 Epochs = Annotated[int, typer.Option(help="Passes over the training data of each training.")]
 Seeds = Annotated[int, typer.Option(help="Networks to train for each setting, over which intervals are.")]
 Most = Annotated[int | None, typer.Option(help="Take so many evenly spaced pictures at most, of either part.")]
-Processes = Annotated[int, typer.Option(help="How many to train at once, on the CPU.")]
 Paper = Annotated[bool, typer.Option("--paper", help="The paper's network, instead of a small one: for a GPU.")]
 Resumed = Annotated[
     Path | None, typer.Option("--path", help="Folder that keeps each training; a stopped command goes on there.")
@@ -177,7 +176,7 @@ def curve(
     seeds: Seeds = 3,
     limit: Most = None,
     paper: Paper = False,
-    processes: Processes = 1,
+    processes: Processes = None,
     path: Resumed = None,
     out: Out = None,
     as_json: Json = False,
@@ -205,7 +204,7 @@ def scaling(
     seeds: Seeds = 3,
     limit: Most = None,
     paper: Paper = False,
-    processes: Processes = 1,
+    processes: Processes = None,
     path: Resumed = None,
     out: Out = None,
     as_json: Json = False,
@@ -230,7 +229,7 @@ def sharing(
     epochs: Epochs = 20,
     seeds: Seeds = 3,
     limit: Most = None,
-    processes: Processes = 1,
+    processes: Processes = None,
     path: Resumed = None,
     out: Out = None,
     as_json: Json = False,

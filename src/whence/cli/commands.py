@@ -60,6 +60,7 @@ Targets = Annotated[
 ]
 Loss = Annotated[str, typer.Option(help="package.module:loss of the training.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Processes = Annotated[int | None, typer.Option(help="How many to train at once; all cores if left out, 1 with a GPU.")]
 CROSS_ENTROPY = "torch.nn.functional:cross_entropy"
 AGAIN = "run the same command again to go on where it stopped"
 

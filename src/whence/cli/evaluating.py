@@ -15,6 +15,7 @@ from whence.cli.commands import (
     Json,
     Loss,
     Model,
+    Processes,
     RunFolder,
     Targets,
     TrainData,
@@ -44,7 +45,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Evaluate on the first so many targets only.")] = None,
     sets: Annotated[int, typer.Option(help="How many trainings.")] = 30,
     share: Annotated[float, typer.Option(help="Of the training examples that each leaves out.")] = 0.01,
-    processes: Annotated[int, typer.Option(help="How many to train at once, on the CPU.")] = 1,
+    processes: Processes = None,
     path: Annotated[
         Path | None, typer.Option(help="Folder that keeps each training's result; a stopped command goes on there.")
     ] = None,

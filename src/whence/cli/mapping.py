@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from whence._errors import ArgumentError
 from whence.cli.attributing import METHODS_SAID, app
 from whence.cli.commands import (
     CROSS_ENTROPY,
@@ -51,6 +52,13 @@ def regions(
     loss: Loss = CROSS_ENTROPY,
     out: Annotated[Path | None, typer.Option(help="Where to keep the maps.")] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for a picture of each pair.")] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Drawn over the target in the pictures: grad-cam (of the last convolution), grad-cam:LAYER or "
+            "integrated-gradients; may be repeated. Extra baselines."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Map which parts of training examples mattered for a target, beside a control that never saw it."""
@@ -62,6 +70,8 @@ def regions(
         refuse_limit(limit)
         if pair:
             refuse_choice_beside_pairs({"--target": target, "--limit": limit, "--k": k, "--method": method})
+        if beside and pictures is None:
+            raise ArgumentError("--beside is drawn in pictures. Name a folder for them with --pictures.")
         if out is not None:
             refuse_taken(out)
         chosen, way = pairs_of(pair or ()), named_method(method or "grad-cos")
@@ -70,7 +80,7 @@ def regions(
         if not chosen:
             most = 5 if k is None else k
             chosen = helpful_pairs(opened, examples, chosen=target or None, k=most, method=way, limit=limit)
-        found = map_pairs(opened, examples, chosen, recipe=kind, path=out, pictures=pictures)
+        found = map_pairs(opened, examples, chosen, recipe=kind, path=out, pictures=pictures, beside=beside or ())
         places = {name: one.resolve() for name, one in (("maps", out), ("pictures", pictures)) if one is not None}
         said = {"recipe": recipe, **{name: found.maps.attrs[name] for name in ("unit", "sign")}}
         show({**places, **said, **_pairs(found.rows(), as_json)}, as_json)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError
 from whence._numbers import even_parts, is_whole
+from whence._processes import as_processes
 from whence._progress import progress
 from whence.audit.chunks import labels_of
 from whence.audit.quantities import Numbers
@@ -47,7 +48,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
     smoothing: float | None = None,
     smoothness: int = 2,
     held_out: int = 0,
-    processes: int = 1,
+    processes: int | None = None,
     memory_budget: int = 2**29,
     path: str | Path | None = None,
 ) -> xr.DataArray:
@@ -81,7 +82,8 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
             parameters back to itself, but follows its removal: weight 0, to first order in what that does to the
             parameters. It predicts removals better where training is not almost linear; 20 is a good number. Parts are
             random, the same each time. 0 is the derivative.
-        processes: How many of the trainings without a part to run at once, each on one thread; on the CPU.
+        processes: How many of the trainings without a part to run at once, each forked and on one thread, sharing the
+            data until it is changed. None is all usable cores on Linux without a GPU, else one.
         memory_budget: Bytes to hold besides model and data. Targets are walked in chunks that fit.
         path: Where to keep the result, as a Zarr group. A call that was interrupted goes on where it stopped when made
             again.
@@ -165,15 +167,16 @@ def _walk_all(
     return effects
 
 
-def _check_numbers(smoothing: float | None, smoothness: int, held_out: int, processes: int, memory_budget: int) -> None:
+def _check_numbers(
+    smoothing: float | None, smoothness: int, held_out: int, processes: int | None, memory_budget: int
+) -> None:
     if memory_budget < 1:
         raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
     if not is_whole(smoothness) or smoothness < 0:
         raise ArgumentError(f"`smoothness` is a number of random sets, 0 for none; got {smoothness!r}.")
     if not is_whole(held_out) or held_out < 0 or held_out == 1:
         raise ArgumentError(f"`held_out` is a number of parts, at least 2, or 0 for none; got {held_out!r}.")
-    if not is_whole(processes) or processes < 1:
-        raise ArgumentError(f"`processes` is a number of trainings at once, at least 1; got {processes!r}.")
+    as_processes(processes, held_out)
     if smoothing is not None and not 0 <= smoothing < float("inf"):
         raise ArgumentError(f"`smoothing` is a share of the divisors, 0 or more; got {smoothing!r}.")
 
@@ -187,7 +190,7 @@ def _walk_one_step(run: Run, question: Question, form: Form, memory_budget: int)
         walk_step(walk, last, curvature, run)
 
 
-def _outputs(run: Run, parts: int, processes: int, memory_budget: int, partial: Partial | None) -> HeldOut:
+def _outputs(run: Run, parts: int, processes: int | None, memory_budget: int, partial: Partial | None) -> HeldOut:
     try:
         return HeldOut(run, parts, processes, memory_budget // 4, partial and partial.folder)
     except ArgumentError:

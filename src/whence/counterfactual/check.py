@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from whence._errors import ArgumentError
 from whence._files import checksum, disk_errors, write_atomically
 from whence._numbers import is_whole, random_ids
+from whence._processes import as_processes
 from whence._progress import progress
 from whence._statistics import bootstrap, rank_correlations
 from whence.audit.identity import identity_of
@@ -110,7 +111,7 @@ def check(
     seeds: int | Sequence[int] = 3,
     run: Run | None = None,
     targets: Any = None,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Check:
     """Train again without examples, and compare with what `whence.counterfactual` predicted.
@@ -121,8 +122,9 @@ def check(
         seeds: How many random sets of the same size to leave out beside each chosen one (of a size: in all), or the
             seeds to draw them with.
         run, targets: Needed where those that the effects were made with are gone, as after loading from disk.
-        processes: How many trainings to run at once, each on one thread; on the CPU. With more than one, the
-            training with nothing removed is made again too, so that all are rounded alike.
+        processes: How many trainings to run at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one. With more than one, the training with
+            nothing removed is made again too, so that all are rounded alike.
         path: A file in which to keep each result as it is found: a check that was interrupted goes on there.
 
     Returns:
@@ -191,7 +193,7 @@ def _places(effects: xr.DataArray, question: Question) -> list[int]:
 
 
 def _retrained(
-    run: Run, question: Question, sets: list[tuple[int, ...]], processes: int, path: Path | None
+    run: Run, question: Question, sets: list[tuple[int, ...]], processes: int | None, path: Path | None
 ) -> NDArray[np.float64]:
     """Return what each result changes by when each set is really left out, (sets, results)."""
     dtype = next(one.dtype for one in run.model.parameters() if one.is_floating_point())
@@ -201,10 +203,11 @@ def _retrained(
         return found
 
     weights = [as_weights(len(run.examples), one) for one in sets]
-    if processes > 1:
+    several = as_processes(processes, len(sets)) > 1
+    if several:
         weights.append(torch.ones(len(run.examples), dtype=torch.float64))
     asked = [question.quantity.name, *(identity_of(one) for one in question.quantity.numbers)]
-    header = f"{run.identity} {run.steps} {question.examples.fingerprint} {asked} {processes > 1}"
+    header = f"{run.identity} {run.steps} {question.examples.fingerprint} {asked} {several}"
     keys = [
         checksum(f"{header} {question.rows.tolist()} {question.members.tolist()} {one.tolist()}".encode())
         for one in weights
@@ -224,7 +227,7 @@ def _retrained(
                     write_atomically(path, json.dumps(known).encode())
             advance(1)
     ends = np.array([known[key] for key in keys])
-    begun = ends[-1] if processes > 1 else np.array(value(run.state_at(run.steps)))
+    begun = ends[-1] if several else np.array(value(run.state_at(run.steps)))
     changes: NDArray[np.float64] = ends[: len(sets)] - begun
     return changes
 

@@ -33,7 +33,7 @@ class HeldOut:
     Args:
         run: The run.
         parts: Into how many random parts to split the training data: one training each.
-        processes: How many of them to run at once, each on one thread.
+        processes: How many of them to run at once, each on one thread; None for all usable cores.
         memory_budget: Bytes that the outputs may take: one output for each example and step that it was in.
         folder: Where to keep the outputs of each training as it ends, and to find those of trainings that did.
 
@@ -43,7 +43,7 @@ class HeldOut:
         DiskError: If the disk is full or refuses to write.
     """
 
-    def __init__(self, run: Run, parts: int, processes: int, memory_budget: int, folder: Path | None) -> None:
+    def __init__(self, run: Run, parts: int, processes: int | None, memory_budget: int, folder: Path | None) -> None:
         self._run, self._budget = run, memory_budget
         self._part = torch.from_numpy(np.random.default_rng(0).permutation(len(run.examples)) % parts)
         self._batches = [run.record_of(number).batches for number in range(run.steps)]

@@ -27,7 +27,7 @@ def compare_attributors(
     ids: list[int] | None = None,
     share: float = 0.01,
     sets: int = 30,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Table:
     """Measure which attributor says what this run would have become without some of its examples.
@@ -42,7 +42,8 @@ def compare_attributors(
         ids: Which of ``targets`` to score; all by default. Trainings do not depend on it.
         share: Of the training examples that each training leaves out.
         sets: How many trainings, at least 3: fewer have no rank correlation.
-        processes: How many to run at once, on the CPU, each on one thread.
+        processes: How many to run at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep the result of each training: a call that was interrupted goes on there.
 
     Returns:

@@ -79,7 +79,7 @@ def diffroar(
     *,
     keep: Sequence[float] = KEEP,
     seeds: int = 3,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Table:
     """Compare networks trained on images with only their top, or only their bottom pixels left (Shah et al., 2021).
@@ -93,7 +93,8 @@ def diffroar(
         maps: For each kind, the maps of all training images and of all test images, (images, height, width) each.
         keep: Percent of the pixels that are left.
         seeds: How many networks to train for each.
-        processes: How many to train at once, on the CPU, each on one thread.
+        processes: How many to train at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep each result as it is found: a call that was interrupted goes on there. Results
             are told apart by all arguments and by the code of ``train``, but not by what it calls or reads by name.
 

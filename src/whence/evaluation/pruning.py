@@ -31,7 +31,7 @@ def pruning(
     *,
     shares: Sequence[float] = SHARES,
     seeds: int = 5,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Table:
     """Train without a share of the data, for each strategy, and measure the accuracy (PLGK, A.4, figures 21 and 22).
@@ -45,7 +45,8 @@ def pruning(
         test: The data on which accuracy is measured: anything `as_examples` takes.
         shares: Of the examples to remove, 0 up to but not 1.
         seeds: How many networks to train for each strategy and share.
-        processes: How many to train at once, on the CPU, each on one thread.
+        processes: How many to train at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep each result as it is found: a call that was interrupted goes on there. Results
             are told apart by ids, seed, test data and the code of ``train``, but not by what it calls or reads by name.
 

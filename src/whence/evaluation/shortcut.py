@@ -109,7 +109,7 @@ def shortcut(  # noqa: PLR0913 - each is a question of its own
     *,
     loss: Any,
     sizes: ShortcutSizes | None = None,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Tables:
     """Plant a shortcut in a growing share of one class's images, and see whether maps point at it (TFA, appendix D.3).
@@ -125,7 +125,8 @@ def shortcut(  # noqa: PLR0913 - each is a question of its own
         maps: The recipe of region maps, or what makes maps; or several kinds, by name.
         loss: As `whence.record` takes it.
         sizes: See `ShortcutSizes`.
-        processes: How many networks to train at once, on the CPU, each on one thread.
+        processes: How many networks to train at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep each fraction's result as it is found: a call that was interrupted goes on
             there. Results are told apart by all arguments and by the code of ``train`` and ``maps``, but not by what
             these call or read by name.

@@ -121,7 +121,7 @@ def subset_losses(
     *,
     loss: Any,
     seed: int = 1,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Truth:
     """Train on parts of the data, each time with a new seed: how the training, not one run of it, responds.
@@ -135,7 +135,8 @@ def subset_losses(
         targets: The examples whose losses are measured: anything `as_examples` takes.
         loss: As `whence.record` takes it.
         seed: Of the first network; each has the next.
-        processes: How many to train at once, on the CPU, each on one thread.
+        processes: How many to train at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep each result as it is found: a call that was interrupted goes on there. Results
             are told apart by all arguments and by the code of ``train``, but not by what it calls or reads by name.
 
@@ -169,7 +170,7 @@ def removal_losses(
     share: float = 0.01,
     sets: int = 30,
     seed: int = 0,
-    processes: int = 1,
+    processes: int | None = None,
     path: str | Path | None = None,
 ) -> Truth:
     """Train a recorded run again without random examples, same initialisation and order: how this run responds.
@@ -183,7 +184,8 @@ def removal_losses(
         share: Of the examples that are left out.
         sets: How many random sets: those that `whence.check` draws with seeds ``seed``, ``seed + 1``, ...
         seed: Of the first.
-        processes: How many to train at once, on the CPU, each on one thread.
+        processes: How many to train at once, each forked and on one thread, sharing the data until it is
+            changed. None is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep each result as it is found: a call that was interrupted goes on there.
 
     Raises:

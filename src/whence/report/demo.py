@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -223,7 +222,6 @@ def _evaluated(run: Run, found: Audit, plan: Plan, folder: Path) -> Table:
         ids=scores.coords["target"].values.tolist(),
         share=_LEFT_OUT,
         sets=plan.sets,
-        processes=min(2, os.cpu_count() or 1),
         path=folder / "trainings",
     )
     table.save(place)

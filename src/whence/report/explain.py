@@ -46,6 +46,7 @@ class Explanation:
         figures: The plots.
         others: The lists of other methods, if any were asked.
         mapped: Training images with the regions that mattered, if they were asked.
+        seen: The target with what its logit rests on in itself, by the name of the method, as data URIs.
         traced: What a provenance network takes it for, if one was given.
         indistinct: Inputs on which the network answers the same, if they were looked for.
     """
@@ -62,6 +63,7 @@ class Explanation:
     figures: tuple[Figure, ...]
     others: tuple[Ranked, ...] = ()
     mapped: tuple[Mapped, ...] = ()
+    seen: tuple[tuple[str, str], ...] = ()
     traced: Traced | None = None
     indistinct: Indistinct | None = None
 

@@ -66,6 +66,7 @@ def _pictures(page: Page) -> dict[str, str]:
     for one in page.explanations:
         for each in one.mapped:
             mapped |= {f"{one.key}-map-{each.index}": each.picture, f"own-{each.index}": each.control}
+        mapped |= {f"{one.key}-seen-{place}": picture for place, (_, picture) in enumerate(one.seen)}
     slides = () if page.recognition is None else page.recognition.slides
     changed = {f"{one.key}-{place}": step.picture for one in slides for place, step in enumerate(one.steps)}
     studied = () if page.attacked is None else (one for row in page.attacked.rows for one in row)

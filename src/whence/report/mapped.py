@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 
 from whence._errors import ArgumentError
+from whence._extras import installed
 from whence.attribution import Trained
 from whence.datasets import Examples
 from whence.regions import overlay, own_saliency, region_map
+from whence.report.beside import GRAD_CAM, INTEGRATED, has_convolution, maps_beside
 from whence.report.explain import Explanation
 from whence.report.listed import Listed
 from whence.report.maps import Mapped
@@ -23,6 +25,9 @@ def with_regions(
     trained: Trained, targets: Examples, explanations: tuple[Explanation, ...], count: int
 ) -> tuple[Explanation, ...]:
     """Return explanations with region maps of the first images of the audit's helpful and harmful lists.
+
+    Where captum is installed (extra ``baselines``), the targets too, with Integrated Gradients and, of models
+    that have a convolution, Grad-CAM.
 
     Args:
         trained: The model.
@@ -53,13 +58,32 @@ def with_regions(
     found: dict[int, list[Mapped]] = {}
     for (place, listed), own in zip(shown, maps, strict=True):
         found.setdefault(place, []).append(_mapped(trained.examples, listed, own, blind[listed.index]))
-    return tuple(replace(one, mapped=tuple(found.get(place, ()))) for place, one in enumerate(explanations))
+    seen = _seen(trained, targets, [explanations[place].index for place in found]) if installed("captum") else {}
+    return tuple(
+        replace(one, mapped=tuple(found.get(place, ())), seen=seen.get(one.index, ()))
+        for place, one in enumerate(explanations)
+    )
+
+
+def _seen(trained: Trained, targets: Examples, ids: list[int]) -> dict[int, tuple[tuple[str, str], ...]]:
+    """Return the pictures of each target with what its logit rests on in itself."""
+    names = [GRAD_CAM] if has_convolution(trained.model) else []
+    maps = maps_beside(trained, targets, ids, [*names, INTEGRATED])
+    pictures = {index: targets.picture(index) for index in ids}
+    return {
+        index: tuple((name, _drawn(picture, one.sel(target=index))) for name, one in maps.items())
+        for index, picture in pictures.items()
+        if picture is not None
+    }
+
+
+def _drawn(picture: np.ndarray, own: xr.DataArray) -> str:
+    """Draw a map: on the page blue stands for help and orange for harm, and `overlay` draws what is above 0 orange."""
+    return png(np.asarray(overlay(picture, -own, size=min(_SIDE, max(picture.shape[:2])))))
 
 
 def _mapped(examples: Examples, listed: Listed, own: xr.DataArray, blind: xr.DataArray) -> Mapped:
     picture = examples.picture(listed.index)
     if picture is None:
         raise ArgumentError(f"Training example {listed.index} is no image. Leave `regions` out.")
-    # on the page blue stands for help and orange for harm: `overlay` draws what is above 0 in orange
-    both = [png(np.asarray(overlay(picture, -one, size=min(_SIDE, max(picture.shape[:2]))))) for one in (own, blind)]
-    return Mapped(listed.index, listed.label, listed.helped, both[0], both[1])
+    return Mapped(listed.index, listed.label, listed.helped, _drawn(picture, own), _drawn(picture, blind))

@@ -19,6 +19,8 @@ from whence.audit.storage import refuse_existing
 from whence.datasets import as_examples
 from whence.regions import DEFAULT, Pairs, Recipe, draw_maps, own_saliency, region_map, save_maps, top_pairs
 from whence.regions.control import as_ids
+from whence.regions.pairs import as_pairs
+from whence.report.beside import maps_beside
 from whence.report.choice import wrong_answers
 from whence.runs import Run
 
@@ -96,6 +98,7 @@ def map_pairs(
     recipe: Recipe = DEFAULT,
     path: str | Path | None = None,
     pictures: str | Path | None = None,
+    beside: Sequence[str] = (),
 ) -> RegionMaps:
     """Make region maps of pairs with their control, keep them and draw them.
 
@@ -106,25 +109,34 @@ def map_pairs(
         recipe: Of the maps.
         path: Where to keep the maps, as a Zarr group that `whence.regions.load_maps` opens.
         pictures: Folder for a picture of each pair: target, training image, map and control side by side.
+        beside: What to draw over the target in these pictures, last: ``"grad-cam"``, at the model's last convolution,
+            ``"grad-cam:LAYER"``, ``"integrated-gradients"``; by captum, extra ``baselines``.
 
     Raises:
         AuditError: If something stands at ``path``.
         ArgumentError: If an argument is outside what `whence.regions.region_map` takes, or pictures are asked of what
             is no image.
-        LabelError: If there is no such target or training example.
+        LabelError: If there is no such target, training example or layer.
+        MissingExtraError: If maps beside are asked for, and captum is not installed.
         GradientError: If the maps vanish.
         DiskError: If the disk is full or refuses to write.
     """
+    if beside and pictures is None:
+        raise ArgumentError("What stands beside is drawn in pictures. Name a folder for them, `pictures`.")
     if path is not None:
         refuse_existing(Path(path))
     trained, examples = as_trained(run), as_examples(targets)
-    maps = region_map(trained, examples, pairs, recipe=recipe)
+    asked = as_pairs(pairs, len(examples), len(run.examples))
+    others = maps_beside(trained, examples, np.unique(asked[:, 0]).tolist(), beside)
+    maps = region_map(trained, examples, asked, recipe=recipe)
     train = np.unique(maps.coords["train"].values).tolist()
     control = own_saliency(trained, train, recipe=recipe)
-    drawn = () if pictures is None else tuple(draw_maps(maps, control, examples, run.examples, pictures))
+    drawn: list[Path] = []
+    if pictures is not None:
+        drawn = draw_maps(maps, control, examples, run.examples, pictures, beside=others)
     if path is not None:
         save_maps(maps, path)
-    return RegionMaps(maps, control, agreement_of(maps, control), drawn)
+    return RegionMaps(maps, control, agreement_of(maps, control), tuple(drawn))
 
 
 def agreement_of(maps: xr.DataArray, control: xr.DataArray) -> Float[np.ndarray, " pairs"]:

@@ -43,8 +43,15 @@ class TrainingLoss:
         return self._whole(outputs, labels)
 
     def per_example(self, outputs: Any, labels: Any) -> Tensor:
-        """Return one loss per example, (batch,); where an example has several positions, their sum."""
-        return self._each(outputs, labels)
+        """Return one loss per example, (batch,); where an example has several positions, their sum.
+
+        Raises:
+            UnsupportedLossError: If a label is none that the outputs are for.
+        """
+        try:
+            return self._each(outputs, labels)
+        except IndexError as error:
+            raise UnsupportedLossError(_misfit(self.name, outputs, labels, error)) from error
 
 
 def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLoss:
@@ -238,13 +245,20 @@ def _try(name: str, loss: _Function, outputs: Any, labels: Any) -> Tensor:
         with torch.no_grad():
             found = loss(outputs, labels)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise UnsupportedLossError(
-            f"The loss {name} cannot be called as loss(model(inputs), labels): {error}. "
-            "Give a callable (outputs, labels) that returns one loss per example."
-        ) from error
+        raise UnsupportedLossError(_misfit(name, outputs, labels, error)) from error
     if not isinstance(found, Tensor):
         raise UnsupportedLossError(f"The loss {name} must return a tensor; it returned {type(found).__name__}.")
     return found
+
+
+def _misfit(name: str, outputs: Any, labels: Any, error: Exception) -> str:
+    """Say that outputs, labels and loss do not belong together."""
+    given = [str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in (outputs, labels)]
+    return (
+        f"The loss {name} cannot be called as loss(model(inputs), labels), with outputs {given[0]} and labels "
+        f"{given[1]}: {str(error).rstrip('.')}. Give the loss, and the model with the outputs, that these labels were "
+        "trained with; or a callable (outputs, labels) that returns one loss per example."
+    )
 
 
 def _takes_reduction(loss: _Function) -> bool:

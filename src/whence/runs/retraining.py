@@ -93,14 +93,16 @@ def retrain(run: Run, weights: Float[Tensor, " train"], watch: Watch | None = No
 Found = TypeVar("Found")
 
 
-def in_processes(run: Run, make: Callable[[int], Found], count: int, processes: int) -> Iterator[tuple[int, Found]]:
+def in_processes(
+    run: Run, make: Callable[[int], Found], count: int, processes: int | None
+) -> Iterator[tuple[int, Found]]:
     """Call ``make`` with 0 to ``count - 1``, and yield what it gives, as it is found.
 
     Args:
         run: The run with which it trains again.
         make: Trains again and gives what is kept of that; with several processes, what can be sent between them.
         count: How many calls.
-        processes: How many to run at once, each on one thread.
+        processes: How many to run at once, each on one thread; None as `whence._processes.as_processes` says.
 
     Yields:
         Which call, and what it gave.
@@ -119,7 +121,7 @@ def prepare(run: Run) -> None:
         ArgumentError: If its model is not on the CPU.
     """
     if next(run.model.parameters()).device.type != "cpu":
-        raise ArgumentError("Several trainings at once need the CPU. Move the model there, or leave `processes` at 1.")
+        raise ArgumentError("Several trainings at once need the CPU. Move the model there, or give `processes=1`.")
     run.clipping()  # once
 
 

@@ -62,7 +62,7 @@ def test_a_call_that_was_cut_off_goes_on_and_gives_the_same(tmp_path: Path) -> N
     data, test = blobs(each=6), blobs(each=6, seed=1)
 
     def how(path: Path | None, distort: Any) -> Trainings:
-        return Trainings(4, 2, PLAIN, FAST, distort, path=path)
+        return Trainings(4, 2, PLAIN, FAST, distort, processes=1, path=path)
 
     whole = memorisation_curve(single, data, test, how(None, Cut(None)), mixing=[0.5])
     with pytest.raises(CutOffError):

@@ -13,6 +13,7 @@ import xarray as xr
 
 from whence._errors import ArgumentError
 from whence._numbers import is_number
+from whence._processes import as_processes
 from whence.attribution.recorded import audit_scores
 from whence.audit import load_audit
 from whence.datasets import as_examples
@@ -55,7 +56,7 @@ class Effort:
         epochs: Of each training.
         seeds: Networks for each setting.
         limit: So many evenly spaced training pictures, and test pictures, at most; None for all.
-        processes: How many trainings at once, on the CPU.
+        processes: How many trainings at once, as in `Trainings`.
         path: A folder that keeps each result as it is found, and a checkpoint of each unfinished training.
 
     Raises:
@@ -65,13 +66,14 @@ class Effort:
     epochs: int = 12
     seeds: int = 3
     limit: int | None = None
-    processes: int = 1
+    processes: int | None = None
     path: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("epochs", "seeds", "processes"):
+        for name in ("epochs", "seeds"):
             as_count(getattr(self, name), name)
+        as_processes(self.processes, 1)
         if self.limit is not None:
             as_count(self.limit, "limit")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from whence._errors import ArgumentError
 from whence._files import checksum
-from whence._processes import kept_arrays
+from whence._processes import as_processes, kept_arrays
 from whence._statistics import Interval, student_interval
 from whence.audit.identity import identity_of
 from whence.evaluation.inputs import as_count
@@ -37,7 +37,8 @@ class Trainings:
         optimization: Optimizer, batches and schedule, alike.
         distort: Makes distorted inputs that keep their index, alike; with ``path`` something that prints the same in
             every process, such as `whence.provenance.Mixture`, and no lambda, so that its checkpoints are known again.
-        processes: How many trainings at once, on the CPU, each on one thread.
+        processes: How many trainings at once, each forked and on one thread, sharing the data until it is changed. None
+            is all usable cores on Linux without a GPU, else one.
         path: A folder in which to keep each result as it is found, and a checkpoint of each unfinished training: a call
             that was interrupted goes on there. Results are told apart by data, settings, seed and the code that makes
             networks, but not by what it calls or reads by name.
@@ -51,13 +52,14 @@ class Trainings:
     objective: Objective | None = None
     optimization: Optimization | None = None
     distort: Any = None
-    processes: int = 1
+    processes: int | None = None
     path: str | Path | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("epochs", "seeds", "processes"):
+        for name in ("epochs", "seeds"):
             as_count(getattr(self, name), name)
+        as_processes(self.processes, 1)
 
 
 @final
