@@ -13,6 +13,7 @@ from tests import typechecker
 
 typechecker.install()  # before whence is imported
 os.environ.setdefault("WHENCE_PROGRESS", "0")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for one: tests are of the CPU, on every machine
 settings.register_profile("whence", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("whence")
 torch.set_num_threads(1)  # networks this small gain nothing from a second thread: two wait for each other

@@ -60,7 +60,11 @@ def _usable_cores() -> int:
 
 def _forks_safely() -> bool:
     inside = bool(_within) or multiprocessing.current_process().daemon
-    return sys.platform == "linux" and not inside and not (torch.cuda.is_available() or torch.xpu.is_available())
+    return sys.platform == "linux" and not inside and not _beside_gpu()
+
+
+def _beside_gpu() -> bool:
+    return torch.cuda.is_available() or torch.xpu.is_available()
 
 
 def in_processes(
@@ -87,7 +91,8 @@ def in_processes(
         Which call, and what it gave.
 
     Raises:
-        ArgumentError: If ``processes`` is no such number, processes cannot be forked here, or one of them ended.
+        ArgumentError: If ``processes`` is no such number, processes cannot be forked here, the machine has a GPU, or
+            one of them ended.
     """
     many = as_processes(processes, count)
     if many == 1:
@@ -95,6 +100,11 @@ def in_processes(
         return
     if "fork" not in multiprocessing.get_all_start_methods():
         raise ArgumentError("Several trainings at once need a system that forks. Give `processes=1`.")
+    if _beside_gpu():
+        raise ArgumentError(
+            "Several trainings at once are forked processes, and torch does not let these differentiate on a machine "
+            'with a GPU. Give `processes=1`, or hide the GPU (CUDA_VISIBLE_DEVICES="") to train on the CPU.'
+        )
     ready()
     places = iter(range(count))
     with _workers(many, begin, make) as workers:
