@@ -41,7 +41,7 @@ def test_with_a_gpu_the_default_is_one_process(accelerator: str, monkeypatch: py
     monkeypatch.setattr(getattr(torch, accelerator), "is_available", lambda: True)
     assert as_processes(None, 30) == 1
     with pytest.raises(
-        ArgumentError, match=r"not let these differentiate on a machine with a GPU\. Give `processes=1`"
+        ArgumentError, match=r"on a machine with a GPU\. Give `processes=1`"
     ):
         dict(in_processes(lambda one: one, 2, 2))
 
