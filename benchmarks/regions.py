@@ -56,7 +56,15 @@ KINDS = {
     "relu": "ReLU and max-pooling",
     "pooled": "SiLU and average pooling, over all positions at the end",
 }
-PICTURED = ("insertion, cosine", "insertion, unit step", "shortcut, accuracy", "shortcut, patch", "specificity")
+PICTURED = (
+    "insertion, cosine",
+    "insertion, unit step",
+    "deletion, cosine",
+    "random weights",
+    "shortcut, accuracy",
+    "shortcut, patch",
+    "specificity",
+)
 
 
 def main() -> None:
@@ -220,14 +228,15 @@ def write(tables: dict[str, evaluation.Table], options: argparse.Namespace) -> N
     name = "regions" if plain else f"regions-{options.network}-{options.seed}"
     kept = options.results / f"{name}.json"
     old: dict[str, Any] = json.loads(kept.read_text())["tables"] if kept.exists() else {}
-    found = old | {key: table.data.to_dict() for key, table in tables.items()}
+    found = old | {key: table.data.to_dict() | {"references": table.references} for key, table in tables.items()}
     kept.write_text(json.dumps({"tables": found, "machine": machine()}, indent=1) + "\n")
     pages = [
         f"Light convolutional network with {KINDS[options.network]}, seed {options.seed}, see the script.",
         f"Machine: {json.dumps(machine(), sort_keys=True)}",
     ]
     for key, one in found.items():
-        table = tables.get(key) or evaluation.Table(xr.Dataset.from_dict(one))
+        references = tuple((str(name), float(value)) for name, value in one.get("references", ()))
+        table = evaluation.Table(xr.Dataset.from_dict(one), references)
         pages.append(str(table))
         picture = options.results / f"{name}-{key.replace(', ', '-').replace(' ', '-')}.png"
         if key in PICTURED and plain:
