@@ -159,8 +159,8 @@ def page(found: dict[str, Any], results: Path) -> None:
         "",
         f"Modes followed by Oja's rule: {followed['count']}, γ = {followed['rate']:g}, 1 step in {followed['every']}, "
         f"{followed['ms_per_step']:.0f} ms a step of the run. Energy captured by the modes frozen before an "
-        f"epoch, ‖ΦV‖/‖Φ‖, from epoch {SETTLED} on: at least {mean:.4f} in the mean over an epoch's steps, {least:.4f} at "
-        "a single one (paper: 0.99).",
+        f"epoch, ‖ΦV‖/‖Φ‖, from epoch {SETTLED} on: at least {mean:.4f} in the mean over an epoch's steps, {least:.4f} "
+        "at a single one (paper: 0.99).",
         "",
         "![Energy captured](modes-energy.png)",
     ]
