@@ -53,7 +53,7 @@ class Plan:
             first 10 are compared with the others.
         examples: How many training examples the modes along the run and the regime are of; those at the end are of all.
         times: At how many states the modes are followed, at least 2.
-        points: Inputs on the path from a clean input to its adversarial twin.
+        points: Inputs on the path from a clean input to its adversarial twin, at least 3: one lies between the ends.
         recipe: The cure.
         seed: Of every draw.
     """
@@ -76,7 +76,7 @@ class Plan:
         Raises:
             ArgumentError: If a number is too small for what is compared.
         """
-        least = {"count": 1, "modes": _TOP + 1, "sensitive": _TOP + 1, "examples": self.modes, "times": 2, "points": 2}
+        least = {"count": 1, "modes": _TOP + 1, "sensitive": _TOP + 1, "examples": self.modes, "times": 2, "points": 3}
         for name, smallest in least.items():
             given = getattr(self, name)
             if not is_whole(given) or given < smallest:
