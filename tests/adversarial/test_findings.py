@@ -190,7 +190,7 @@ def test_figure_17_sensitivity_of_leading_modes_pulls_away_in_training(
 def test_figure_18_adversarial_inputs_cancel_more_than_clean_and_random_ones(
     studied: Study, ratio: Sequence[float], holds: bool
 ) -> None:
-    flat = {"raw": (1.0,) * 4, "corrected": (1.0,) * 4}
+    flat: dict[str, Sequence[float]] = {"raw": (1.0,) * 4, "corrected": (1.0,) * 4}
     found = told(along_the_run(studied, flat, ratio), "figure 18")
     assert found.holds is holds
     late = {name: found.numbers[f"mean ratio in the second half of training, {name}"] for name in GROUPS}

@@ -32,6 +32,7 @@ from whence.audit import Audit, audit, load_audit
 from whence.datasets import as_examples
 from whence.kernel import Modes, modes
 from whence.kernel.moments import ends_of_epochs
+from whence.kernel.trained import check_run
 from whence.runs import Run
 
 CURED, CONTROL, CURED_RANDOM = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}", f"cured {RANDOM}"
@@ -156,6 +157,7 @@ def study(
         MissingExtraError: If foolbox is not installed.
     """
     plan = Plan() if plan is None else plan
+    check_run(run, "A study")
     if run.epochs < 2:
         raise ArgumentError(f"A study compares epochs, at least 2; the run at {run.path} has {run.epochs}.")
     three = attack(
