@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from whence._errors import ArgumentError
+
 
 def is_whole(value: object) -> bool:
     """Say whether a value is a whole number: an `int` or NumPy's, not a `bool` and not a float."""
@@ -16,6 +18,26 @@ def is_whole(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Say whether a value is a finite number: an `int` or `float` or NumPy's, not a `bool`."""
     return not isinstance(value, bool) and isinstance(value, Real) and bool(np.isfinite(float(value)))
+
+
+def check_budget(memory_budget: object) -> None:
+    """Refuse a memory budget that is none.
+
+    Raises:
+        ArgumentError: If it is not a whole number of bytes, at least 1.
+    """
+    if not is_whole(memory_budget) or int(memory_budget) < 1:  # type: ignore[call-overload]
+        raise ArgumentError(f"`memory_budget` is a whole number of bytes, at least 1; got {memory_budget!r}.")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that is none.
+
+    Raises:
+        ArgumentError: If it is not a whole number, at least 0.
+    """
+    if not is_whole(seed) or int(seed) < 0:  # type: ignore[call-overload]
+        raise ArgumentError(f"`seed` is a whole number, at least 0; got {seed!r}.")
 
 
 def even_parts(whole: range, most: int) -> list[range]:

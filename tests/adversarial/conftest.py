@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.adversarial.small import digits, recorded
-from whence.adversarial import Groups, attack
+from tests.adversarial.small import PLAN, digits, recorded
+from whence.adversarial import Groups, Study, attack, study
 from whence.runs import Run
 
 
@@ -17,3 +17,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def groups(run: Run) -> Groups:
     return attack(run, digits("test", 100), count=4, epsilon=0.2, bounds=(0.0, 1.0))
+
+
+@pytest.fixture(scope="session")
+def studied(run: Run) -> Study:
+    return study(run, digits("test", 60), plan=PLAN)

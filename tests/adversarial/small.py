@@ -10,11 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import whence
+from whence.adversarial import Plan, Recipe
 from whence.datasets import load_digits
 from whence.kernel import Trained
 from whence.runs import Run
 
 EPOCHS, BATCH, TRAIN = 3, 50, 200
+PLAN = Plan(
+    count=3,
+    epsilon=0.2,
+    modes=12,
+    sensitive=12,
+    examples=40,
+    times=2,
+    points=3,
+    recipe=Recipe(aim="grow", modes=5, epsilon=3.0, steps=60, step_size=0.05, until_left=True),
+)
 
 
 def digits(split: Literal["train", "test"], count: int) -> tuple[Tensor, Tensor]:

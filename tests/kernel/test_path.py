@@ -237,7 +237,7 @@ def test_a_kernel_larger_than_memory_is_refused_with_what_fits(run: Run) -> None
         ({"precision": "half"}, r"No precision 'half'"),
         ({"labels": "none"}, r"`labels` is 'given' or 'predicted'; got 'none'"),
         ({"other_ids": [1]}, r"`other_ids` chooses among `others`, and there are none"),
-        ({"memory_budget": 0}, r"`memory_budget` is a number of bytes"),
+        ({"memory_budget": 0}, r"`memory_budget` is a whole number of bytes, at least 1; got 0"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(run: Run, options: dict[str, Any], message: str) -> None:

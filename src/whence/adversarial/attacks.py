@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, AttackError
 from whence._extras import require
-from whence._numbers import is_number, is_whole
-from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups, check_within, random_like
+from whence._numbers import check_seed, is_number, is_whole
+from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups, check_bounds, check_within, random_like
 from whence.audit.chunks import chosen_ids, outputs_on_one
 from whence.datasets import Examples, as_examples, call_model
 from whence.kernel import Trained, as_trained
@@ -79,8 +79,7 @@ def attack(
     data = _labelled(examples)
     if not is_whole(count) or count < 1:
         raise ArgumentError(f"`count` is how many adversarial inputs to find, at least 1; got {count!r}.")
-    if not is_whole(seed) or seed < 0:
-        raise ArgumentError(f"`seed` is a whole number, at least 0; got {seed!r}.")
+    check_seed(seed)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(chosen_ids(ids, len(data), "example").numpy()))
     _check(*data.batch(order[:1]))
     _check_answers(model, data, order)
@@ -179,12 +178,7 @@ def _bounds(data: Examples, order: Tensor, bounds: Any) -> tuple[float, float]:
     if bounds is None:
         ends = torch.stack([torch.stack(data.batch(rows)[0].aminmax()) for rows in order.split(_AT_ONCE)])
         bounds = float(ends[:, 0].amin()), float(ends[:, 1].amax())
-    pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(is_number(one) for one in bounds)
-    if not pair or bounds[0] >= bounds[1]:
-        raise ArgumentError(
-            f"`bounds` are the least and the greatest value of an input, two finite numbers; got {bounds!r}. Left out, "
-            "they are those of the examples."
-        )
+    check_bounds(bounds)
     return float(bounds[0]), float(bounds[1])
 
 
@@ -199,7 +193,13 @@ def _default_size(data: Examples, method: Any, bounds: tuple[float, float]) -> f
 
 def _made(method: str | Callable[[], Any]) -> Any:
     if not isinstance(method, str) and callable(method):
-        return method()
+        made = method()
+        if not callable(made):
+            raise ArgumentError(
+                f"`method` makes an attack of foolbox when it is called; {_called(method)} made {made!r}. Give the "
+                "attack's class, or a function that returns one."
+            )
+        return made
     if method not in ATTACKS:
         raise ArgumentError(f"`method` is {', '.join(map(repr, ATTACKS))}, or makes an attack; got {method!r}.")
     return getattr(_imported("foolbox.attacks"), ATTACKS[method])()

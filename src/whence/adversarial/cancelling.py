@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_whole
 from whence._progress import progress
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, Groups
 from whence.kernel import Modes, Trained, coefficients, input_sensitivity, modes, participation_ratio
 from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
+from whence.kernel.trained import check_run
 from whence.runs import Run
 
 _TOP = 5  # modes whose share of the change is told
@@ -47,7 +49,13 @@ def mode_differences(found: Modes, values: xr.DataArray, of: str = ADVERSARIAL, 
 
     Raises:
         ArgumentError: If there is no such group.
+        ShapeError: If there is not one coefficient a mode, or no dim of groups.
     """
+    _check_modes(found, values)
+    if "group" not in values.dims:
+        raise ShapeError(
+            f"Differences are between groups, along a dim 'group'; these coefficients have {tuple(values.dims)}."
+        )
     for name in (of, to):
         if name not in values.coords["group"].values:
             raise ArgumentError(f"No group {name!r}; the groups are {', '.join(map(str, values.group.values))}.")
@@ -104,11 +112,23 @@ def cancellation_ratio(found: Modes, values: xr.DataArray) -> xr.DataArray:
 
     Returns:
         The dims of ``values``, with ``"modes"`` (K, from 1) in place of ``"mode"``.
+
+    Raises:
+        ShapeError: If there is not one coefficient a mode.
     """
+    _check_modes(found, values)
     pushes = values * xr.DataArray(found.drive.cpu().numpy(), dims="mode")
     whole = abs(pushes).cumsum("mode")
     ratio = (abs(pushes.cumsum("mode")) / whole.where(whole > 0)).rename(mode="modes")
     return ratio.assign_coords(modes=np.arange(1, len(found) + 1)).rename("cancellation")
+
+
+def _check_modes(found: Modes, values: xr.DataArray) -> None:
+    if values.sizes.get("mode") != len(found):
+        raise ShapeError(
+            f"These are {len(found)} modes, and coefficients of dims {dict(values.sizes)}. Give the coefficients in "
+            "these modes: mode_coefficients(found, run, groups)."
+        )
 
 
 def modes_over_time(
@@ -143,6 +163,9 @@ def modes_over_time(
         ArgumentError: If there are no such times, ids or so many modes.
         GradientError: If per-example gradients of the model cannot be formed.
     """
+    check_run(run, "To follow modes over time")
+    if not is_whole(sensitive) or sensitive < 1:
+        raise ArgumentError(f"`sensitive` is a number of modes, at least 1; got {sensitive!r}.")
     steps = list(ends_of_epochs(run)) if times is None else list(steps_of(run, times, name="times", least=0))
     parts = []
     with progress("modes over time", len(steps)) as advance:
@@ -180,8 +203,8 @@ def first_modes(found: Modes, count: int) -> Modes:
     Raises:
         ArgumentError: If there are not so many.
     """
-    if not 1 <= count <= len(found):
-        raise ArgumentError(f"{count} modes are asked for, and {len(found)} were found. Ask modes() for more.")
+    if not is_whole(count) or not 1 <= count <= len(found):
+        raise ArgumentError(f"{count!r} modes are asked for, and {len(found)} were found. Ask modes() for more.")
     return replace(
         found,
         directions=found.directions[:count],

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError
-from whence._numbers import even_parts, is_number, is_whole
+from whence._numbers import check_seed, even_parts, is_number, is_whole
 from whence._progress import progress
 from whence.adversarial.cancelling import first_modes
 from whence.adversarial.groups import Groups, check_within, lengths, random_like
@@ -245,6 +245,7 @@ def with_cure(
         ArgumentError: If there is no such group, or there are fewer modes than the recipe shifts.
         GradientError: If the model cannot be differentiated example by example, or not twice.
     """
+    check_seed(seed)
     groups.only([of])
     inputs = groups.inputs[of]
     aside = groups.change(of) if known_attack else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import check_seed, is_number
 
 CLEAN, ADVERSARIAL, RANDOM = "clean", "adversarial", "random"
 
@@ -50,7 +51,12 @@ class Groups:
         return torch.cat(list(self.inputs.values())), self.labels.repeat(len(self.inputs))
 
     def change(self, name: str) -> Float[Tensor, "examples ..."]:
-        """Return what was added to the clean inputs to make a group."""
+        """Return what was added to the clean inputs to make a group.
+
+        Raises:
+            ArgumentError: If there is no such group.
+        """
+        self.only([name])
         return self.inputs[name] - self.inputs[CLEAN]
 
     def with_group(self, name: str, inputs: Float[Tensor, "examples ..."]) -> Groups:
@@ -85,8 +91,10 @@ class Groups:
             dim: The dim, such as ``"target"`` or ``"example"``.
 
         Raises:
-            ShapeError: If there are not as many entries.
+            ShapeError: If there are not as many entries, or no such dim.
         """
+        if dim not in values.dims:
+            raise ShapeError(f"No dim {dim!r} to split into groups; the array has {', '.join(map(str, values.dims))}.")
         if values.sizes[dim] != len(self) * len(self.inputs):
             raise ShapeError(
                 f"{len(self.inputs)} groups of {len(self)} inputs have {len(self) * len(self.inputs)} entries along "
@@ -115,7 +123,15 @@ def random_like(
         changes: Whose lengths are taken.
         bounds: The least and the greatest value an input may have.
         seed: Of the draws.
+
+    Raises:
+        ArgumentError: If bounds or seed are none.
+        ShapeError: If there is not one change an input.
     """
+    check_bounds(bounds)
+    check_seed(seed)
+    if changes.shape != inputs.shape:
+        raise ShapeError(f"`changes` are one an input, of shape {tuple(inputs.shape)}; got {tuple(changes.shape)}.")
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs.device)
     scale = lengths(changes) / lengths(noise)
@@ -123,12 +139,26 @@ def random_like(
     return moved.clamp(*bounds)
 
 
+def check_bounds(bounds: Any) -> None:
+    """Refuse bounds that are none.
+
+    Raises:
+        ArgumentError: If they are not two finite numbers, the lesser first.
+    """
+    pair = isinstance(bounds, Sequence) and len(bounds) == 2 and all(is_number(one) for one in bounds)
+    if not pair or bounds[0] >= bounds[1]:
+        raise ArgumentError(
+            f"`bounds` are the least and the greatest value of an input, two finite numbers; got {bounds!r}."
+        )
+
+
 def check_within(inputs: Tensor, bounds: tuple[float, float]) -> None:
     """Refuse inputs outside the bounds, which every change of them is cut to.
 
     Raises:
-        ArgumentError: If there are such, or numbers that are none.
+        ArgumentError: If there are such, or numbers that are none, or the bounds are none.
     """
+    check_bounds(bounds)
     inside = (inputs >= bounds[0]) & (inputs <= bounds[1])  # in the inputs' type, to which bounds are rounded
     if not bool(inside.all()):
         raise ArgumentError(

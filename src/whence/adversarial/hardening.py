@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from whence._errors import ArgumentError
-from whence._numbers import is_number, is_whole
+from whence._numbers import check_seed, is_number, is_whole
 from whence._progress import progress
 from whence.adversarial.groups import check_within
 from whence.datasets import as_examples, call_model
@@ -105,13 +105,15 @@ def train_against(
         seed: Of order and random starts.
 
     Raises:
-        ArgumentError: If ``epochs`` or ``batch_size`` is less than 1, or inputs are outside the attack's bounds.
+        ArgumentError: If ``epochs`` or ``batch_size`` is less than 1, the seed is none, or inputs are outside the
+            attack's bounds.
         DataError: If the data is of a kind that cannot be read.
     """
     if not all(is_whole(one) and one >= 1 for one in (epochs, batch_size)):
         raise ArgumentError(
             f"Training takes at least 1 epoch of batches of at least 1; got {epochs!r} and {batch_size!r}."
         )
+    check_seed(seed)
     data, made = as_examples(train_data), Pgd() if attack is None else attack
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_whole
 from whence._progress import progress
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, Groups
 from whence.audit import Audit, audit
@@ -113,10 +114,11 @@ def _check_targets(influence: xr.DataArray, groups: Groups) -> None:
         ShapeError: If there are not as many targets as inputs in the groups.
     """
     wanted = len(groups) * len(groups.names)
-    if influence.sizes["target"] != wanted:
+    if influence.sizes.get("target") != wanted:
         raise ShapeError(
             f"{len(groups.names)} groups of {len(groups)} inputs are {wanted} targets, and this audit has "
-            f"{influence.sizes['target']}. Give the influences on these groups: audit_groups(run, groups).influence."
+            f"{influence.sizes.get('target', 'no dim of them')}. "
+            "Give the influences on these groups: audit_groups(run, groups).influence."
         )
 
 
@@ -143,9 +145,10 @@ def perturbation_path(
         ArgumentError: If there is no such group or place, or there are fewer than 2 points.
     """
     groups.only([towards])
-    if not 0 <= place < len(groups) or points < 2:
+    if not is_whole(place) or not 0 <= place < len(groups) or not is_whole(points) or points < 2:
         raise ArgumentError(
-            f"A path has at least 2 points, from one of the {len(groups)} examples; got {points} points, place {place}."
+            f"A path has at least 2 points, from one of the {len(groups)} examples; got {points!r} points, place "
+            f"{place!r}."
         )
     clean, other = groups.inputs[CLEAN][place], groups.inputs[towards][place]
     share = torch.linspace(0, 1, points, dtype=clean.dtype, device=clean.device)
@@ -166,7 +169,7 @@ def path_profile(influence: xr.DataArray) -> xr.Dataset:
     Raises:
         ArgumentError: If the influence does not keep epochs and training examples apart, or has fewer than 2 targets.
     """
-    if influence.sizes["target"] < 2 or not {"epoch", "train"} <= set(influence.dims):
+    if influence.sizes.get("target", 1) < 2 or not {"epoch", "train"} <= set(influence.dims):
         raise ArgumentError(
             "A path has at least 2 points, and its influence by epoch and training example; this has the sizes "
             f"{dict(influence.sizes)}. Audit perturbation_path() with by='epoch'."

@@ -15,6 +15,7 @@ from whence.adversarial.groups import CLEAN, Groups, lengths
 from whence.datasets import call_model
 from whence.kernel import Trained, as_trained
 from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
+from whence.kernel.trained import check_run
 from whence.runs import Run
 
 
@@ -57,6 +58,7 @@ def loss_over_time(run: Run, groups: Groups, *, times: Sequence[int] | None = No
     Raises:
         ArgumentError: If the run has no such states.
     """
+    check_run(run, "A loss over time")
     steps = [0, *ends_of_epochs(run)] if times is None else list(steps_of(run, times, name="times", least=0))
     with progress("losses", len(steps)) as advance:
         found = []

@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import even_parts, random_ids
+from whence._numbers import check_budget, check_seed, even_parts, random_ids
 from whence._progress import progress
 from whence.audit.chunks import chosen_ids
 from whence.kernel import Trained, at_step, modes, parameters_of
 from whence.kernel.matrix import GradientMatrix
 from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
 from whence.kernel.representations import activations
+from whence.kernel.trained import check_run
 from whence.runs import Run, to_device
 
 _EXAMPLES = 512  # taken by default; and that go through the model at once
@@ -56,6 +57,9 @@ def kernel_regime(
         ArgumentError: If there are no such times, ids or so many modes, or the run has no step.
         GradientError: If per-example gradients of the model cannot be formed.
     """
+    check_run(run, "A kernel regime")
+    check_seed(seed)
+    check_budget(memory_budget)
     if run.steps == 0:
         raise ArgumentError(f"The run at {run.path} has no step, so it is in no regime.")
     steps = [0, *ends_of_epochs(run)] if times is None else list(steps_of(run, times, name="times", least=0))

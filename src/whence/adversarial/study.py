@@ -32,6 +32,7 @@ from whence.audit import Audit, audit, load_audit
 from whence.datasets import as_examples
 from whence.kernel import Modes, modes
 from whence.kernel.moments import ends_of_epochs
+from whence.kernel.trained import check_run
 from whence.runs import Run
 
 CURED, CONTROL, CURED_RANDOM = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}", f"cured {RANDOM}"
@@ -53,7 +54,7 @@ class Plan:
             first 10 are compared with the others.
         examples: How many training examples the modes along the run and the regime are of; those at the end are of all.
         times: At how many states the modes are followed, at least 2.
-        points: Inputs on the path from a clean input to its adversarial twin.
+        points: Inputs on the path from a clean input to its adversarial twin, at least 3: one lies between the ends.
         recipe: The cure.
         seed: Of every draw.
     """
@@ -76,7 +77,7 @@ class Plan:
         Raises:
             ArgumentError: If a number is too small for what is compared.
         """
-        least = {"count": 1, "modes": _TOP + 1, "sensitive": _TOP + 1, "examples": self.modes, "times": 2, "points": 2}
+        least = {"count": 1, "modes": _TOP + 1, "sensitive": _TOP + 1, "examples": self.modes, "times": 2, "points": 3}
         for name, smallest in least.items():
             given = getattr(self, name)
             if not is_whole(given) or given < smallest:
@@ -156,6 +157,7 @@ def study(
         MissingExtraError: If foolbox is not installed.
     """
     plan = Plan() if plan is None else plan
+    check_run(run, "A study")
     if run.epochs < 2:
         raise ArgumentError(f"A study compares epochs, at least 2; the run at {run.path} has {run.epochs}.")
     three = attack(

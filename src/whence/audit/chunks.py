@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
@@ -189,7 +189,7 @@ def labels_of(examples: Examples) -> Tensor | None:
     return examples.labels if isinstance(first, Tensor) and first.ndim == 1 else None
 
 
-def chosen_ids(ids: Sequence[int] | None, count: int, what: str = "target") -> Tensor:
+def chosen_ids(ids: Any, count: int, what: str = "target") -> Tensor:
     """Return the ids that a caller chose, all of ``count`` by default.
 
     Args:
@@ -202,7 +202,7 @@ def chosen_ids(ids: Sequence[int] | None, count: int, what: str = "target") -> T
     """
     if ids is None:
         return torch.arange(count)
-    if isinstance(ids, int | str):
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise ArgumentError(f"`ids` is a sequence of {what} numbers; got {ids!r}. For one {what} give a list of one.")
     if not all(is_whole(one) for one in ids):
         raise ArgumentError(f"`ids` are whole numbers; got {list(ids)[:10]}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +21,9 @@ from whence.audit.adjoints import Adjoints
 from whence.audit.chunks import Chunk, Work
 from whence.audit.identity import identity_of
 from whence.audit.result import Audit
-from whence.audit.storage import DiskSink, load_audit, refuse_existing, with_plain_strings
+from whence.audit.storage import DiskSink, load_audit
 from whence.audit.targets import TargetPass
+from whence.audit.unfinished import begin_or_go_on, give_place, say_kept
 from whence.audit.walk import Tally, Walk, stand
 
 _TALLY = tuple(one.name for one in dataclasses.fields(Tally))
@@ -44,11 +44,9 @@ class Partial:
 
     def __init__(self, path: Path, work: Work) -> None:
         self._path, self._work = path, work
-        self._folder = path.with_name(f".{path.name}.partial")
         self._begun = time.monotonic()
+        self._folder = begin_or_go_on(path, "audit", _describe(work))
         with disk_errors(path):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._agree()
             self._before = float(clock.read_text()) if (clock := self._folder / "seconds").exists() else 0.0
             group = zarr.open_group(self._folder / "audit.zarr", mode="a", zarr_format=3)
             self.sink = DiskSink(group, work.grouping, work.rows, work.dtype_name, work.quantity.unit)
@@ -61,8 +59,7 @@ class Partial:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave what is unfinished where it is, and say so."""
-        if error is not None:
-            error.add_note(f"What was audited so far is kept: call again with path={str(self._path)!r} to go on.")
+        say_kept(error, self._path)
 
     def finished(self, number: int) -> Chunk | None:
         """Return what a finished chunk gave, or None if it is not finished."""
@@ -122,28 +119,8 @@ class Partial:
             AuditError: If something appeared at the path meanwhile.
             DiskError: If the disk is full or refuses to write.
         """
-        refuse_existing(self._path)
-        with disk_errors(self._path):
-            group = self._folder / "audit.zarr"
-            with_plain_strings(audit.data).to_zarr(group, mode="a", consolidated=False, zarr_format=3)
-            group.rename(self._path)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        give_place(self._folder / "audit.zarr", self._path, audit.data)
         return load_audit(self._path)
-
-    def _agree(self) -> None:
-        """Write what the audit is, or compare with what was written when it was begun."""
-        file = self._folder / "work.json"
-        ours = _describe(self._work)
-        if not file.exists():
-            write_atomically(file, json.dumps(ours, indent=1).encode())
-            return
-        theirs = json.loads(file.read_text())
-        different = sorted(key for key in ours if ours[key] != theirs.get(key))
-        if different:
-            raise AuditError(
-                f"An unfinished audit for {self._path} was begun with other arguments ({', '.join(different)} differ). "
-                f"Call with the same ones to go on, choose another path, or remove {self._folder} to begin anew."
-            )
 
 
 def _describe(work: Work) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 from typing import final
 
-from whence._errors import AuditError
 from whence._files import disk_errors, write_atomically
 from whence.audit.identity import identity_of
 from whence.audit.partial import read_tensors, write_tensors
+from whence.audit.unfinished import begin_or_go_on
 from whence.counterfactual.question import Question
 from whence.counterfactual.steps import Form
 from whence.counterfactual.walk import Sensitivities, Walk
@@ -42,7 +41,6 @@ class Partial:
     def __init__(self, path: Path, run: Run, question: Question, form: Form, held_out: int = 0) -> None:
         self.path = path
         self._run = run
-        self.folder = path.with_name(f".{path.name}.partial")
         self._begun = self._saved = time.monotonic()
         ours = {
             "run": run.identity,
@@ -55,17 +53,8 @@ class Partial:
             "smoothing": form.smoothing,
             "held_out": held_out,
         }
+        self.folder = begin_or_go_on(path, "counterfactual", ours, file="question.json")
         with disk_errors(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = self.folder / "question.json"
-            theirs = json.loads(file.read_text()) if file.exists() else ours
-            different = sorted(key for key in ours if ours[key] != theirs.get(key))
-            if different:
-                raise AuditError(
-                    f"An unfinished counterfactual for {path} was begun with other arguments ({', '.join(different)} "
-                    f"differ). Call with the same ones to go on, choose another path, or remove {self.folder}."
-                )
-            write_atomically(file, json.dumps(ours).encode())
             seconds = self.folder / "seconds"
             self.before = float(seconds.read_text()) if seconds.exists() else 0.0
 

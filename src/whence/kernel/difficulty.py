@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
-from whence._numbers import even_parts, is_whole
+from whence._numbers import check_budget, even_parts, is_whole
 from whence.audit.chunks import chosen_ids, labels_of
 from whence.datasets import Examples, as_examples
 from whence.kernel.answers import outputs_of
 from whence.kernel.representations import activations
+from whence.kernel.similarity import check_cosines
 from whence.kernel.trained import Trained, as_trained
 from whence.runs import Run, to_device
 
@@ -60,7 +61,12 @@ def similarity_norm(similarity: xr.DataArray) -> xr.DataArray:
 
     Args:
         similarity: Of `whence.kernel.similarity`, of the targets with the training data.
+
+    Raises:
+        ArgumentError: If it is not an array of them, with the dim "other".
     """
+    if "other" not in check_cosines(similarity).dims:
+        raise ArgumentError(f"Similarities have a dim 'other', the training data; these have {similarity.dims}.")
     found: xr.DataArray = (similarity**2).sum("other") ** 0.5
     return _named(found, "norm of similarities", "cosines")
 
@@ -79,9 +85,10 @@ def class_margin(similarity: xr.DataArray, train_labels: Any, predicted: Any) ->
     Raises:
         ShapeError: If there is not one label for each of the others and one answer a target, or times and layers are
             kept apart.
-        ArgumentError: If the others are of a single class, or no training example has a predicted class.
+        ArgumentError: If the others are of a single class, no training example has a predicted class, or these are no
+            similarities.
     """
-    if set(similarity.dims) != {"target", "other"}:
+    if set(check_cosines(similarity).dims) != {"target", "other"}:
         raise ShapeError(
             f"A margin is of similarities with dims ('target', 'other'); these have {tuple(similarity.dims)}. Sum the "
             "kernel over time and layers first: similarity(kernel.sum('time'))."
@@ -96,8 +103,11 @@ def max_softmax(found: xr.Dataset) -> xr.DataArray:
 
     Args:
         found: Of `answers`.
+
+    Raises:
+        ArgumentError: If there are no logits in it.
     """
-    logits = found["logit"].astype(np.float64)
+    logits = _logits(found).astype(np.float64)
     powers = logits.copy(data=np.exp((logits - logits.max("class")).values))
     return _named((powers / powers.sum("class")).max("class"), "max softmax", "probability")
 
@@ -107,8 +117,11 @@ def logit_margin(found: xr.Dataset) -> xr.DataArray:
 
     Args:
         found: Of `answers`.
+
+    Raises:
+        ArgumentError: If there are no logits in it.
     """
-    ordered = np.sort(found["logit"].values, axis=1)
+    ordered = np.sort(_logits(found).values, axis=1)
     return _named(found["predicted"].copy(data=ordered[:, -1] - ordered[:, -2]), "logit margin", "logits")
 
 
@@ -141,6 +154,7 @@ def hidden_top_k(
     """
     if not is_whole(k) or k < 1:
         raise ArgumentError(f"`k` is how many training examples of each class to average over, at least 1; got {k!r}.")
+    check_budget(memory_budget)
     trained, examples = as_trained(run), as_examples(targets)
     labels = labels_of(trained.examples)
     if labels is None or labels.is_floating_point():
@@ -200,6 +214,14 @@ def _directions(
         with torch.no_grad():
             found.append(read(to_device(inputs, trained.device)).reshape(len(part), -1))
     return torch.nn.functional.normalize(torch.cat(found), dim=1)
+
+
+def _logits(found: Any) -> xr.DataArray:
+    if not isinstance(found, xr.Dataset) or "logit" not in found:
+        raise ArgumentError(
+            f"This score is of a model's logits; got a {type(found).__name__} without. Give answers(run, targets)."
+        )
+    return found["logit"]
 
 
 def _whole(values: Any, count: int, name: str) -> NDArray[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -31,8 +33,13 @@ def eigenmodes(kernel: xr.DataArray, k: int | None = None) -> xr.Dataset:
 
     Raises:
         ShapeError: If the kernel is not square.
-        ArgumentError: If it is not symmetric or not finite, or ``k`` is not between 1 and the number of examples.
+        ArgumentError: If it is no array, not symmetric or not finite, or ``k`` is not between 1 and the number of
+            examples.
     """
+    if not isinstance(kernel, xr.DataArray):
+        raise ArgumentError(
+            f"Eigenmodes are of an array of products; got {type(kernel).__name__}. Give path_kernel(...)['kernel']."
+        )
     if kernel.dims != ("target", "other") or kernel.sizes["target"] != kernel.sizes["other"]:
         raise ShapeError(
             "Eigenmodes are of a kernel of examples among themselves, dims ('target', 'other') of one length; got "
@@ -71,7 +78,7 @@ def eigenmodes(kernel: xr.DataArray, k: int | None = None) -> xr.Dataset:
     return found
 
 
-def mode_sums(modes: xr.Dataset, columns: xr.DataArray | None = None) -> xr.DataArray:
+def mode_sums(modes: Any, columns: xr.DataArray | None = None) -> xr.DataArray:
     """Return Σ_m P_mn over the examples of some modes, for these examples or any others (PLGK, section A.13).
 
     For an example of the modes it is Σ_k λ_k s_k Q_nk. For another point n*, with p its column of the kernel, it is
@@ -89,8 +96,11 @@ def mode_sums(modes: xr.Dataset, columns: xr.DataArray | None = None) -> xr.Data
         One sum an example, dim ("example",), or a point, ("target",).
 
     Raises:
+        ArgumentError: If the modes are not those of `eigenmodes`.
         ShapeError: If the columns are not of these examples, in their order.
     """
+    if not isinstance(modes, xr.Dataset) or not {"value", "vector", "vector_sum"} <= set(modes):
+        raise ArgumentError(f"Sums by modes take the dataset of eigenmodes(); got another {type(modes).__name__}.")
     if columns is None:
         sums: xr.DataArray = (modes["vector"] * modes["value"] * modes["vector_sum"]).sum("mode")
         return sums.rename("sum")

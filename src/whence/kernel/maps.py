@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, ShapeError
 from whence._extras import require
-from whence._numbers import is_whole
-from whence.kernel.similarity import angle_distance, similarity
+from whence._numbers import check_seed, is_whole
+from whence.kernel.similarity import angle_distance, check_cosines, similarity
 
 Distances = Float[np.ndarray, "examples examples"]
 _ROUNDING = 1e-2  # by which a cosine of 1 may be off
@@ -43,9 +43,8 @@ def layout(kernel: xr.Dataset | xr.DataArray, *, method: str = "tsne", seed: int
     """
     if method not in _METHODS:
         raise ArgumentError(f"`method` is {' or '.join(map(repr, _METHODS))}; got {method!r}.")
-    if not is_whole(seed) or seed < 0:
-        raise ArgumentError(f"`seed` is a whole number, at least 0; got {seed!r}.")
-    cosines = similarity(kernel) if isinstance(kernel, xr.Dataset) else kernel
+    check_seed(seed)
+    cosines = similarity(kernel) if isinstance(kernel, xr.Dataset) else check_cosines(kernel)
     count = cosines.sizes.get("target", 0)
     if cosines.dims != ("target", "other") or cosines.sizes["other"] != count or count < 4:
         raise ShapeError(
@@ -68,7 +67,7 @@ def layout(kernel: xr.Dataset | xr.DataArray, *, method: str = "tsne", seed: int
     )
 
 
-def extremes(places: xr.DataArray, labels: Any, of: Any, count: int = 5) -> xr.DataArray:
+def extremes(places: Any, labels: Any, of: Any, count: int = 5) -> xr.DataArray:
     """Return the examples of a class that stand lowest and highest along each axis of a map (PLGK, figure 7).
 
     Args:
@@ -81,9 +80,12 @@ def extremes(places: xr.DataArray, labels: Any, of: Any, count: int = 5) -> xr.D
         Their ids, dims ("axis", "end", "rank"), the outermost first.
 
     Raises:
-        ShapeError: If there is not one label an example.
+        ShapeError: If there is not one label an example, or the places are not of a map.
         ArgumentError: If no example is of the class, or ``count`` is not a whole number, at least 1.
     """
+    if not isinstance(places, xr.DataArray) or places.dims != ("example", "axis"):
+        given = places.dims if isinstance(places, xr.DataArray) else type(places).__name__
+        raise ShapeError(f"`places` are those of layout(), dims ('example', 'axis'); got {given}.")
     known = np.asarray(labels)
     if known.shape != (places.sizes["example"],):
         raise ShapeError(f"`labels` needs one class for each of {places.sizes['example']}; got shape {known.shape}.")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError
+from whence._numbers import check_budget
 from whence._progress import Advance
 from whence.audit.products import fast_products
 from whence.audit.quantities import Numbers
@@ -39,7 +40,7 @@ class GradientMatrix:
         memory_budget: Bytes that gradients may take.
 
     Raises:
-        ArgumentError: If the model is in a type of less than 32 bits.
+        ArgumentError: If the model is in a type of less than 32 bits, or the budget is none.
 
     Attributes:
         layout: Where each parameter stands in a row.
@@ -57,6 +58,7 @@ class GradientMatrix:
         names: tuple[str, ...],
         memory_budget: int,
     ) -> None:
+        check_budget(memory_budget)
         self._features = Features(trained, examples, ids, quantity, names)
         self._moment = end_of(trained)
         if self._features.dtype not in {torch.float32, torch.float64}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import is_number, is_whole
+from whence._numbers import check_seed, is_number, is_whole
 from whence._progress import progress
 from whence.audit.chunks import chosen_ids
 from whence.kernel.layout import Layout
@@ -105,6 +105,7 @@ def modes(  # noqa: PLR0913 - each is a question of its own
         LabelError: If there is no layer of a name.
         GradientError: If per-example gradients of the model cannot be formed.
     """
+    check_seed(seed)
     trained, at = standing(source, step)
     chosen = chosen_ids(ids, len(trained.examples), "training example").tolist()
     names = parameters_of(trained, layers)
@@ -127,7 +128,7 @@ def modes(  # noqa: PLR0913 - each is a question of its own
     )
 
 
-def modes_for_energy(modes: Modes, shares: Sequence[float] = (0.9, 0.95, 0.99)) -> dict[float, int]:
+def modes_for_energy(modes: Modes, shares: Any = (0.9, 0.95, 0.99)) -> dict[float, int]:
     """Return how many modes hold each share of the energy ‖Φ‖_F² (PLGK, table 3: K@X%).
 
     Args:
@@ -135,8 +136,10 @@ def modes_for_energy(modes: Modes, shares: Sequence[float] = (0.9, 0.95, 0.99)) 
         shares: Above 0 and at most 1.
 
     Raises:
-        ArgumentError: If a share is no share, or the modes computed do not hold it.
+        ArgumentError: If the shares are no list, one is no share, or the modes computed do not hold it.
     """
+    if isinstance(shares, str) or not isinstance(shares, Iterable):
+        raise ArgumentError(f"`shares` is a list of shares of the energy, such as [0.9, 0.99]; got {shares!r}.")
     wrong = [share for share in shares if not is_number(share) or not 0 < share <= 1]
     if wrong:
         raise ArgumentError(f"Shares of the energy are above 0 and at most 1; got {wrong[0]!r}.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
-from whence._numbers import is_number, is_whole
+from whence._numbers import check_budget, check_seed, is_number, is_whole
 from whence._progress import progress
 from whence.audit.products import fast_products
 from whence.gradients import Captured, capture
 from whence.kernel.layout import Layout
 from whence.kernel.parameters import Layers, parameters_of
 from whence.kernel.products import Gradients
-from whence.kernel.trained import Trained
+from whence.kernel.trained import Trained, check_run
 from whence.runs import ReplayedStep, Run
 
 _FIRST = 1e4  # γ of the first batch, next to which the random directions that it is added to are small
@@ -89,6 +89,9 @@ def online_modes(
         GradientError: If per-example gradients of the model cannot be formed.
         ReplayError: If the run does not replay.
     """
+    check_run(run, "online_modes")
+    check_budget(memory_budget)
+    check_seed(seed)
     trained = Trained(run.model, run.examples, run.loss, run)
     trained.recorded("online_modes")
     names = parameters_of(trained, layers)
@@ -237,7 +240,7 @@ def _nearly_orthonormal(vectors: Float[Tensor, "entries columns"]) -> Float[Tens
     return basis
 
 
-def _check(run: Run, layout: Layout, count: int, every: int, rate: float, epochs: Sequence[int]) -> None:
+def _check(run: Run, layout: Layout, count: int, every: int, rate: float, epochs: Any) -> None:
     if not is_whole(count) or not 1 <= count <= layout.parameters:
         raise ArgumentError(
             f"`count` is a number of modes, 1 to {layout.parameters}, the entries of the parameters; got {count!r}."
@@ -246,8 +249,9 @@ def _check(run: Run, layout: Layout, count: int, every: int, rate: float, epochs
         raise ArgumentError(f"`every` looks at each step (1) or each so many; got {every!r}.")
     if not is_number(rate) or rate <= 0:
         raise ArgumentError(f"`rate` is the γ of Oja's rule, a number above 0; got {rate!r}.")
-    if not all(is_whole(one) and 0 < one < run.epochs for one in epochs):
+    several = isinstance(epochs, Iterable) and not isinstance(epochs, str)
+    if not several or not all(is_whole(one) and 0 < one < run.epochs for one in epochs):
         raise ArgumentError(
-            f"`epochs` are epochs of the run that have modes, 1 to {run.epochs - 1} (those learnt at the end are kept "
-            f"anyway, and the first epoch has none); got {list(epochs)}."
+            f"`epochs` lists epochs of the run that have modes, 1 to {run.epochs - 1} (those learnt at the end are "
+            f"kept anyway, and the first epoch has none); got {epochs!r}."
         )

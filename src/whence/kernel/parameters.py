@@ -60,7 +60,7 @@ def check_layer(model: nn.Module, layer: str) -> None:
     """
     known = [name for name, _ in model.named_modules() if name]
     if layer not in known:
-        near = difflib.get_close_matches(layer, known) or known[:3]
+        near = difflib.get_close_matches(str(layer), known) or known[:3]
         raise LabelError(
             f"No layer {layer!r} in the model {type(model).__name__}; names near it: {', '.join(near) or 'none'}. "
             "See dict(model.named_modules())."

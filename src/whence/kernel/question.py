@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 
 from whence._errors import ArgumentError
-from whence._numbers import even_parts
+from whence._numbers import check_budget, even_parts
 from whence.audit.chunks import chosen_ids, layer_of
 from whence.datasets import Examples
 from whence.kernel.answers import Answered, answered, read_examples
@@ -193,8 +193,11 @@ def subject(
         raise ArgumentError(
             f"No precision {precision!r}. Choose {' or '.join(map(repr, precisions))}, or leave it out."
         )
-    if memory_budget < 1:
-        raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
+    check_budget(memory_budget)
+    if not isinstance(preconditioner, bool):
+        raise ArgumentError(
+            f"`preconditioner` is True, for the optimizer's, or False, for the identity; got {preconditioner!r}."
+        )
     trained = as_trained(run)
     trained.recorded("The path kernel")
     own = next(one.dtype for one in trained.model.parameters() if one.is_floating_point())
@@ -241,7 +244,7 @@ def _as_by(by: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ArgumentError: If a name is unknown or given twice.
     """
-    names = (by,) if isinstance(by, str) else tuple(by)
+    names = (by,) if isinstance(by, str) or not isinstance(by, Sequence) else tuple(by)
     if not set(names) <= set(AXES) or len(set(names)) < len(names):
         raise ArgumentError(f"`by` takes 'time' and 'layer', each at most once; got {by!r}. () sums over both.")
     return tuple(one for one in AXES if one in names)

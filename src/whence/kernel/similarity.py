@@ -22,7 +22,7 @@ def similarity(kernel: xr.Dataset) -> xr.DataArray:
             dataset over that dim first (``kernel.sum("layer")``) for one of the whole.
 
     Raises:
-        ArgumentError: If it has not the three variables of a kernel.
+        ArgumentError: If it has not the three variables of a kernel, or targets and others for dims.
 
     Example:
         >>> one = xr.Dataset({"kernel": (("target", "other"), [[3.0]]), "target_norm": ("target", [9.0]),
@@ -30,9 +30,16 @@ def similarity(kernel: xr.Dataset) -> xr.DataArray:
         >>> float(similarity(one).item())
         0.5
     """
+    if not isinstance(kernel, xr.Dataset):
+        raise ArgumentError(f"A similarity is made of the dataset of path_kernel; got {type(kernel).__name__}.")
     missing = [name for name in ("kernel", "target_norm", "other_norm") if name not in kernel]
     if missing:
         raise ArgumentError(f"A path kernel has kernel, target_norm and other_norm; {', '.join(missing)} is missing.")
+    if not {"target", "other"} <= set(kernel["kernel"].dims):
+        raise ArgumentError(
+            f"A path kernel has the dims 'target' and 'other'; this one has {tuple(kernel['kernel'].dims)}. To choose "
+            "one target, give a list of one: kernel.sel(target=[3])."
+        )
     products, own, other = (kernel[name] for name in ("kernel", "target_norm", "other_norm"))
     scale = own**0.5 * other**0.5
     cosine = (products / scale.where(scale != 0)).clip(-1, 1)
@@ -47,8 +54,11 @@ def chord_distance(similarity: xr.DataArray) -> xr.DataArray:
 
     Args:
         similarity: Of `similarity`.
+
+    Raises:
+        ArgumentError: If it is not an array of them, such as the dataset of `path_kernel`.
     """
-    found: xr.DataArray = (2 - 2 * similarity).clip(0) ** 0.5
+    found: xr.DataArray = (2 - 2 * check_cosines(similarity)).clip(0) ** 0.5
     return found.rename("chord distance").assign_attrs({**similarity.attrs, "unit": "chord of the unit sphere"})
 
 
@@ -57,9 +67,26 @@ def angle_distance(similarity: xr.DataArray) -> xr.DataArray:
 
     Args:
         similarity: Of `similarity`.
+
+    Raises:
+        ArgumentError: If it is not an array of them, such as the dataset of `path_kernel`.
     """
-    found = similarity.copy(data=np.arccos(similarity.clip(-1, 1).values))
+    found = check_cosines(similarity).copy(data=np.arccos(similarity.clip(-1, 1).values))
     return found.rename("angle").assign_attrs({**similarity.attrs, "unit": "radians"})
+
+
+def check_cosines(values: Any) -> xr.DataArray:
+    """Return similarities, refusing what is no array of them.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if not isinstance(values, xr.DataArray):
+        raise ArgumentError(
+            f"Similarities are an xarray.DataArray; got {type(values).__name__}. Give whence.similarity(kernel), with "
+            "the dataset of path_kernel."
+        )
+    return values
 
 
 def _among_themselves(kernel: xr.Dataset) -> bool:

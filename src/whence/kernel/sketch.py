@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import is_whole
+from whence._numbers import check_seed, is_whole
 from whence._progress import Advance, progress
 from whence.datasets import Examples
 from whence.gradients import PerExample
@@ -83,8 +83,7 @@ def path_features(  # noqa: PLR0913 - each is a question of its own
     """
     if not is_whole(width) or width < 1:
         raise ArgumentError(f"`width` is how many numbers to keep of each example, at least 1; got {width!r}.")
-    if not is_whole(seed) or seed < 0:
-        raise ArgumentError(f"`seed` is a whole number, at least 0; got {seed!r}.")
+    check_seed(seed)
     looked_at = subject(run, times, preconditioner, layers, precision, memory_budget)
     rows, data = chosen(looked_at.trained, examples, ids, labels)
     with progress("sketching", len(looked_at.steps) * len(rows)) as advance:

@@ -29,8 +29,8 @@ def participation_ratio(weights: Any, dim: str | None = None) -> xr.DataArray | 
         A number; of a ``DataArray``, one without ``dim``.
 
     Raises:
-        ArgumentError: If a weight is negative or not finite, all along ``dim`` are zero, there are none, or there is no
-            such dimension.
+        ArgumentError: If a weight is no number, negative or not finite, all along ``dim`` are zero, there are none, or
+            there is no such dimension.
 
     Example:
         >>> participation_ratio([1.0, 1.0, 1.0, 0.0])
@@ -42,7 +42,11 @@ def participation_ratio(weights: Any, dim: str | None = None) -> xr.DataArray | 
                 f"`dim` names a dimension of an xarray.DataArray; got {type(weights).__name__} and {dim!r}."
             )
         plain = weights.detach().cpu().numpy() if isinstance(weights, Tensor) else weights
-        return float(participation_ratio(xr.DataArray(np.asarray(plain))))
+        try:
+            numbers = np.asarray(plain, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"Weights of a participation ratio are numbers; got {plain!r}.") from error
+        return float(participation_ratio(xr.DataArray(numbers)))
     if dim is not None and dim not in weights.dims:
         raise ArgumentError(
             f"There is no dimension {dim!r} to sum over; the weights have {', '.join(map(str, weights.dims))}."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +14,10 @@ import zarr
 from torch import Tensor
 
 from whence._errors import AuditError
-from whence._files import disk_errors, write_atomically
+from whence._files import disk_errors
 from whence.audit.partial import read_tensors, write_tensors
-from whence.audit.storage import open_group, refuse_existing, with_plain_strings
+from whence.audit.storage import open_group, with_plain_strings
+from whence.audit.unfinished import begin_or_go_on, give_place, say_kept
 from whence.kernel.blocks import Found
 from whence.kernel.question import Work
 
@@ -87,11 +86,9 @@ class Partial:
 
     def __init__(self, path: Path, work: Work) -> None:
         self._path, self._work = path, work
-        self._folder = path.with_name(f".{path.name}.partial")
         self._saved = time.monotonic()
+        self._folder = begin_or_go_on(path, "kernel", _describe(work))
         with disk_errors(path):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._agree()
             group = zarr.open_group(self._folder / "kernel.zarr", mode="a", zarr_format=3)
             kernel = _array_of(group, work)
         self._known = read_tensors(self._folder / "chunk.safetensors")
@@ -108,8 +105,7 @@ class Partial:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave what is unfinished where it is, and say so."""
-        if error is not None:
-            error.add_note(f"What was computed so far is kept: call again with path={str(self._path)!r} to go on.")
+        say_kept(error, self._path)
 
     def resume(self, number: int, found: Found) -> int | None:
         """Bring a chunk's sums to where they were last saved.
@@ -144,27 +140,8 @@ class Partial:
             AuditError: If something appeared at the path meanwhile.
             DiskError: If the disk is full or refuses to write.
         """
-        refuse_existing(self._path)
-        with disk_errors(self._path):
-            group = self._folder / "kernel.zarr"
-            with_plain_strings(rest).to_zarr(group, mode="a", consolidated=False, zarr_format=3)
-            group.rename(self._path)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        give_place(self._folder / "kernel.zarr", self._path, rest)
         return load_kernel(self._path)
-
-    def _agree(self) -> None:
-        """Write what is computed, or compare with what was written when it was begun."""
-        file, ours = self._folder / "work.json", _describe(self._work)
-        if not file.exists():
-            write_atomically(file, json.dumps(ours, indent=1).encode())
-            return
-        theirs = json.loads(file.read_text())
-        different = sorted(key for key in ours if ours[key] != theirs.get(key))
-        if different:
-            raise AuditError(
-                f"An unfinished kernel for {self._path} was begun with other arguments ({', '.join(different)} "
-                f"differ). Call with the same ones to go on, choose another path, or remove {self._folder}."
-            )
 
 
 def load_kernel(path: str | Path) -> xr.Dataset:

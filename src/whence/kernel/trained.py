@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
+from whence._numbers import is_whole
 from whence.datasets import Examples, as_examples
 from whence.runs import Run, TrainingLoss, training_loss
 
@@ -107,14 +108,37 @@ def on_same_data(trained: Trained, others: Sequence[Run | Trained]) -> list[Trai
     return models
 
 
+def check_run(run: Any, what: str) -> None:
+    """Refuse what is no recorded run.
+
+    Args:
+        run: What was given.
+        what: What needs the run, for the message.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if not isinstance(run, Run):
+        raise ArgumentError(
+            f"{what} needs a recorded run; got {type(run).__name__}. Record the training (whence.record), open the run "
+            "(whence.open_run) and give that."
+        )
+
+
 def at_step(run: Run, step: int) -> Trained:
     """Return the model as it stood before a step of its run, in evaluation mode.
 
     Args:
         run: The recorded run.
         step: Number of the step; ``run.steps`` is the end.
+
+    Raises:
+        ArgumentError: If it is no run, or has no such step.
     """
-    state = run.state_at(step)
+    check_run(run, "The state before a step")
+    if not is_whole(step):
+        raise ArgumentError(f"`step` is one of the run's, 0 to {run.steps} ({run.steps} is its end); got {step!r}.")
+    state = run.state_at(int(step))
     return with_state(run, state.parameters, state.buffers)
 
 

@@ -23,7 +23,7 @@ from whence.report.training import spaced
 from whence.report.words import count, label_name, listing, number, percent
 from whence.runs import Run
 
-_FEWEST = 4  # points that can be laid out
+FEWEST = 4  # points that can be laid out
 _SHORT = 5  # names in a row of the table, and examples of the other end
 
 
@@ -51,7 +51,7 @@ class MapSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", _FEWEST), ("k", 1), ("times", 1)):
+        for name, least in (("limit", FEWEST), ("k", 1), ("times", 1)):
             value = getattr(self, name)
             if not is_whole(value) or value < least:
                 raise ArgumentError(f"`{name}` of a map is a whole number, at least {least}; got {value!r}.")
@@ -163,9 +163,9 @@ def likeness_map(
     asked, examples = settings or MapSettings(), as_examples(targets)
     known = list(range(len(examples))) if ids is None else list(ids)
     shown = [known[place] for place in spaced(len(known), asked.limit)]
-    if len(shown) < _FEWEST:
+    if len(shown) < FEWEST:
         raise ArgumentError(
-            f"A map is of at least {_FEWEST} targets; got {len(shown)}. Give more targets, or leave the map out."
+            f"A map is of at least {FEWEST} targets; got {len(shown)}. Give more targets, or leave the map out."
         )
     answers = Answerer(run).at(run.steps, examples, shown)
     if answers.labels is None:

@@ -23,7 +23,7 @@ from whence.datasets import Examples, Images, as_examples, load_digits, load_mni
 from whence.evaluation import Table, compare_attributors, load_table
 from whence.invariants.priors import PriorSettings, train_prior
 from whence.provenance import FolderSettings, train_folder
-from whence.report.alike import MapSettings
+from whence.report.alike import FEWEST, MapSettings
 from whence.report.demo_networks import LeNet5, SmallNet, lenet5, small_network
 from whence.report.inverting import InvariantSettings
 from whence.report.page import write_report
@@ -33,7 +33,7 @@ from whence.runs import Run, open_run, record
 
 __all__ = ("Demonstration", "LeNet5", "Plan", "SmallNet", "demonstrate", "lenet5", "small_network", "train")
 
-_METHODS: dict[str, Attributor] = {"grad-cos": GradCos(), "path-similarity": PathSimilarity()}
+_CHECKPOINTS = 10  # states at which gradients are compared, at most
 _EVALUATED = 60  # targets on which methods are compared
 _INDISTINCT = 8  # inputs that the network cannot tell from each target
 _LEFT_OUT = 0.05  # of the training examples, in each training that compares methods
@@ -170,7 +170,7 @@ def demonstrate(
             folder / "report.html",
             remove=plan.remove,
             retrain=plan.retrain,
-            methods=tuple(_METHODS.values()),
+            methods=tuple(_methods(plan).values()),
             regions=5,
             evaluation=_evaluated(run, found, plan, folder) if plan.sets else None,
             provenance=None if traced is None else traced.network,
@@ -201,6 +201,11 @@ def train(plan: Plan, path: Path) -> None:
                 advance(1)
 
 
+def _methods(plan: Plan) -> dict[str, Attributor]:
+    """Return the methods shown beside the audit; a short training has fewer states to compare gradients at."""
+    return {"grad-cos": GradCos(), "path-similarity": PathSimilarity(min(_CHECKPOINTS, plan.steps))}
+
+
 def _audited(run: Run, plan: Plan, path: Path) -> Audit:
     """Audit as planned, or return the audit that is at ``path`` already."""
     if path.exists():
@@ -214,7 +219,7 @@ def _evaluated(run: Run, found: Audit, plan: Plan, folder: Path) -> Table:
     if place.exists():
         return load_table(place)
     scores = audit_scores(found).isel(target=spaced(len(plan.ids), _EVALUATED))
-    methods: dict[str, Attributor | xr.DataArray] = {"audit": scores, **_METHODS, "random": Random()}
+    methods: dict[str, Attributor | xr.DataArray] = {"audit": scores, **_methods(plan), "random": Random()}
     table = compare_attributors(
         run,
         plan.targets,
@@ -260,4 +265,6 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
     first = (images.pixels[: 256 * batches], images.labels[: 256 * batches])
     known = as_examples(Images(*first, divisor=images.divisor, class_names=images.class_names))
-    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0)
+    ids = spaced(len(test), targets)
+    alike: MapSettings | bool = MapSettings(limit=200, times=5) if len(ids) >= FEWEST else False
+    return Plan(known, test, ids, lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0, False, alike)
