@@ -101,7 +101,8 @@ def write(found: dict[str, Any], results: Path) -> None:
     scores = list(next(iter(areas.values())))
     lines = [
         f"{EXAMPLES} digits, {SHARE:.0%} of them odd, {EPOCHS} epochs; area under the ROC curve, mean of "
-        f"{found['seeds']} trainings with 95 % interval (Student's t, which may end beyond 1); 0.5 by chance. High entropy has one less the area of low entropy. "
+        f"{found['seeds']} trainings with 95 % interval (Student's t, which may end beyond 1); 0.5 by chance. "
+        f"High entropy has one less the area of low entropy. "
         f"{found['seconds']:.0f} CPU seconds in all; see the script.",
         f"Machine: {json.dumps(found['machine'], sort_keys=True)}",
         "",
