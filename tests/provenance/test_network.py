@@ -1,6 +1,7 @@
 """Provenance networks: retrieval, training, resume, storage, and what is refused."""
 
 import copy
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -524,3 +525,23 @@ def test_a_training_in_which_nothing_learns_is_refused() -> None:
         train(made(), DATA, 1, objective=Objective(classes=0, index=0))
     with pytest.raises(ArgumentError, match="Nothing would learn"):
         train(made("neighbours", branches=Branches(classes=None)), DATA, 1)
+
+
+def test_a_training_whose_loss_is_no_number_ends_and_keeps_the_epoch_before(tmp_path: Path) -> None:
+    def spoilt(inputs: Tensor, _: torch.Generator) -> Tensor:
+        calls.append(1)
+        return inputs * (1 if len(calls) <= 3 else float("nan"))  # three batches an epoch
+
+    calls: list[int] = []
+    with pytest.raises(ArgumentError, match=r"no finite number any more in epoch 2\. Look for such numbers in"):
+        train(made(), DATA, 3, distort=spoilt, optimization=QUICK, path=tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "training.json").read_text())["history"]) == 1
+
+
+def test_ids_may_be_any_whole_numbers_along_an_axis() -> None:
+    network, ids = made(), [2, 0, 1]
+    wanted = provenance_loss(network, DATA[0][ids], DATA[1][ids], torch.tensor(ids)).total
+    for given in (ids, np.array(ids)):
+        assert torch.equal(provenance_loss(network, DATA[0][ids], DATA[1][ids], given).total, wanted)
+    with pytest.raises(ArgumentError, match="ids must be whole numbers; torch makes no tensor of them"):
+        provenance_loss(network, DATA[0][:2], DATA[1][:2], ["a", "b"])

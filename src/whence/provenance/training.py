@@ -116,7 +116,8 @@ def train(
 
     Raises:
         ChangedDataError: If the data is not the one that the network was made with, or that the checkpoint is of.
-        ArgumentError: If the checkpoint is of another network or other settings, or a number is not what it should be.
+        ArgumentError: If the checkpoint is of another network or other settings, a number is not what it should be, no
+            loss reaches a parameter that is not frozen, or the loss is no finite number any more.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
         DiskError: If the disk is full or refuses to write.
     """
@@ -189,7 +190,7 @@ def _epoch(
     """Train for an epoch and return the means of what `MEASURES` lists.
 
     Raises:
-        ArgumentError: If no loss reaches a parameter.
+        ArgumentError: If no loss reaches a parameter, or a loss is no finite number.
     """
     (goal, steps, distort), (epoch, epochs, seed) = how, when
     if epoch < steps.warm_up:
@@ -222,7 +223,13 @@ def _epoch(
         parts = (losses.total, losses.classes, losses.index, losses.neighbourhood, losses.task, losses.right)
         sums += torch.stack([one.detach().float() for one in parts]) * len(ids)
         advance(len(ids))
-    return [float(one) for one in (sums / len(examples)).tolist()]
+    means = [float(one) for one in (sums / len(examples)).tolist()]
+    if not all(math.isfinite(one) for one in means):
+        raise ArgumentError(
+            f"The loss is no finite number any more in epoch {epoch + 1}. Look for such numbers in the inputs, or "
+            "lower Optimization(rate=...); with a path, what is kept there is the epoch before."
+        )
+    return means
 
 
 def _named(function: Callable[..., Any]) -> str:
