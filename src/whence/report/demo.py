@@ -260,4 +260,4 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
     first = (images.pixels[: 256 * batches], images.labels[: 256 * batches])
     known = as_examples(Images(*first, divisor=images.divisor, class_names=images.class_names))
-    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0)
+    return Plan(known, test, spaced(len(test), targets), lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0, True)
