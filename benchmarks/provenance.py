@@ -6,12 +6,13 @@
 A small two-branch network (convolutions 16, 32, 64, hidden layer 256, embedding 128) on MNIST's 60,000 training images,
 the same for every head; class-conditional unless the name says otherwise. Our heads are trained with distortions that
 keep the index; the paper's is not, as the paper has none. Cosine rows and codes start from the trained memory bank's
-network, and its embeddings, for two epochs more. Measured: accuracy of the class branch on the test images;
-index accuracy on all training images; class of the retrieved example on the test images, first and any of five, beside
-that of the nearest neighbours in the same network's embedding; whether the first example retrieved for a distorted
-training image is itself, on 10,000 of them, beside nearest pixels and nearest class embeddings; area under the ROC
-curve of membership by the index, training against test images, clean and shifted. Networks are kept in ``--cache`` and
-go on from there. Results: ``benchmarks/results/provenance.json`` and ``.md``.
+network, and its embeddings, for two epochs more, and their seconds are of these. Measured: accuracy of the class branch
+on the test images; index accuracy on all training images; class of the retrieved example on the test images, first and
+any of five, beside that of the nearest neighbours in the same network's embedding; whether the first example retrieved
+for a distorted training image is itself, on 10,000 of them, beside nearest pixels and nearest class embeddings; area
+under the ROC curve of membership by the index, training against test images, clean and shifted. Networks are kept in
+``--cache`` and go on from there; no seconds are told of a training that does. Results:
+``benchmarks/results/provenance.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -133,15 +134,14 @@ def one_head(
 ) -> dict[str, Any]:
     """Train a network with a head and return its figures."""
     setting, (train, test) = SETTINGS[name], data
+    torch.manual_seed(0)
     network = new(setting, train, options.device)
-    start = time.process_time()
     if setting.start:
-        warm = network_of(setting.start, train, options, folder).state_dict()
-        network.load_state_dict({name: one for name, one in warm.items() if "head." not in name}, strict=False)
-        fitted(network, name, train, SHORT, folder)
-    else:
-        network = network_of(name, train, options, folder)
-    seconds = time.process_time() - start
+        warm = new(SETTINGS[setting.start], train, options.device)
+        fitted(warm, setting.start, train, options.epochs, folder)
+        kept = {part: one for part, one in warm.state_dict().items() if "head." not in part}
+        network.load_state_dict(kept, strict=False)
+    seconds = fitted(network, name, train, SHORT if setting.start else options.epochs, folder)
     found = figures(network, (train, test), distorted, every=name == "nearest neighbours")
     return {**found, "training": seconds, "device": options.device, "machine": machine()}
 
@@ -187,17 +187,10 @@ def new(setting: Setting, train: Data, device: str) -> provenance.ProvenanceNetw
     return made.to(device)
 
 
-def network_of(name: str, train: Data, options: argparse.Namespace, folder: Path) -> provenance.ProvenanceNetwork:
-    """Return a network with a head, trained from its initialisation, or gone on with from the cache."""
-    torch.manual_seed(0)
-    network = new(SETTINGS[name], train, options.device)
-    fitted(network, name, train, options.epochs, folder)
-    return network
-
-
-def fitted(network: provenance.ProvenanceNetwork, name: str, train: Data, epochs: int, folder: Path) -> None:
-    """Train a network, or go on from the cache."""
-    setting = SETTINGS[name]
+def fitted(network: provenance.ProvenanceNetwork, name: str, train: Data, epochs: int, folder: Path) -> float | None:
+    """Train a network, or go on from the cache; return the processor's seconds, None of a part of a training."""
+    setting, place, start = SETTINGS[name], folder / name.replace(" ", "-"), time.process_time()
+    begun = place.exists()
     rate, warm_up = (1e-3, 0) if setting.start else (4e-3, 1)
     provenance.train(
         network,
@@ -206,8 +199,9 @@ def fitted(network: provenance.ProvenanceNetwork, name: str, train: Data, epochs
         objective=setting.objective,
         distort=setting.distort,
         optimization=provenance.Optimization(rate=rate, schedule=provenance.one_cycle, batch_size=256, warm_up=warm_up),
-        path=folder / name.replace(" ", "-"),
+        path=place,
     )
+    return None if begun else time.process_time() - start
 
 
 def membership(network: provenance.ProvenanceNetwork, members: Tensor, outside: Tensor) -> dict[str, float]:
@@ -280,7 +274,7 @@ def tables(heads: dict[str, Any], pixels: dict[str, float]) -> list[str]:
         where = " (GPU)" if one.get("device", "cpu") != "cpu" else ""
         lines.append(
             f"| {name} | {one['class']:.4f} | {one['index on training']:.4f} | {both} | {near} | {member} | "
-            f"{one['parameters']:,} | {seconds}{where} | {one['retrieval of 10,000']:.1f} |"
+            f"{one['parameters']:,} | {(seconds + where).strip()} | {one['retrieval of 10,000']:.1f} |"
         )
     lines += [
         "",

@@ -1,6 +1,7 @@
 """Provenance networks: retrieval, training, resume, storage, and what is refused."""
 
 import copy
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -264,8 +265,10 @@ def test_a_saved_network_answers_as_before_and_knows_its_data(tmp_path: Path) ->
     other = ProvenanceNetwork(body(), (DATA[0] + 1, DATA[1])).double()
     with pytest.raises(ChangedDataError, match="names examples of other data"):
         load_network(other, place)
-    with pytest.raises(ArgumentError, match="is of another architecture"):
+    with pytest.raises(ArgumentError, match="head was 'MemoryBank' and is 'CosineHead'"):
         load_network(made("cosine"), place)
+    with pytest.raises(ArgumentError, match="is of another architecture"):
+        load_network(made("bank", branches=Branches(width=7)), place)
     with pytest.raises(DataError, match="holds no network"):
         load_network(made("bank"), tmp_path / "none")
 
@@ -281,6 +284,63 @@ def test_data_and_checkpoints_of_another_training_are_refused(tmp_path: Path) ->
     other = ProvenanceNetwork(body(), changed).double()
     with pytest.raises(ChangedDataError, match=r"The checkpoint at .* is of other data"):
         train(other, changed, 1, optimization=QUICK, path=tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_head_or_network_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    def begun(make_head: Any, backbone: nn.Module, **more: Any) -> None:
+        network = ProvenanceNetwork(backbone, DATA, head=make_head, **more).double()
+        train(network, DATA, 1, optimization=QUICK, path=tmp_path / "run")
+
+    begun(CosineHead, body())
+    begun(CosineHead, body())  # the same goes on
+    with pytest.raises(ArgumentError, match=r"the head's temperature was 0\.1 and is 0\.2\. Give the same"):
+        begun(partial(CosineHead, temperature=0.2), body())
+    with pytest.raises(ArgumentError, match=r"the head's rows\.sparse was False and is True"):
+        begun(partial(CosineHead, sparse=True), body())
+    with pytest.raises(ArgumentError, match="head was 'CosineHead' and is 'MemoryBank'"):
+        begun(MemoryBank, body())
+    with pytest.raises(ArgumentError, match="conditional was False and is True"):
+        begun(CosineHead, body(), conditional=True)
+    with pytest.raises(ArgumentError, match=r"the network was '\(1\): Tanh\(\)' and is '\(1\): ReLU\(\)'"):
+        begun(CosineHead, nn.Sequential(body()[0], nn.ReLU()))  # type: ignore[index]
+
+
+def test_a_saved_network_is_not_opened_with_another_temperature(tmp_path: Path) -> None:
+    save_network(made("bank"), tmp_path / "network.safetensors")
+    other = ProvenanceNetwork(body(), DATA, head=partial(MemoryBank, temperature=0.5)).double()
+    with pytest.raises(ArgumentError, match=r"the head's temperature was 0\.1 and is 0\.5\. Make this one as that one"):
+        load_network(other, tmp_path / "network.safetensors")
+
+
+def normalised(*, frozen: bool) -> nn.Sequential:
+    torch.manual_seed(0)
+    found = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU()).double()
+    return found.requires_grad_(not frozen)
+
+
+def test_a_frozen_backbone_is_the_same_after_training_statistics_and_all() -> None:
+    backbone = normalised(frozen=True)
+    network = ProvenanceNetwork(backbone, DATA).double()
+    before = weights(backbone)
+    network.train()
+    assert network.class_branch is not None
+    assert network.class_branch.training
+    assert not any(part.training for part in backbone.modules())
+    train(network, DATA, 2, optimization=QUICK)
+    assert all(torch.equal(one, before[name]) for name, one in weights(backbone).items())
+    network.train().backbone.train()  # who wants its statistics to adapt says so
+    assert all(part.training for part in backbone.modules())
+
+
+def test_what_is_not_frozen_trains_as_torch_has_it() -> None:
+    backbone = normalised(frozen=False)
+    backbone[1].requires_grad_(False)
+    network = ProvenanceNetwork(backbone, DATA).double().eval().train()
+    assert [part.training for part in backbone] == [True, False, True, True]
+    before = weights(backbone)
+    train(network, DATA, 1, optimization=QUICK)
+    same = {name for name, one in weights(backbone).items() if torch.equal(one, before[name])}
+    assert same == {name for name in before if name.startswith("1.")}
 
 
 def test_networks_that_do_not_fit_together_are_refused() -> None:
@@ -465,3 +525,23 @@ def test_a_training_in_which_nothing_learns_is_refused() -> None:
         train(made(), DATA, 1, objective=Objective(classes=0, index=0))
     with pytest.raises(ArgumentError, match="Nothing would learn"):
         train(made("neighbours", branches=Branches(classes=None)), DATA, 1)
+
+
+def test_a_training_whose_loss_is_no_number_ends_and_keeps_the_epoch_before(tmp_path: Path) -> None:
+    def spoilt(inputs: Tensor, _: torch.Generator) -> Tensor:
+        calls.append(1)
+        return inputs * (1 if len(calls) <= 3 else float("nan"))  # three batches an epoch
+
+    calls: list[int] = []
+    with pytest.raises(ArgumentError, match=r"no finite number any more in epoch 2\. Look for such numbers in"):
+        train(made(), DATA, 3, distort=spoilt, optimization=QUICK, path=tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "training.json").read_text())["history"]) == 1
+
+
+def test_ids_may_be_any_whole_numbers_along_an_axis() -> None:
+    network, ids = made(), [2, 0, 1]
+    wanted = provenance_loss(network, DATA[0][ids], DATA[1][ids], torch.tensor(ids)).total
+    for given in (ids, np.array(ids)):
+        assert torch.equal(provenance_loss(network, DATA[0][ids], DATA[1][ids], given).total, wanted)
+    with pytest.raises(ArgumentError, match="ids must be whole numbers; torch makes no tensor of them"):
+        provenance_loss(network, DATA[0][:2], DATA[1][:2], ["a", "b"])

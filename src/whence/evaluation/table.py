@@ -20,6 +20,7 @@ from whence.audit.storage import refuse_existing
 FORMAT = 1
 PARTS = ("estimate", "low", "high")
 
+_DASHES, _FEW = ("solid", "dash", "dot"), 4  # lines from which on some are dashed
 _COLOURS = ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d", "#0369a1", "#4d7c0f", "#6b7280", "#111827")
 
 
@@ -107,13 +108,16 @@ class Table:
         return "\n".join(lines)
 
     def figure(self) -> Any:
-        """Return a plotly figure: lines over numeric rows, bars over named ones, one colour a column."""
+        """Return a plotly figure: lines over numeric rows, bars over named ones, one colour a column.
+
+        Of many lines some are dashed, so that one that lies on another is seen.
+        """
         import plotly.graph_objects as go
 
         down, across = self.data["estimate"].dims
         rows = self.data.coords[down].values
         numeric = rows.dtype.kind in "iuf"
-        figure = go.Figure()
+        figure, dashes = go.Figure(), _DASHES if self.data.sizes[across] > _FEW else _DASHES[:1]
         for place, column in enumerate(self.data.coords[across].values):
             part = self.data.isel({across: place})
             middle = part["estimate"].values
@@ -121,10 +125,12 @@ class Table:
                 "type": "data",
                 "array": np.nan_to_num(part["high"].values - middle),
                 "arrayminus": np.nan_to_num(middle - part["low"].values),
+                "thickness": 1.5,
             }
             shared = {"name": _word(column), "marker": {"color": _COLOURS[place % len(_COLOURS)]}, "error_y": error}
             if numeric:
-                figure.add_scatter(x=rows, y=middle, mode="lines+markers", **shared)
+                line = {"dash": dashes[place % len(dashes)]}
+                figure.add_scatter(x=rows, y=middle, mode="lines+markers", line=line, **shared)
             else:
                 figure.add_bar(x=[_word(one) for one in rows], y=middle, **shared)
         for name, value in self.references:

@@ -17,7 +17,7 @@ from whence._errors import ArgumentError, LabelError, ShapeError
 from whence._numbers import is_number, is_whole
 from whence.datasets import call_model
 from whence.kernel.representations import activations
-from whence.provenance.network import evaluating
+from whence.provenance.modes import evaluating
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 TOLERANCE = 0.01  # EquiDiff, appendix .3.1

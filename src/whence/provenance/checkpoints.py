@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, final
 
@@ -13,10 +15,12 @@ from torch.optim import Optimizer
 
 from whence._errors import ArgumentError, ChangedDataError, DataError
 from whence._files import make_folder, write_atomically
+from whence.provenance.network import ProvenanceNetwork
 from whence.runs.randomness import RandomState
 from whence.runs.snapshots import Snapshots, TrainingState, apply_state, read_state
 
-FORMAT = 1
+FORMAT = 2
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @final
@@ -98,13 +102,47 @@ class Checkpoint:
                 f"The checkpoint at {self.folder} is of other data: {found.get('fingerprint')}, not "
                 f"{self.told['fingerprint']}. Give the data it was trained on, or another `path`."
             )
-        other = [name for name in self.told if found.get(name) != self.told[name]]
+        other = first_difference(found, self.told)
         if other:
             raise ArgumentError(
-                f"The checkpoint at {self.folder} was made with other settings: {other[0]} was "
-                f"{found.get(other[0])!r} and is {self.told[other[0]]!r}. Give the same, or another `path`."
+                f"The checkpoint at {self.folder} was made with other settings: {other}. Give the same, or another "
+                "`path`."
             )
         return history
+
+
+def head_settings(network: ProvenanceNetwork) -> dict[str, Any]:
+    """Return what makes a network's head beside its tensors: its kind and the plain values that it holds by name."""
+    head: Any = network.head
+    parts = dict(head.named_modules()) if isinstance(head, nn.Module) else {"": head}
+    found = {"conditional": network.conditional, "head": type(head).__name__}
+    for place, part in parts.items():
+        for name, value in getattr(part, "__dict__", {}).items():
+            if isinstance(value, _PLAIN) and not name.startswith("_") and name != "training":
+                found[f"the head's {place}.{name}" if place else f"the head's {name}"] = value
+    return found
+
+
+def parts_of(network: nn.Module) -> list[str]:
+    """Return a network's parts as torch prints them, a line each, such as ``(1): Dropout(p=0.5, inplace=False)``."""
+    return [line.strip() for line in same_everywhere(network).splitlines()]
+
+
+def same_everywhere(given: object) -> str:
+    """Return what a thing is called, without its place in memory, which is another in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(given))
+
+
+def first_difference(found: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """Say which setting is the first that differs, and how; nothing if none does."""
+    for name in dict.fromkeys((*told, *found)):
+        was, is_now = found.get(name), told.get(name)
+        if was == is_now:
+            continue
+        if isinstance(was, list) and isinstance(is_now, list):
+            was, is_now = next((one, other) for one, other in zip_longest(was, is_now) if one != other)
+        return f"{name} was {was!r} and is {is_now!r}"
+    return ""
 
 
 def _plain(number: Any) -> Any:

@@ -21,7 +21,7 @@ def provenance_loss(
     network: ProvenanceNetwork,
     inputs: Any,
     labels: Any,
-    ids: Int[Tensor, " batch"],
+    ids: Any,
     *,
     objective: Objective | None = None,
     views: Any = None,
@@ -33,7 +33,7 @@ def provenance_loss(
         network: The network, in training mode.
         inputs: The batch, as the backbone takes it.
         labels: Its labels.
-        ids: Which training examples they are.
+        ids: Which training examples they are, whole numbers, (batch,).
         objective: The losses and their weights.
         views: Distorted inputs that are to keep their index, in the same order; they count like the inputs.
         generator: Of the draws of negatives and of mixed labels.
@@ -122,19 +122,23 @@ def compare(
     return Compared(logits, columns, target)
 
 
-def _known_ids(network: ProvenanceNetwork, ids: Tensor, inputs: Any, views: Any) -> Tensor:
+def _known_ids(network: ProvenanceNetwork, given: Any, inputs: Any, views: Any) -> Tensor:
     """Return the ids of a batch as int64 on the network's device, checked.
 
     Raises:
         ArgumentError: If they are not whole numbers along one axis, one an input and view.
         LabelError: If one is none of the training examples.
     """
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"ids must be whole numbers; torch makes no tensor of them: {error}.") from error
     if ids.dim() != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise ArgumentError(
             f"ids must be whole numbers along one axis, at least one; got {ids.dtype}, shape {tuple(ids.shape)}."
         )
-    for name, given in (("inputs", inputs), ("views", views)):
-        counts = {len(one) for one in leaves(given) if one.dim()}
+    for name, batch in (("inputs", inputs), ("views", views)):
+        counts = {len(one) for one in leaves(batch) if one.dim()}
         if counts - {len(ids)}:
             raise ArgumentError(f"There are {len(ids)} ids and {max(counts - {len(ids)})} {name}: give one id each.")
     low, high = (int(extreme) for extreme in ids.aminmax())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
@@ -18,6 +17,7 @@ from whence.datasets import as_examples, call_model
 from whence.provenance.cosine import CosineHead
 from whence.provenance.heads import IndexHead, MakeHead
 from whence.provenance.indices import ClassIndex, class_index
+from whence.provenance.modes import evaluating, rest
 from whence.runs.trees import leaves, to_device
 
 
@@ -152,6 +152,21 @@ class ProvenanceNetwork(nn.Module):
         if getattr(self.head, "only_within", False) and not conditional:
             raise ArgumentError("SharedHead numbers examples within their class: give conditional=True beside it.")
 
+    def train(self, mode: bool = True) -> ProvenanceNetwork:
+        """Set the mode as torch does, but leave parts that are frozen in evaluation mode.
+
+        A part is frozen if it has parameters and none of them requires a gradient. Its batch normalisation then keeps
+        its statistics and its dropout rests, so that a backbone which does not learn stays as it is. To let one adapt
+        in a loop of your own, call its ``train`` after this one.
+
+        Args:
+            mode: Whether to train.
+        """
+        super().train(mode)
+        if mode:
+            rest(self)
+        return self
+
     def forward(self, inputs: Any, labels: Int[Tensor, " batch"] | None = None) -> Answer:
         """Answer a batch.
 
@@ -266,15 +281,3 @@ def _tried(module: nn.Module, inputs: Any) -> Tensor:
             "tokens take one, or their mean."
         )
     return found
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and each part of it back into the mode it had."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -15,7 +15,8 @@ from torch import Tensor
 from whence._errors import ArgumentError, DataError, ShapeError
 from whence._numbers import is_whole
 from whence._progress import progress
-from whence.provenance.network import ProvenanceNetwork, device_of, evaluating
+from whence.provenance.modes import evaluating
+from whence.provenance.network import ProvenanceNetwork, device_of
 from whence.runs.trees import leaves, rows, to_device
 
 _FLOATS_A_LOGIT = 4  # logits, their logarithm, and what topk holds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from whence._errors import ArgumentError, ChangedDataError, DataError
 from whence._files import make_folder, write_atomically
 from whence.audit.storage import refuse_existing
+from whence.provenance.checkpoints import first_difference, head_settings
 from whence.provenance.network import ProvenanceNetwork
 
 
@@ -25,7 +27,7 @@ def save_network(network: ProvenanceNetwork, path: str | Path) -> None:
     refuse_existing(place)
     make_folder(place.parent)
     tensors = {name: one.detach().cpu().contiguous().clone() for name, one in network.state_dict().items()}
-    metadata = {"fingerprint": network.fingerprint, "head": type(network.head).__name__}
+    metadata = {"fingerprint": network.fingerprint, "settings": json.dumps(head_settings(network))}
     write_atomically(place, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -35,7 +37,7 @@ def load_network(network: ProvenanceNetwork, path: str | Path) -> ProvenanceNetw
     Raises:
         DataError: If there is no network at ``path``.
         ChangedDataError: If it was trained on other data.
-        ArgumentError: If it is of another architecture.
+        ArgumentError: If it is of another architecture, or its head of other settings, such as another temperature.
     """
     place = Path(path)
     try:
@@ -49,10 +51,11 @@ def load_network(network: ProvenanceNetwork, path: str | Path) -> ProvenanceNetw
             f"The network at {place} names examples of other data, {told.get('fingerprint')}; this one was made with "
             f"{network.fingerprint}. Make it with the training data of the saved one."
         )
+    other = first_difference(json.loads(told.get("settings", "{}")), head_settings(network))
+    if other:
+        raise ArgumentError(f"The network at {place} was made in another way: {other}. Make this one as that one was.")
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ArgumentError(
-            f"The network at {place} (head {told.get('head')}) is of another architecture than this one: {error}"
-        ) from error
+        raise ArgumentError(f"The network at {place} is of another architecture than this one: {error}") from error
     return network.eval()

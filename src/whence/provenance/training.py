@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from whence._errors import ArgumentError, ChangedDataError
 from whence._numbers import is_number, is_whole
 from whence._progress import Advance, progress
 from whence.datasets import Examples, as_examples
-from whence.provenance.checkpoints import Checkpoint
+from whence.provenance.checkpoints import Checkpoint, head_settings, parts_of, same_everywhere
 from whence.provenance.codes import CodeHead
 from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
 from whence.provenance.loss import provenance_loss
@@ -96,7 +95,8 @@ def train(
     """Train a provenance network, in place.
 
     Heads that start from embeddings (`CosineHead`, `CodeHead`) take those of the network as it is after the warm-up;
-    `MemoryBank` and `Neighbours` take all embeddings anew at the end. The network ends in evaluation mode.
+    `MemoryBank` and `Neighbours` take all embeddings anew at the end. What is frozen stays as it is, batch statistics
+    among it (`ProvenanceNetwork.train`). The network ends in evaluation mode.
 
     Args:
         network: The network, on the device to train on.
@@ -108,7 +108,7 @@ def train(
         optimization: Optimizer, batches and schedule.
         seed: Of the order, distortions, negatives and dropout. The global generators are left as they were.
         path: A folder for a checkpoint after each epoch. A training that was cut off goes on from there, and gives what
-            it would have given.
+            it would have given; one of a network, a head or settings that differ is refused.
 
     Returns:
         Means over each epoch, dims ("epoch", "measure"). What the network or the objective lacks is 0, also the class
@@ -116,7 +116,8 @@ def train(
 
     Raises:
         ChangedDataError: If the data is not the one that the network was made with, or that the checkpoint is of.
-        ArgumentError: If the checkpoint is of other settings, or a number is not what it should be.
+        ArgumentError: If the checkpoint is of another network or other settings, a number is not what it should be, no
+            loss reaches a parameter that is not frozen, or the loss is no finite number any more.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
         DiskError: If the disk is full or refuses to write.
     """
@@ -127,9 +128,9 @@ def train(
     goal, steps = objective or Objective(), optimization or Optimization()
     if steps.warm_up and network.class_branch is None:
         raise ArgumentError("A single-branch network has nothing to learn without the index loss: give warm_up=0.")
-    told = {"fingerprint": network.fingerprint, "epochs": epochs, "seed": seed, "head": type(network.head).__name__}
+    told = {"fingerprint": network.fingerprint, "epochs": epochs, "seed": seed, **head_settings(network)}
     told |= {"objective": asdict(goal), "optimization": {**asdict(steps), "schedule": _named(steps.schedule)}}
-    told |= {"distort": None if distort is None else _same_everywhere(distort)}
+    told |= {"distort": None if distort is None else same_everywhere(distort), "the network": parts_of(network)}
     device = device_of(network)
     optimizers = _optimizers(network, steps)
     checkpoint = None if path is None else Checkpoint(Path(path), told)
@@ -189,7 +190,7 @@ def _epoch(
     """Train for an epoch and return the means of what `MEASURES` lists.
 
     Raises:
-        ArgumentError: If no loss reaches a parameter.
+        ArgumentError: If no loss reaches a parameter, or a loss is no finite number.
     """
     (goal, steps, distort), (epoch, epochs, seed) = how, when
     if epoch < steps.warm_up:
@@ -222,16 +223,17 @@ def _epoch(
         parts = (losses.total, losses.classes, losses.index, losses.neighbourhood, losses.task, losses.right)
         sums += torch.stack([one.detach().float() for one in parts]) * len(ids)
         advance(len(ids))
-    return [float(one) for one in (sums / len(examples)).tolist()]
+    means = [float(one) for one in (sums / len(examples)).tolist()]
+    if not all(math.isfinite(one) for one in means):
+        raise ArgumentError(
+            f"The loss is no finite number any more in epoch {epoch + 1}. Look for such numbers in the inputs, or "
+            "lower Optimization(rate=...); with a path, what is kept there is the epoch before."
+        )
+    return means
 
 
 def _named(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__name__", None) or _same_everywhere(function))
-
-
-def _same_everywhere(given: object) -> str:
-    """Return what a thing is called, without its place in memory, which is another in each process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(given))
+    return str(getattr(function, "__name__", None) or same_everywhere(function))
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

@@ -267,4 +267,4 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
     known = as_examples(Images(*first, divisor=images.divisor, class_names=images.class_names))
     ids = spaced(len(test), targets)
     alike: MapSettings | bool = MapSettings(limit=200, times=5) if len(ids) >= FEWEST else False
-    return Plan(known, test, ids, lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0, False, alike)
+    return Plan(known, test, ids, lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0, True, alike)

@@ -14,7 +14,7 @@ from whence.datasets import as_examples, call_model
 from whence.invariants import InvariantSet
 from whence.invariants.autoencoders.layout import device_of
 from whence.invariants.ranking import Features, most_telling
-from whence.provenance.network import evaluating
+from whence.provenance.modes import evaluating
 from whence.report.figures import Rows
 from whence.report.pictures import look
 from whence.report.scale import Scale, scale_of

@@ -13,6 +13,7 @@ from tests.evaluation.provenance.cases import FAST, blobs, single
 from whence._errors import ArgumentError, ShapeError
 from whence.evaluation import Trainings, memorisation_curve
 from whence.evaluation.provenance.measures import agreement, majority
+from whence.evaluation.provenance.trainings import Setting, trained
 from whence.provenance import Objective, ProvenanceNetwork
 
 PLAIN = Objective(smoothing=0.0)
@@ -29,7 +30,9 @@ def test_without_mixing_the_index_is_learned_and_with_all_of_it_only_the_class()
         assert found.value(1, f"class, {data}: first").estimate == 1.0
         assert found.value(1, f"class, {data}: majority of five").estimate == 1.0
     assert found.data["estimate"].shape == (3, 7)
-    assert len(found.figure().data) == 7
+    drawn = found.figure().data
+    assert len(drawn) == 7
+    assert {one.line.dash for one in drawn} == {"solid", "dash", "dot"}  # lines that lie on each other are seen
     assert "share of mixed labels α" in str(found)
 
 
@@ -52,6 +55,17 @@ def test_several_trainings_at_once_give_the_same(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(one.data["estimate"], two.data["estimate"])
     assert len(list(tmp_path.glob("*.npy"))) == 4
+
+
+def test_intervals_of_shares_are_students_up_to_zero_and_one() -> None:
+    shares = {0: [0.9, 0.3, 0.1], 1: [1.0, 0.302, 0.0]}  # of each seed
+    seeds = iter(shares)
+    setting = Setting("any", single, lambda _: blobs(), str, PLAIN, lambda *_: shares[next(seeds)])
+    (found,) = trained([setting], Trainings(1, 2, PLAIN, FAST, processes=1))
+    half = 12.7062 * 0.001  # the 97.5 % point of Student's t with one degree of freedom, times the standard error
+    assert found[0] == pytest.approx((0.95, 0.95 - 50 * half, 1.0), abs=1e-5)
+    assert found[1] == pytest.approx((0.301, 0.301 - half, 0.301 + half), abs=1e-5)
+    assert found[2] == pytest.approx((0.05, 0.0, 0.05 + 50 * half), abs=1e-5)
 
 
 class CutOffError(Exception):

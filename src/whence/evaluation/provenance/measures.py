@@ -18,7 +18,7 @@ from whence._statistics import Interval, share_interval
 from whence.attribution.baselines import class_numbers
 from whence.datasets import as_examples
 from whence.provenance import CONDITIONS, Distortion, ProvenanceNetwork, embeddings, reading, retrieve
-from whence.provenance.network import evaluating
+from whence.provenance.modes import evaluating
 
 FIVE = 5  # retrieved examples that the paper looks at
 FEW = ("first", "any of five", "majority of five")

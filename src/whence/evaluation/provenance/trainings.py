@@ -32,7 +32,7 @@ class Trainings:
 
     Attributes:
         epochs: How many.
-        seeds: How many networks for each setting; tables give the mean and Student's interval over them.
+        seeds: How many networks for each setting; tables give the mean and Student's interval over them, within 0 to 1.
         objective: Losses and weights, as `whence.provenance.train` takes them.
         optimization: Optimizer, batches and schedule, alike.
         distort: Makes distorted inputs that keep their index, alike; with ``path`` something that prints the same in
@@ -73,7 +73,7 @@ class Setting:
         data: Given a seed, the data to train on.
         fingerprint: Given a seed, that data's.
         objective: Losses and weights.
-        measure: Of a trained network and the data it was trained on, the numbers of a row.
+        measure: Of a trained network and the data it was trained on, the numbers of a row: shares, from 0 to 1.
     """
 
     name: str
@@ -109,7 +109,13 @@ def trained(settings: Sequence[Setting], how: Trainings) -> list[list[Interval]]
     found = kept_arrays(make, again, folder=folder, processes=how.processes, description="training networks")
     known = dict(zip(again, found, strict=True))
     by_setting = np.stack([known[key] for key in keys]).reshape(len(settings), how.seeds, -1)
-    return [[student_interval(one) for one in values.T] for values in by_setting]
+    return [[_of_shares(one) for one in values.T] for values in by_setting]
+
+
+def _of_shares(values: NDArray[np.float64]) -> Interval:
+    """Return the mean of some shares with Student's interval, which ends at 0 and 1 as shares do; nan around one."""
+    mean, low, high = student_interval(values)
+    return Interval(mean, float(np.maximum(low, 0.0)), float(np.minimum(high, 1.0)))
 
 
 def _train(setting: Setting, seed: int, how: Trainings, rest: Path | None) -> tuple[ProvenanceNetwork, Any]:

@@ -17,7 +17,7 @@ from whence.invariants.autoencoders.layout import axis_of, laid_back, replaced, 
 from whence.invariants.autoencoders.network import SparseAutoencoder
 from whence.invariants.autoencoders.source import Reader
 from whence.kernel.answers import read_examples
-from whence.provenance.network import evaluating
+from whence.provenance.modes import evaluating
 from whence.runs import TrainingLoss, to_device, training_loss
 
 _INSTEAD = ("nothing", "reconstruction", "mean")

@@ -17,7 +17,7 @@ from whence._progress import Advance
 from whence.datasets import Examples
 from whence.invariants.autoencoders.layout import axis_of, device_of, grid_of, rows_of
 from whence.kernel.representations import activations
-from whence.provenance.network import evaluating
+from whence.provenance.modes import evaluating
 from whence.runs import to_device
 
 _TOGETHER = 128  # examples that go through the model at once
