@@ -344,8 +344,8 @@ def page(told: dict[str, Any]) -> str:
         f"equations: angle {circle['two equations']:.2f}, free number (Kolmogorov, Smirnov) "
         f"{circle['free number']:.2f}.",
         "", "## Figure 3.1", "", "![Figure 3.1](invariants-figure-3-1.png)", "",
-        *(f"p = {one['value']:.3f}: {one['solved']} of 300 solved. {one['inside']} of these lie where the level set was "
-          f"contoured (both numbers within {WINDOW:g} of 0), at most {one['farthest']:.1g} from it.\n"
+        *(f"p = {one['value']:.3f}: {one['solved']} of 300 solved. {one['inside']} of these lie where the level set "
+          f"was contoured (both numbers within {WINDOW:g} of 0), at most {one['farthest']:.1g} from it.\n"
           for one in told["figure"]["queries"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -40,9 +40,7 @@ def test_without_affinity_all_cores_are_usable(monkeypatch: pytest.MonkeyPatch) 
 def test_with_a_gpu_the_default_is_one_process(accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getattr(torch, accelerator), "is_available", lambda: True)
     assert as_processes(None, 30) == 1
-    with pytest.raises(
-        ArgumentError, match=r"on a machine with a GPU\. Give `processes=1`"
-    ):
+    with pytest.raises(ArgumentError, match=r"on a machine with a GPU\. Give `processes=1`"):
         dict(in_processes(lambda one: one, 2, 2))
 
 

@@ -16,8 +16,9 @@ from whence._numbers import even_parts, is_number, is_whole
 from whence.invariants.autoencoders.layout import axis_of, device_of, rows_of
 from whence.invariants.autoencoders.network import SparseAutoencoder, feature_values
 from whence.invariants.autoencoders.result import TrainedAutoencoder
-from whence.invariants.objective import Objective, frozen
+from whence.invariants.objective import Objective
 from whence.invariants.result import InvariantSet
+from whence.invariants.units import frozen
 from whence.kernel.representations import activations
 
 _AT_ONCE = 64  # inputs whose codes are held together

@@ -122,6 +122,8 @@ class FirstOrder:
 
     def __post_init__(self) -> None:
         _check_numbers(self, ("rate",))
+        if not callable(self.optimizer):
+            raise ArgumentError(f"optimizer is a class, such as torch.optim.Adam; got {self.optimizer!r}.")
         if self.optimizer is torch.optim.LBFGS:
             raise ArgumentError(
                 "L-BFGS mixes the numbers of all samples. Take an optimizer that acts on each number alone, such as "
