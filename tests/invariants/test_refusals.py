@@ -50,6 +50,16 @@ CALLS = {
     "PriorSettings(rule=['euler'])": r"rule is 'euler' or 'midpoint'; got \['euler'\]",
     "train_prior(torch.rand(50, 1, 8, 8), 'nowhere', 'fast')": r"settings are PriorSettings\(\.\.\.\); got a str",
     "draw_pool('prior')": "A pool is drawn of a prior, .* got 'prior'",
+    "train_autoencoder('model.pt', '0', x, features=8)": r"A model is a torch\.nn\.Module, .* got a str and '0'",
+    "train_autoencoder(model, 0, x, features=8)": r"a layer a name of dict\(.*\); got a Sequential and 0",
+    "train_autoencoder(model, '0', x, features=8, training={})": "training is AutoencoderTraining.*; got a dict",
+    "AutoencoderTraining(seed=2**70)": r"`seed` is below 2\^63",
+    "feature(model, coder, 3)": "A TrainedAutoencoder is needed, .* got a SparseAutoencoder",
+    "save_autoencoder(coder, 'nowhere')": "A TrainedAutoencoder is needed, .* got a SparseAutoencoder",
+    "top_activating(model, '2', TrainedAutoencoder(coder, '2'), x, 3, 2)": r"its `\.autoencoder`; got a TrainedAuto",
+    "autoencoder_figures(model, '2', coder, x, memory_budget='1G')": "memory_budget is a number of bytes, .* got '1G'",
+    "InvariantSettings('fourier')": "`prior` is a prior, .* got a str",
+    "study_invariants(model, kept, q.numpy(), InvariantSettings(prior))": "The query is one input, a tensor .* ndarray",
     "precision(q.numpy(), q)": "`points` is a tensor, a row of features for each image; got a ndarray",
 }
 SCRIPT = """
@@ -57,9 +67,11 @@ import json, sys
 import torch
 from whence._errors import WhenceError
 from whence.invariants import *
+from whence.report import InvariantSettings, study_invariants
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), *model).eval()
 q, prior, kept, told = torch.rand(1, 8, 8), Fourier((1, 8, 8)), logits(model, 3), {}
+x, coder = torch.rand(20, 1, 8, 8), SparseAutoencoder(10, 16, Relu())
 for call in json.loads(sys.stdin.read()):
     try:
         eval(call)
