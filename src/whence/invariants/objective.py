@@ -52,6 +52,7 @@ class Objective:
         ArgumentError: If the tolerance is not above 0, the function cannot be called, or the name is no word.
 
     Example:
+        >>> import torch
         >>> radius = Objective(lambda points: points.square().sum(1), "squared radius")
         >>> radius(torch.tensor([[3.0, 4.0], [0.0, 2.0]])).tolist()
         [[25.0], [4.0]]
