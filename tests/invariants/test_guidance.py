@@ -162,7 +162,7 @@ def test_a_traversal_refuses_what_it_cannot_do() -> None:
         traverse(norm_of(), here, torch.zeros(3, dtype=DOUBLE))
     with pytest.raises(ArgumentError, match="`fall` is for one value; both has 2"):
         traverse(Objective(lambda points: points, "both"), here, here, fall=0.1)
-    with pytest.raises(ArgumentError, match="Source or target has numbers that are not finite"):
+    with pytest.raises(ArgumentError, match="`target` has numbers that are not finite"):
         traverse(norm_of(), here, here + torch.nan)
     with pytest.raises(ArgumentError, match=r"`fall` is how far the value may fall, a number from 0; got -0\.1"):
         traverse(norm_of(), here, here, fall=-0.1)

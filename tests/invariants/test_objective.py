@@ -75,5 +75,5 @@ def test_an_objective_refuses_what_it_cannot_be_made_of() -> None:
     with pytest.raises(ShapeError, match=r"not empty .*; got shape \(2, 0\)"):
         Objective(lambda points: points[:, :0], "nothing")(torch.zeros(2, 4))
     whole = Objective(lambda points: points, "whole", lambda values, goal: (values - goal).norm())
-    with pytest.raises(ShapeError, match=r"distance of the objective whole must return one number for each of 3 rows"):
+    with pytest.raises(ShapeError, match=r"distance of the objective whole must return one number for each of 1 rows"):
         invariants(whole, torch.zeros(4), plain(4), 3, pool=8)

@@ -206,6 +206,16 @@ def test_the_query_is_no_zero_of_the_published_loss_and_is_one_of_ours() -> None
     assert stayed.status.tolist() == [Status.SOLVED]
 
 
+def test_a_value_within_the_tolerance_is_not_searched_for_again_though_algorithm_1_s_loss_asks_for_more() -> None:
+    """The filtered term stays large where the value is right: a restart would be for nothing."""
+    mean = Objective(lambda images: images.exp().mean((1, 2, 3)), "mean of exp", tolerance=10.0)
+    stripes = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(4).expand(1, 8, 8)
+    solver = InfiniteOptimization(cutoff=0.5, rate=1e-6, steps=3)
+    found = invariants(mean, stripes, Plain(1, 8, 8), 2, solver=solver, pool=0, restarts=4)
+    assert found.certificate["restarts"].values.tolist() == [0, 0]
+    assert found.certificate["evaluations"].values.tolist() == [3 * 3 + 1] * 2  # forward and back, and a last look
+
+
 def test_without_a_cutoff_algorithm_1_has_no_filtered_term() -> None:
     equations = problem(squared_radius, [2.0], 2)
     loss = InfiniteOptimization(cutoff=None, scale=3.0).loss_of(equations)

@@ -45,6 +45,14 @@ def test_nothing_is_wider_than_the_window(browser: Any, gallery_file: Path, widt
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_caption_of_a_nearest_example_is_cut(browser: Any, gallery_file: Path, width: int) -> None:
+    with opened(browser, gallery_file, drawn=DRAWN, width=width) as page:
+        captions = page.locator(".beside .says")
+        assert captions.count() == 4 * 5
+        assert captions.evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
+
+
 def test_the_keyboard_reaches_the_samples_and_the_tables(browser: Any, gallery_file: Path) -> None:
     with opened(browser, gallery_file, drawn=DRAWN) as page:
         page.keyboard.press("Tab")

@@ -135,7 +135,8 @@ def rejected_from(
     for start in range(0, draws, _DRAWS):
         pool = draw_pool(prior, min(_DRAWS, draws - start), seed=seed + start, device=goal.device, dtype=goal.dtype)
         with torch.no_grad():
-            distance = objective.away(objective(pool.inputs), goal)
+            values = torch.cat([objective(part) for part in pool.inputs.split(_AT_ONCE)])
+            distance = objective.away(values, goal)
         nearest = min(nearest, float(distance.min()))
         latents.append(pool.latents[distance <= within])
         inputs.append(pool.inputs[distance <= within])

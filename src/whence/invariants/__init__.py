@@ -17,15 +17,7 @@ from whence.invariants.autoencoders import (
 from whence.invariants.dictionary import feature, shared_features
 from whence.invariants.filters import low_pass
 from whence.invariants.guidance import guided
-from whence.invariants.objective import (
-    Objective,
-    greatest_difference,
-    logits,
-    named_unit,
-    neuron,
-    probabilities,
-    root_mean_square,
-)
+from whence.invariants.objective import Objective, greatest_difference, root_mean_square
 from whence.invariants.pool import Pool, draw_pool
 from whence.invariants.priors import (
     Chain,
@@ -51,6 +43,7 @@ from whence.invariants.realism import Realism, precision, realism, recall
 from whence.invariants.result import InvariantSet, load_invariants
 from whence.invariants.solvers import FirstOrder, GaussNewton, InfiniteOptimization, Metropolis, Search, Solver, Status
 from whence.invariants.traversal import Traversal, traverse, triangle
+from whence.invariants.units import logits, named_unit, neuron, probabilities
 
 __all__ = (
     "AutoencoderTraining",

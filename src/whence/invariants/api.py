@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError, UnreachedError
-from whence._numbers import even_parts, is_whole
+from whence._numbers import even_parts, is_number, is_whole
 from whence._progress import progress
-from whence.datasets import as_examples
-from whence.invariants.asking import check_query, problem_of
+from whence.invariants.asking import check_query, checked_kind, problem_of, values_over
 from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.pool import Pool, checked_pool, draw_pool, pool_values, starts_of
@@ -26,7 +25,6 @@ from whence.invariants.searching import Limits, Starts, search_all
 from whence.invariants.solvers import GaussNewton, Search, Solver, Status
 
 _FAILED = {Status.OPEN: Status.MISSED, Status.SOLVED: Status.MISSED}  # what a sample's status is that is not solved
-_SPREAD = 1024  # examples that the objective's spread is measured on
 
 
 def invariants(  # noqa: PLR0913 - each is a choice of its own
@@ -38,7 +36,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     solver: Solver | None = None,
     pool: Pool | int = 1024,
     cutoff: float | None = None,
-    goal: Float[Tensor, " values"] | float | None = None,
+    goal: Any = None,
     data: Any = None,
     restarts: int = 4,
     budget: float = float("inf"),
@@ -61,8 +59,9 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         cutoff: Demand also that the sample, low-pass filtered at this share of the highest frequency, takes the
             value that the filtered query takes: then the value does not hang on what no eye sees. (The published
             algorithm demands the unfiltered query's value, which the query itself fails; see `InfiniteOptimization`.)
-        goal: Values to reach instead of the query's; of one value also a number.
-        data: Examples over which the objective's spread is measured (the first 1,024); the pool's draws if left out.
+        goal: Values to reach instead of the query's, a row of numbers; of one value also the number alone.
+        data: Examples, or inputs alone, over which the objective's spread is measured (the first 1,024); the pool's
+            draws if left out.
         restarts: How often a sample whose search ends in nothing begins again from another start.
         budget: Evaluations of the prior's network that a sample may cost with its restarts, beyond the solver's own
             limit of steps; a pass back counts as two.
@@ -70,9 +69,10 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
         memory_budget: Bytes that the graphs of samples searched for together may take, on the way back as well.
 
     Raises:
-        ArgumentError: If n, the cutoff, the goal, the seed or the query's range is not what it must be, the objective
-            cannot be called with the query, its value there is no finite number, or memory does not hold so many
-            samples.
+        ArgumentError: If n, the cutoff, the goal, the seed, another argument or the query's range is not what it must
+            be, the objective cannot be called with the query or the data, its value there is no finite number or hangs
+            on what stands beside the query, or memory does not hold so many samples.
+        DataError: If the data cannot be read.
         ShapeError: If the query's shape is not the prior's, or the goal is of another length.
         GradientError: If the objective has no gradient by its input.
         UnreachedError: If no sample came within the tolerance; the error has them all as ``found`` and says how near
@@ -81,8 +81,11 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     begun = time.perf_counter()
     if not is_whole(n) or n < 1:
         raise ArgumentError(f"n is how many samples are wanted, 1 or more; got {n!r}.")
-    if not is_whole(restarts) or restarts < 0 or not budget > 0:
+    if not is_whole(restarts) or restarts < 0 or not (budget == float("inf") or is_number(budget)) or budget <= 0:
         raise ArgumentError(f"restarts is 0 or more and budget above 0; got {restarts!r} and {budget!r}.")
+    way = GaussNewton() if solver is None else solver
+    for name, one, kind in (("objective", objective, Objective), ("prior", prior, Prior), ("solver", way, Solver)):
+        checked_kind(name, one, kind)
     check_query(query, prior)
     problem = problem_of(objective, query, prior, cutoff=cutoff, goal=goal)
     at_once = samples_at_once(problem, query, memory_budget)
@@ -92,7 +95,7 @@ def invariants(  # noqa: PLR0913 - each is a choice of its own
     cost = 0 if isinstance(pool, Pool) else cost
     with progress(f"invariants of {objective.name}", n) as advance, fitting_memory(n, "samples"):
         limits = Limits(restarts, budget, at_once)
-        search = search_all(problem, starts, solver or GaussNewton(), limits, advance)
+        search = search_all(problem, starts, way, limits, advance)
     told = {"spread": spread, "pool_evaluations": cost, "seed": seed, "seconds": time.perf_counter() - begun}
     try:
         found = certified(problem, query, search, decoded(prior, search.latents, at_once), told, at_once)
@@ -137,14 +140,6 @@ def _begin(
     if data is not None:
         values = values_over(problem.objective, data, query, at_once)
     return float("nan") if values is None else spread_of(values), starts, cost
-
-
-def values_over(objective: Objective, data: Any, like: Tensor, at_once: int) -> Float[Tensor, "some values"]:
-    """Return an objective's values on the first examples of data."""
-    examples = as_examples(data)
-    with torch.no_grad():
-        parts = even_parts(range(min(_SPREAD, len(examples))), min(256, at_once))
-        return torch.cat([objective(examples.batch(part)[0].to(like)) for part in parts])
 
 
 def spread_of(values: Float[Tensor, "some values"]) -> float:

@@ -15,9 +15,10 @@ from whence._errors import ArgumentError, LabelError
 from whence._numbers import even_parts, is_number, is_whole
 from whence.invariants.autoencoders.layout import axis_of, device_of, rows_of
 from whence.invariants.autoencoders.network import SparseAutoencoder, feature_values
-from whence.invariants.autoencoders.result import TrainedAutoencoder
-from whence.invariants.objective import Objective, frozen
+from whence.invariants.autoencoders.result import TrainedAutoencoder, checked_trained
+from whence.invariants.objective import Objective
 from whence.invariants.result import InvariantSet
+from whence.invariants.units import checked_module, frozen
 from whence.kernel.representations import activations
 
 _AT_ONCE = 64  # inputs whose codes are held together
@@ -38,10 +39,12 @@ def feature(model: nn.Module, trained: TrainedAutoencoder, index: int, *, pooled
 
     Raises:
         LabelError: If the model has no such layer, or the autoencoder no such feature.
+        ArgumentError: If it is no trained autoencoder, or the model no module.
 
     Source: EquiDiff, section 4.3.
     """
-    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained, model)
+    autoencoder = _kept(trained, model)
+    read = activations(frozen(model), trained.layer)
     if not is_whole(index) or not 0 <= index < autoencoder.features:
         raise LabelError(f"No feature {index!r}: the autoencoder has features 0 to {autoencoder.features - 1}.")
 
@@ -65,7 +68,7 @@ def shared_features(
     trained: TrainedAutoencoder,
     found: InvariantSet,
     *,
-    data: Tensor | None = None,
+    data: Tensor | np.ndarray | None = None,
     least: float = 0.5,
 ) -> xr.Dataset:
     """Return the features that are active on the query and on most of the solved samples.
@@ -84,17 +87,18 @@ def shared_features(
 
     Raises:
         LabelError: If the model has no such layer.
-        ArgumentError: If ``least`` is not from 0 to 1.
+        ArgumentError: If ``least`` is not from 0 to 1, there is no trained autoencoder, or the model is no module.
     """
     if not is_number(least) or not 0 <= least <= 1:
         raise ArgumentError(f"least is a share of the samples, 0 to 1; got {least!r}.")
-    read, autoencoder = activations(frozen(model), trained.layer), _kept(trained, model)
+    autoencoder = _kept(trained, model)
+    read = activations(frozen(model), trained.layer)
     samples = _codes(read, autoencoder, found.inputs[torch.from_numpy(found.solved).to(found.inputs.device)])
     query = _codes(read, autoencoder, found.query[None])[0]
     columns = {"query": query, "share": (samples > 0).mean(0) if len(samples) else np.zeros(len(query))}
     columns["median"] = np.median(samples, axis=0) if len(samples) else np.zeros(len(query))
     if data is not None:
-        columns["usual"] = (_codes(read, autoencoder, data) > 0).mean(0)
+        columns["usual"] = (_codes(read, autoencoder, torch.as_tensor(data).to(found.inputs)) > 0).mean(0)
     shared = np.flatnonzero((query > 0) & (columns["share"] >= least))
     apart = columns["share"] - columns.get("usual", np.zeros(len(query)))
     order = shared[np.lexsort((-query[shared], -apart[shared]))]
@@ -102,7 +106,13 @@ def shared_features(
 
 
 def _kept(trained: TrainedAutoencoder, model: nn.Module) -> SparseAutoencoder:
-    """Return a copy of the autoencoder where the model is, whose parameters take no gradients."""
+    """Return a copy of the autoencoder where the model is, whose parameters take no gradients.
+
+    Raises:
+        ArgumentError: If it is no trained autoencoder, or the model no module.
+    """
+    checked_trained(trained)
+    checked_module(model)
     return copy.deepcopy(trained.autoencoder).to(device_of(model)).eval().requires_grad_(False)
 
 

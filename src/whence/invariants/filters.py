@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whence._errors import ArgumentError, ShapeError
+from whence._errors import ArgumentError, DataError, ShapeError
 from whence._numbers import is_number
 
 _PICTURES = 3  # dimensions of a picture with its channels
@@ -28,6 +29,7 @@ def low_pass(images: Float[Tensor, "... height width"], cutoff: float) -> Float[
     Raises:
         ArgumentError: If the cutoff is outside of this.
         ShapeError: If the images have no height and width.
+        DataError: If they are no tensor of real floating-point numbers.
 
     Example:
         >>> stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(8, 8)
@@ -35,7 +37,8 @@ def low_pass(images: Float[Tensor, "... height width"], cutoff: float) -> Float[
         [2.0]
     """
     if not is_number(cutoff) or not 0 < cutoff <= 1:
-        raise ArgumentError(f"cutoff is a share of the highest frequency, above 0 to 1; got {cutoff}.")
+        raise ArgumentError(f"cutoff is a share of the highest frequency, above 0 to 1; got {cutoff!r}.")
+    _check_numbers(images)
     if images.ndim < _PICTURES - 1:
         raise ShapeError(f"A low-pass filter needs images with a height and a width; got {tuple(images.shape)}.")
     if cutoff == 1:
@@ -45,6 +48,17 @@ def low_pass(images: Float[Tensor, "... height width"], cutoff: float) -> Float[
     spectrum = torch.fft.rfft2(images.double()) * kept
     kept_only: Tensor = torch.fft.irfft2(spectrum, s=(height, width)).to(images.dtype)
     return kept_only
+
+
+def _check_numbers(images: Any) -> None:
+    """Refuse what is no tensor of real floating-point numbers.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        given = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise DataError(f"A low-pass filter takes a tensor of floating-point numbers; got {given}.")
 
 
 def _heights(height: int, width: int, device: torch.device) -> Float[Tensor, "height half"]:

@@ -12,7 +12,7 @@ from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_number, is_whole
 from whence._progress import progress
 from whence.invariants.api import certified, decoded
-from whence.invariants.asking import check_query, problem_of
+from whence.invariants.asking import check_query, checked_kind, problem_of
 from whence.invariants.memory import samples_at_once
 from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Chain, draw
@@ -51,7 +51,7 @@ def guided(
         memory_budget: Bytes that the graphs of samples guided together may take.
 
     Raises:
-        ArgumentError: If n, the strength, the budget or the cutoff is not what it must be.
+        ArgumentError: If n, the strength, the budget, the cutoff or another argument is not what it must be.
         ShapeError: If the query's shape is not the prior's.
         GradientError: If the objective has no gradient by its input.
     """
@@ -60,6 +60,8 @@ def guided(
         raise ArgumentError(f"n is how many samples are wanted, 1 or more; got {n!r}.")
     if not is_number(strength) or strength < 0:
         raise ArgumentError(f"strength is a number from 0; got {strength!r}.")
+    checked_kind("objective", objective, Objective)
+    checked_kind("chain", chain, Chain)
     check_query(query, chain)
     problem = problem_of(objective, query, chain, cutoff=cutoff)
     noise = draw(chain, n, seed, device=query.device, dtype=query.dtype)

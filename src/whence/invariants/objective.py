@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, cast, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError, LabelError, ShapeError
-from whence._numbers import is_number, is_whole
-from whence.datasets import call_model
-from whence.kernel.representations import activations
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_number
 from whence.provenance.modes import evaluating
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -54,9 +49,10 @@ class Objective:
             do not.
 
     Raises:
-        ArgumentError: If the tolerance is not above 0.
+        ArgumentError: If the tolerance is not above 0, the function cannot be called, or the name is no word.
 
     Example:
+        >>> import torch
         >>> radius = Objective(lambda points: points.square().sum(1), "squared radius")
         >>> radius(torch.tensor([[3.0, 4.0], [0.0, 2.0]])).tolist()
         [[25.0], [4.0]]
@@ -69,6 +65,12 @@ class Objective:
     stand_in: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        function, name = cast("tuple[object, object]", (self.function, self.name))
+        if not callable(function) or not isinstance(name, str):
+            raise ArgumentError(
+                "An objective is a function of a batch of inputs and a name for it; got "
+                f"{type(function).__name__} and {name!r}."
+            )
         if not is_number(self.tolerance) or self.tolerance <= 0:
             raise ArgumentError(f"tolerance is a distance above 0; got {self.tolerance!r}.")
 
@@ -127,157 +129,3 @@ class Objective:
             ArgumentError: If it is not above 0.
         """
         return replace(self, tolerance=tolerance)
-
-
-def frozen(model: nn.Module) -> nn.Module:
-    """Return a copy of a model that answers each input by itself and whose parameters take no gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def logits(model: nn.Module, indices: Sequence[int] | int | None = None) -> Objective:
-    """Return the outputs of a model as an objective, all or some of them.
-
-    Args:
-        model: Copied, in evaluation mode; later changes of it do not reach the objective. Outputs that are no tensor
-            are read by their ``logits``.
-        indices: Of the outputs, from 0.
-
-    Raises:
-        ArgumentError: If indices are not one or more whole numbers.
-    """
-    return _outputs(model, indices, lambda out: out, "logit")
-
-
-def probabilities(model: nn.Module, indices: Sequence[int] | int | None = None) -> Objective:
-    """Return the softmax of a model's outputs as an objective, all or some of its probabilities.
-
-    Args:
-        model: As of `logits`.
-        indices: Of the classes, from 0.
-
-    Raises:
-        ArgumentError: If indices are not one or more whole numbers.
-    """
-    return _outputs(model, indices, _softmax, "probability")
-
-
-def _softmax(out: Tensor) -> Tensor:
-    """Return probabilities.
-
-    Raises:
-        ShapeError: If the outputs are not of two or more classes: the softmax of one is 1 whatever the input.
-    """
-    if out.ndim < 2 or out.shape[1] < 2:
-        raise ShapeError(
-            f"Probabilities need the outputs of two or more classes; got shape {tuple(out.shape)}. Keep the output "
-            "itself: logits(model)."
-        )
-    return out.softmax(1)
-
-
-def _outputs(
-    model: nn.Module, indices: Sequence[int] | int | None, read: Callable[[Tensor], Tensor], word: str
-) -> Objective:
-    known = frozen(model)
-    places = [indices] if isinstance(indices, int) else None if indices is None else list(indices)
-    if places is not None and not (places and all(map(is_whole, places))):
-        raise ArgumentError(f"indices are one or more places of outputs; got {indices!r}.")
-    chosen = None if places is None else torch.as_tensor(places)
-
-    def function(inputs: Any) -> Tensor:
-        out = call_model(known, inputs)
-        out = getattr(out, "logits", out)
-        if not isinstance(out, Tensor) or out.ndim < (1 if chosen is None and word == "logit" else 2):
-            told = f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-            raise ArgumentError(
-                f"{type(model).__name__} gives {told}, which has no {word} by number. Name a layer, or take an "
-                "`Objective` of a function of your own."
-            )
-        found = read(out)
-        if chosen is None:
-            return found
-        _check_index(int(chosen.max()), found.shape[1], f"{word} of {type(model).__name__}")
-        _check_index(int(chosen.min()), found.shape[1], f"{word} of {type(model).__name__}")
-        return found[:, chosen.to(found.device)]
-
-    many = {"logit": "logits", "probability": "probabilities"}[word]
-    said = many if chosen is None else f"{word if len(chosen) == 1 else many} {', '.join(map(str, chosen.tolist()))}"
-    return Objective(function, said)
-
-
-def neuron(model: nn.Module, layer: str, index: int | None = None, *, pooled: bool = False) -> Objective:
-    """Return what a unit of a layer gives as an objective: one number, or its map over all places.
-
-    A unit is an output of a linear layer, a channel of a convolution over images (axis 1 of four or more), or a place
-    of the width of tokens (the last axis of fewer).
-
-    Args:
-        model: Copied, in evaluation mode.
-        layer: The module's name, of ``dict(model.named_modules())``.
-        index: Of the unit, from 0; the whole layer if left out.
-        pooled: Take a unit's mean over all places instead of each place.
-
-    Raises:
-        LabelError: If there is no such layer; the message says which names are near.
-        ArgumentError: If the index is no whole number from 0.
-
-    Source: EquiDiff, section 4.2, which keeps the 49 places of a channel's map.
-    """
-    if index is not None and (not is_whole(index) or index < 0):
-        raise ArgumentError(f"index is the place of a unit, from 0; got {index!r}.")
-    read = activations(frozen(model), layer)
-
-    def function(inputs: Any) -> Tensor:
-        found = channels_last(read(inputs))
-        if index is not None:
-            _check_index(index, found.shape[-1], f"unit of {layer}")
-            found = found[..., index : index + 1]
-        return found.mean(dim=tuple(range(1, found.ndim - 1))) if pooled and found.ndim > 2 else found
-
-    return Objective(function, layer if index is None else f"{layer}.{index}")
-
-
-def named_unit(model: nn.Module, name: str, *, pooled: bool = False) -> Objective:
-    """Return the objective that a name stands for: a layer, a layer's unit, or outputs of the model.
-
-    Args:
-        model: Copied, in evaluation mode.
-        name: ``"layer4.1656"`` is unit 1656 of the module ``layer4``; ``"layer4"`` all of it; ``"logit.3"`` and
-            ``"probability.3"`` one output, ``"logits"`` and ``"probabilities"`` all of them. A module's name goes
-            before one of these.
-        pooled: Take the mean over places of a unit that has a map.
-
-    Raises:
-        LabelError: If the model has no such module; the message says which names are near.
-    """
-    modules = dict(model.named_modules())
-    if name in modules and name:
-        return neuron(model, name, pooled=pooled)
-    layer, _, index = name.rpartition(".")
-    if index.isdecimal() and layer in modules and layer:
-        return neuron(model, layer, int(index), pooled=pooled)
-    outputs = {"logit": logits, "logits": logits, "probability": probabilities, "probabilities": probabilities}
-    if name in ("logits", "probabilities"):
-        return outputs[name](model)
-    if index.isdecimal() and layer in ("logit", "probability"):
-        return outputs[layer](model, [int(index)])
-    wanted = layer if index.isdecimal() and layer else name
-    near = (
-        difflib.get_close_matches(wanted, [*filter(None, modules), *outputs], cutoff=0.5)
-        or [*filter(None, modules)][:3]
-    )
-    raise LabelError(
-        f"No unit {name!r}: {type(model).__name__} has no layer {wanted!r}; names near it: {', '.join(near)}. Name "
-        "LAYER or LAYER.NUMBER of dict(model.named_modules()), logits, logit.NUMBER, probabilities or "
-        "probability.NUMBER."
-    )
-
-
-def channels_last(found: Tensor) -> Tensor:
-    """Return activations with units last: of a convolution's (batch, channels, ...), as they are for tokens."""
-    return found.movedim(1, -1) if found.ndim > 3 else found
-
-
-def _check_index(index: int, count: int, what: str) -> None:
-    if not 0 <= index < count:
-        raise LabelError(f"No {what} has the index {index}; there are {count}, from 0 to {count - 1}.")

@@ -57,10 +57,15 @@ def draw_pool(
         memory_budget: Bytes that draws decoded together may take; there are 256 of them at most.
 
     Raises:
-        ArgumentError: If the size or the budget is not a whole number above 0.
+        ArgumentError: If the size or the budget is not a whole number above 0, the type is not of floating point, or
+            ``prior`` is none.
     """
     if not is_whole(size) or size < 1:
         raise ArgumentError(f"A pool holds one or more draws; got size={size!r}.")
+    if not dtype.is_floating_point:
+        raise ArgumentError(f"Latents are floating-point numbers; got dtype={dtype}.")
+    if isinstance(prior, type) or not isinstance(prior, Prior):
+        raise ArgumentError(f"A pool is drawn of a prior, such as load_prior(folder); got {prior!r}.")
     latents = draw(prior, size, seed, device=device, dtype=dtype)
     parts: list[Tensor] = []
     at_once = min(_AT_ONCE, decoded_at_once(prior, latents, memory_budget))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ def realism_weights(
     quantile = found.certificate["latent_quantile"].values.astype(np.float64)
     weights = np.clip(2 * np.minimum(quantile, 1 - quantile) / _TAIL, _LEAST, 1)
     if real is not None:
-        inside = within(_points(found.inputs, features), _points(real.to(found.inputs), features), _NEIGHBOUR)
+        inside = within(
+            _points(found.inputs, features), _points(torch.as_tensor(real).to(found.inputs), features), _NEIGHBOUR
+        )
         weights = np.where(inside.cpu().numpy(), weights, _LEAST)
     return np.asarray(weights)
 
@@ -95,7 +98,9 @@ def _points(inputs: Tensor, features: Features | None) -> Float[Tensor, "some nu
         ShapeError: If features give no row for each.
     """
     with torch.no_grad():
-        points = inputs if features is None else features(inputs)
+        points: Any = inputs if features is None else features(inputs)
+    if not isinstance(points, Tensor):
+        raise ShapeError(f"features give a tensor, a row for each input; got a {type(points).__name__}.")
     if points.ndim == 0 or len(points) != len(inputs):
         raise ShapeError(f"features give a row for each of {len(inputs)} inputs; got shape {tuple(points.shape)}.")
     return points.flatten(1).double()

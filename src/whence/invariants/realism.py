@@ -50,7 +50,8 @@ def precision(
         k: Which nearest neighbour; the paper's k.
 
     Raises:
-        ArgumentError: If k is not a whole number above 0 and below the number of the reference's points.
+        ArgumentError: If k is not a whole number above 0 and below the number of the reference's points, or either is
+            no tensor.
         ShapeError: If points and reference have not the same number of features.
 
     Example:
@@ -67,7 +68,7 @@ def recall(
     """Return the share of the reference in the points' manifold: precision with the roles changed (equation 2).
 
     Raises:
-        ArgumentError: If k is not a whole number above 0 and below the number of points.
+        ArgumentError: If k is not a whole number above 0 and below the number of points, or either is no tensor.
         ShapeError: If points and reference have not the same number of features.
     """
     return precision(reference, points, k)
@@ -79,9 +80,13 @@ def within(
     """Return which points lie in the reference's manifold, as `precision` counts them.
 
     Raises:
-        ArgumentError: If k is not a whole number above 0 and below the number of the reference's points.
+        ArgumentError: If k is not a whole number above 0 and below the number of the reference's points, or either is
+            no tensor.
         ShapeError: If points and reference have not the same number of features.
     """
+    for name, one in (("points", points), ("reference", reference)):
+        if not isinstance(one, Tensor):
+            raise ArgumentError(f"`{name}` is a tensor, a row of features for each image; got a {type(one).__name__}.")
     if points.ndim != 2 or reference.ndim != 2 or points.shape[1] != reference.shape[1]:
         raise ShapeError(
             f"Points and reference are rows of as many features; got {tuple(points.shape)} and "
@@ -122,8 +127,14 @@ def realism(
 
     Raises:
         ArgumentError: If k does not go with the number of images.
-        ShapeError: If features give no rows.
+        ShapeError: If features give no rows, or without any the images are of several shapes.
     """
+    for name, images in (("made", made), ("real", real)):
+        if features is None and images.shape[1:] != held_out.shape[1:]:
+            raise ShapeError(
+                f"Images of one shape are compared; {name} are of {tuple(images.shape[1:])} and those held out of "
+                f"{tuple(held_out.shape[1:])}. Give `features` that know both, or resize them."
+            )
     space = features or PixelComponents(held_out)
     with torch.no_grad():
         one, two, three = (space(images) for images in (made, real, held_out))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
 from whence._numbers import is_number, is_whole
+from whence.invariants.asking import checked_kind, value_on
 from whence.invariants.objective import Objective
 from whence.invariants.priors.protocol import Prior
 from whence.invariants.problem import Problem, linearised
@@ -80,27 +81,23 @@ def traverse(
             back up to it; if that leads nowhere, it may stay below by this much.
 
     Raises:
-        ArgumentError: If steps, size, ``fall``, source or target is not what it must be, or ``fall`` is asked for of
-            more than one value.
+        ArgumentError: If steps, size, ``fall``, source, target or another argument is not what it must be, the
+            objective cannot be called with the source, or ``fall`` is asked for of more than one value.
         ShapeError: If source and target have not the same shape, or not that of the prior's latents.
         GradientError: If the objective has no gradient by its input.
     """
     if not is_whole(steps) or steps < 1 or not is_number(size) or not 0 < size <= 1:
         raise ArgumentError(f"steps is 1 or more and size a share above 0, to 1; got {steps!r} and {size!r}.")
+    _check_points(objective, prior, source=source, target=target)
     space = Inputs(tuple(source.shape)) if prior is None else prior
     if source.shape != target.shape or tuple(source.shape) != tuple(space.latent_shape):
         raise ShapeError(
             f"Source and target need the shape {tuple(space.latent_shape)}; got {tuple(source.shape)} and "
             f"{tuple(target.shape)}."
         )
-    if not bool(source.isfinite().all() and target.isfinite().all()):
-        raise ArgumentError(
-            "Source or target has numbers that are not finite. Give inputs that the network can answer."
-        )
     if fall is not None and not (is_number(fall) and fall >= 0):
         raise ArgumentError(f"`fall` is how far the value may fall, a number from 0; got {fall!r}.")
-    with torch.no_grad():
-        goal = objective(space.decode(source[None]))[0]
+    goal = _value_at(objective, space, source)
     if fall is not None and len(goal) != 1:
         raise ArgumentError(f"`fall` is for one value; {objective.name} has {len(goal)}.")
     target = target.to(source)
@@ -116,6 +113,47 @@ def traverse(
         at, length = there, min(size, 2 * length)
         path.append(at)
     return _told(problem, torch.stack(path), target)
+
+
+def _check_points(objective: Objective, prior: Prior | None, **points: Any) -> None:
+    """Refuse points that are no tensors of finite floating-point numbers, and what is no objective or prior.
+
+    Raises:
+        ArgumentError: If there are such.
+    """
+    checked_kind("objective", objective, Objective)
+    if prior is not None:
+        checked_kind("prior", prior, Prior)
+    for name, one in points.items():
+        if not isinstance(one, Tensor) or not one.is_floating_point():
+            given = f"a tensor of {one.dtype}" if isinstance(one, Tensor) else f"a {type(one).__name__}"
+            raise ArgumentError(f"`{name}` must be a tensor of floating-point numbers; got {given}.")
+        if not bool(one.isfinite().all()):
+            raise ArgumentError(
+                f"`{name}` has numbers that are not finite. Give inputs that the network can answer, or their latents."
+            )
+
+
+def _check_falls(falls: Any) -> None:
+    """Refuse distances that are none.
+
+    Raises:
+        ArgumentError: If they are not one or more numbers from 0.
+    """
+    known = isinstance(falls, Sequence | np.ndarray) and not isinstance(falls, str) and len(falls) > 0
+    if not known or not all(is_number(fall) and fall >= 0 for fall in falls):
+        raise ArgumentError(f"falls are one or more distances from the level, from 0; got {falls!r}.")
+
+
+def _value_at(objective: Objective, space: Prior, latent: Tensor) -> Float[Tensor, " values"]:
+    """Return an objective's values on what a latent stands for.
+
+    Raises:
+        ArgumentError: If it cannot be called with it, or they are not finite.
+        ShapeError: If the latent has another shape than the prior's.
+    """
+    with torch.no_grad():
+        return value_on(objective, space.decode(latent[None])[0])
 
 
 def _step(problem: Problem, at: Tensor, target: Tensor, length: float, fall: float | None) -> Tensor | None:
@@ -188,21 +226,22 @@ def triangle(
         however much above, as the paper counts. Both are 1 where the three hang together in the plane.
 
     Raises:
-        ArgumentError: If the resolution is no whole number above 0, or the falls are not numbers from 0.
-        ShapeError: If there are not three corners.
+        ArgumentError: If the resolution is no whole number above 0, the falls are not numbers from 0, the corners or
+            another argument are not what they must be, or the objective cannot be called with them.
+        ShapeError: If there are not three corners, or they have not the shape of the prior's latents.
     """
     if not is_whole(resolution) or resolution < 1:
         raise ArgumentError(f"resolution is how many parts a side has, 1 or more; got {resolution!r}.")
-    if not len(falls) or not all(is_number(fall) and fall >= 0 for fall in falls):
-        raise ArgumentError(f"falls are one or more distances from the level, from 0; got {falls!r}.")
+    _check_points(objective, prior, corners=corners)
+    _check_falls(falls)
     if len(corners) != 3:
         raise ShapeError(f"A triangle has three corners; got {len(corners)}.")
     parts = [(a, b, resolution - a - b) for a in range(resolution + 1) for b in range(resolution + 1 - a)]
     weights = torch.tensor(parts, dtype=corners.dtype, device=corners.device) / resolution
     points = torch.einsum("pc,c...->p...", weights, corners)
     space = Inputs(tuple(corners.shape[1:])) if prior is None else prior
+    goal = _value_at(objective, space, corners[0])
     with torch.no_grad():
-        goal = objective(space.decode(corners[:1]))[0]
         measured = Problem(objective, space, goal).at(points)
     shares = weights.cpu().numpy()
     at_most = torch.tensor(list(falls), dtype=torch.float64, device=points.device)

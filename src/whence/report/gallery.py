@@ -16,8 +16,8 @@ from whence.audit.chunks import labels_of
 from whence.datasets import Examples, as_examples
 from whence.invariants import InvariantSet, Objective, TrainedAutoencoder
 from whence.invariants.dictionary import shared_features
-from whence.invariants.objective import frozen
 from whence.invariants.ranking import Features
+from whence.invariants.units import frozen
 from whence.report.figures import Figure, Rows
 from whence.report.gallery_plots import gallery_figures
 from whence.report.indistinct import TELLING, Indistinct, answers_of, indistinct

@@ -27,7 +27,7 @@ from whence.invariants import (
     invariants,
     logits,
 )
-from whence.invariants.asking import value_on
+from whence.invariants.asking import checked_kind, value_on
 from whence.invariants.autoencoders.layout import device_of
 from whence.invariants.objective import TOLERANCE
 from whence.invariants.ranking import most_telling
@@ -58,7 +58,7 @@ class InvariantSettings:
         seed: Of all draws.
 
     Raises:
-        ArgumentError: If ``samples`` or ``limit`` is no whole number above 0.
+        ArgumentError: If ``samples`` or ``limit`` is no whole number above 0, or ``prior`` is none.
     """
 
     prior: Prior
@@ -71,6 +71,7 @@ class InvariantSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        checked_kind("prior", self.prior, Prior)
         for name in ("samples", "limit"):
             value = getattr(self, name)
             if not is_whole(value) or value < 1:
@@ -172,8 +173,14 @@ def study_invariants(  # noqa: PLR0913 - each is a choice of its own
     return {**kept, **_facts(found, model, real)}
 
 
-def _refuse(out: str | Path | None, pictures: str | Path | None, page: str | Path | None, query: Tensor) -> None:
-    """Refuse, before the search, places where nothing could be written after it."""
+def _refuse(out: str | Path | None, pictures: str | Path | None, page: str | Path | None, query: Any) -> None:
+    """Refuse, before the search, places where nothing could be written after it, and what is no query.
+
+    Raises:
+        ArgumentError: If the query is no tensor.
+    """
+    if not isinstance(query, Tensor):
+        raise ArgumentError(f"The query is one input, a tensor without a batch axis; got a {type(query).__name__}.")
     for place in (out, pictures):
         if place is not None:
             refuse_existing(Path(place))

@@ -28,7 +28,7 @@ def top_activating(
     layer: str,
     autoencoder: SparseAutoencoder,
     data: Any,
-    features: Sequence[int] | int,
+    features: Sequence[int] | Tensor | np.ndarray | int,
     k: int = 10,
     *,
     memory_budget: int = 2**29,
@@ -42,7 +42,7 @@ def top_activating(
         layer: Name of the module that the autoencoder is of.
         autoencoder: The autoencoder.
         data: Anything `as_examples` takes, or inputs without labels.
-        features: Which features.
+        features: Which features: one, several, or an array or tensor of them.
         k: How many examples of each.
         memory_budget: Bytes that activations and codes of a batch may take.
 
@@ -53,11 +53,13 @@ def top_activating(
 
     Raises:
         LabelError: If there is no such layer or feature.
-        ArgumentError: If k is not from 1 to the number of examples, or the model cannot be called with the data.
+        ArgumentError: If k is not from 1 to the number of examples, the model cannot be called with the data, the
+            budget is no whole number above 0, or the autoencoder is none.
         ShapeError: If the layer is not as wide as the autoencoder.
         DataError: If the data cannot be read.
     """
-    chosen = list(features) if isinstance(features, Sequence) else [features]
+    given: Any = features.tolist() if isinstance(features, Tensor | np.ndarray) else features
+    chosen = list(given) if isinstance(given, Sequence) else [given]
     if not chosen:
         raise ArgumentError("`features` is empty: name at least one feature.")
     examples = read_examples(data, "predicted")

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from whence._errors import ArgumentError
 from whence._progress import progress
 from whence.datasets import as_examples, call_model
 from whence.invariants.autoencoders.layout import axis_of, laid_back, replaced, rows_of
@@ -53,7 +54,8 @@ def autoencoder_figures(
 
     Raises:
         LabelError: If there is no such layer.
-        ArgumentError: If the model cannot be called with the data, or the layer's output cannot be replaced.
+        ArgumentError: If the model cannot be called with the data, the layer's output cannot be replaced, the budget is
+            no whole number above 0, or the autoencoder is none.
         ShapeError: If the layer is not as wide as the autoencoder.
         DataError: If the data cannot be read.
         UnsupportedLossError: If the loss is neither a mean nor a sum over examples.
@@ -79,7 +81,13 @@ def bytes_of(reader: Reader, autoencoder: SparseAutoencoder) -> int:
 
     Raises:
         ShapeError: If the layer is not as wide as the autoencoder.
+        ArgumentError: If it is no `SparseAutoencoder`.
     """
+    known: Any = autoencoder
+    if not isinstance(known, SparseAutoencoder):
+        raise ArgumentError(
+            f"An autoencoder is a SparseAutoencoder, of a trained one its `.autoencoder`; got a {type(known).__name__}."
+        )
     axis_of(reader.sample, autoencoder.channel_axis, autoencoder.width)
     positions = reader.sample[0].numel() // autoencoder.width
     return positions * (2 * autoencoder.width + 2 * autoencoder.features) * autoencoder.decoder.dtype.itemsize

@@ -16,6 +16,19 @@ from whence.kernel import check_layer
 _MAP = 4  # axes of the output of a convolution over images
 
 
+def checked_model(model: Any, layer: Any) -> None:
+    """Refuse a model that is no module of torch, and a layer's name that is no word.
+
+    Raises:
+        ArgumentError: If there is such.
+    """
+    if not isinstance(model, nn.Module) or not isinstance(layer, str):
+        raise ArgumentError(
+            f"A model is a torch.nn.Module, and a layer a name of dict(model.named_modules()); got a "
+            f"{type(model).__name__} and {layer!r}."
+        )
+
+
 def axis_of(activations: Tensor, channel_axis: int | None, width: int | None = None) -> int:
     """Return the axis along which a layer's output has its channels.
 

@@ -25,6 +25,7 @@ MEASURES = ("loss", "reconstruction", "l0", "dead", "revived")
 _WARM_UP, _DECAY = 0.05, 0.2  # shares of the training in which the rate goes up, and down at the end
 _SILENT = 1 / 16  # of the training: a feature that was silent for so long is dead (Bricken et al., 2023)
 _RESAMPLED = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # when dead features are resampled, as shares of the training (the same)
+_SEEDS = 2**63
 _DRAWN = 8192  # rows of which resampled features, and the start, are drawn
 
 
@@ -60,6 +61,8 @@ class AutoencoderTraining:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("memory_budget", 1)):
             if not is_whole(getattr(self, name)) or getattr(self, name) < least:
                 raise ArgumentError(f"`{name}` is a whole number, at least {least}; got {getattr(self, name)!r}.")
+        if self.seed >= _SEEDS:
+            raise ArgumentError(f"`seed` is below 2^63; got {self.seed!r}.")
         if not is_number(self.rate) or self.rate <= 0:
             raise ArgumentError(f"`rate` must be above 0; got {self.rate!r}.")
         if self.positions is not None and (not is_whole(self.positions) or self.positions < 1):

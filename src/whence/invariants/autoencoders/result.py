@@ -36,14 +36,28 @@ class TrainedAutoencoder:
     figures: xr.Dataset = field(default_factory=xr.Dataset)
 
 
+def checked_trained(trained: Any) -> None:
+    """Refuse what is no trained autoencoder.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if not isinstance(trained, TrainedAutoencoder):
+        raise ArgumentError(
+            f"A TrainedAutoencoder is needed, as train_autoencoder and load_autoencoder give it; got a "
+            f"{type(trained).__name__}. Of an autoencoder of your own, TrainedAutoencoder(autoencoder, layer)."
+        )
+
+
 def save_autoencoder(trained: TrainedAutoencoder, path: str | Path) -> None:
     """Write an autoencoder to one safetensors file, with layer and figures as JSON in its header; whole or not at all.
 
     Raises:
         AuditError: If something stands at ``path``.
-        ArgumentError: If a file stands where its folder would be.
+        ArgumentError: If a file stands where its folder would be, or this is no trained autoencoder.
         DiskError: If the disk is full or refuses to write.
     """
+    checked_trained(trained)
     place = Path(path)
     refuse_existing(place)
     make_folder(place.parent)

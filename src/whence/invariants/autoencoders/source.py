@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError
-from whence._numbers import even_parts
+from whence._numbers import even_parts, is_whole
 from whence._progress import Advance
 from whence.datasets import Examples
-from whence.invariants.autoencoders.layout import axis_of, device_of, grid_of, rows_of
+from whence.invariants.autoencoders.layout import axis_of, checked_model, device_of, grid_of, rows_of
 from whence.kernel.representations import activations
 from whence.provenance.modes import evaluating
 from whence.runs import to_device
@@ -39,10 +39,12 @@ class Reader:
 
     Raises:
         LabelError: If there is no such layer.
-        ArgumentError: If the model cannot be called with the examples, or the layer's output is no tensor of numbers.
+        ArgumentError: If the model is no module, the layer's name no word, the model cannot be called with the
+            examples, or the layer's output is no tensor of numbers.
     """
 
     def __init__(self, model: nn.Module, layer: str, examples: Examples) -> None:
+        checked_model(model, layer)
         self.model, self.layer, self.examples, self.device = model, layer, examples, device_of(model)
         self._see = activations(model, layer)
         self.sample = self._sample()
@@ -57,7 +59,13 @@ class Reader:
             return self._see(to_device(inputs, self.device))
 
     def batches(self, bytes_each: int, memory_budget: int) -> Iterator[range]:
-        """Yield ids of as many examples as the budget holds, at least one, at ``bytes_each``."""
+        """Yield ids of as many examples as the budget holds, at least one, at ``bytes_each``.
+
+        Raises:
+            ArgumentError: If the budget is no whole number above 0.
+        """
+        if not is_whole(memory_budget) or memory_budget < 1:
+            raise ArgumentError(f"memory_budget is a number of bytes, above 0; got {memory_budget!r}.")
         yield from even_parts(range(len(self.examples)), min(_TOGETHER, memory_budget // max(1, bytes_each)))
 
     def _sample(self) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from whence._errors import ArgumentError
 from whence.datasets import Examples, as_examples
 from whence.datasets._fingerprint import fingerprint
 from whence.invariants.autoencoders.figures import autoencoder_figures
@@ -55,14 +56,16 @@ def train_autoencoder(  # noqa: PLR0913 - each is a question of its own
 
     Raises:
         LabelError: If there is no such layer.
-        ArgumentError: If a number is not what it should be, the layer cannot be taken apart, or the checkpoint is of
-            other settings.
+        ArgumentError: If a number or another argument is not what it should be, the layer cannot be taken apart, or the
+            checkpoint is of other settings.
         ShapeError: If the layer's output has no channels, or another shape from example to example.
         DataError: If the data cannot be read.
         ChangedDataError: If the checkpoint is of other data.
         DiskError: If the disk is full or refuses to write.
     """
-    steps = training or AutoencoderTraining()
+    steps: Any = AutoencoderTraining() if training is None else training
+    if not isinstance(steps, AutoencoderTraining):
+        raise ArgumentError(f"training is AutoencoderTraining(...); got a {type(steps).__name__}.")
     examples = read_examples(data, "predicted")
     seen_on = _seen_on(data if held_out is None else held_out, loss)  # bad data is refused before the training
     reader = Reader(model, layer, examples)

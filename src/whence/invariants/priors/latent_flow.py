@@ -182,7 +182,7 @@ def checked_rule(rule: str) -> str:
     Raises:
         ArgumentError: If there is none.
     """
-    if rule not in RULES:
+    if rule not in tuple(RULES):  # which also asks of what has no hash
         raise ArgumentError(f"rule is {' or '.join(map(repr, RULES))}; got {rule!r}.")
     return rule
 

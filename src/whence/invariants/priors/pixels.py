@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, DataError
 from whence._numbers import even_parts, is_number, is_whole
-from whence.datasets import as_examples
 from whence.invariants.priors.protocol import checked_latents, checked_shape
+from whence.kernel.answers import read_examples
 
 _AT_ONCE = 1024  # images read together
 _FLOOR = 0.05  # of the greatest deviation, below which no pixel's is taken to be
@@ -28,7 +29,8 @@ class Pixels:
         deviation: Of each pixel, or of all.
 
     Raises:
-        ArgumentError: If the deviation is not above 0 everywhere, or does not go with the mean.
+        ArgumentError: If one of these is no tensor of finite numbers, or the deviation is not above 0 everywhere or
+            does not go with the mean.
 
     Example:
         >>> Pixels(torch.full((1, 2, 2), 0.5), torch.tensor(0.1)).decode(torch.ones(1, 1, 2, 2)).unique().tolist()
@@ -39,9 +41,14 @@ class Pixels:
     deviation: Float[Tensor, "*deviation"]
 
     def __post_init__(self) -> None:
+        parts: tuple[tuple[str, Any], ...] = (("mean", self.mean), ("deviation", self.deviation))
+        for name, one in parts:
+            if not isinstance(one, Tensor) or not one.is_floating_point() or not bool(one.isfinite().all()):
+                given = f"one of {one.dtype}" if isinstance(one, Tensor) else f"a {type(one).__name__}"
+                raise ArgumentError(f"`{name}` is a tensor of finite floating-point numbers; got {given}.")
         if not bool((self.deviation > 0).all()):
             raise ArgumentError(f"A deviation is above 0 everywhere; got one of {float(self.deviation.min()):.4g}.")
-        if torch.broadcast_shapes(self.mean.shape, self.deviation.shape) != self.mean.shape:
+        if not _fits(self.deviation.shape, self.mean.shape):
             raise ArgumentError(
                 f"The deviation is one number, or one for each of the mean's {tuple(self.mean.shape)}; got "
                 f"{tuple(self.deviation.shape)}."
@@ -54,18 +61,20 @@ class Pixels:
         A pixel that hardly ever changes gets a twentieth of the greatest deviation, so that it can be moved.
 
         Args:
-            data: Images: anything `as_examples` takes.
+            data: Images, alone or with labels: anything `as_examples` takes.
             most: How many examples at most.
 
         Raises:
             ArgumentError: If ``most`` is not a whole number above 0.
-            DataError: If inputs are no floating-point tensors, or every one is the same.
+            DataError: If inputs are no tensors of finite floating-point numbers, or every one is the same.
         """
-        examples = as_examples(data)
+        examples = read_examples(data, "predicted")
         if not is_whole(most) or most < 1:
             raise ArgumentError(f"most is how many examples are read, at least 1; got {most!r}.")
         parts = even_parts(range(min(most, len(examples))), _AT_ONCE)
         inputs = torch.cat([floats(examples.batch(part)[0]) for part in parts]).double()
+        if not bool(inputs.isfinite().all()):
+            raise DataError("The data holds numbers that are not finite. Clean it first.")
         deviation = inputs.std(0, correction=0)
         if float(deviation.max()) == 0:
             raise DataError("Every input of the data is the same: there is no deviation. Give other data.")
@@ -116,7 +125,9 @@ class Fourier:
 
     def __post_init__(self) -> None:
         checked_shape(self.shape)
-        if not all(map(is_number, self.bounds)) or self.bounds[0] >= self.bounds[1]:
+        bounds: Any = self.bounds
+        known = isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(is_number, bounds))
+        if not known or self.bounds[0] >= self.bounds[1]:
             raise ArgumentError(f"bounds are a least and a greater number; got {self.bounds!r}.")
         if not is_number(self.decay) or self.decay < 0 or not is_number(self.contrast) or self.contrast <= 0:
             raise ArgumentError(f"decay is at least 0 and contrast above 0; got {self.decay!r} and {self.contrast!r}.")
@@ -148,6 +159,12 @@ class Fourier:
         weights *= self.contrast / weights.square().mean().sqrt()
         found: Tensor = weights[:, : width // 2 + 1]
         return found
+
+
+def _fits(shape: torch.Size, whole: torch.Size) -> bool:
+    """Say whether numbers of a shape can be taken for every place of a whole."""
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(one in (1, other) for one, other in pairs)
 
 
 def floats(inputs: Any) -> Float[Tensor, "some *input"]:

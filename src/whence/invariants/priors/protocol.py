@@ -168,13 +168,14 @@ def checked_latents(latents: Tensor, shape: Sequence[int]) -> Tensor:
     return latents
 
 
-def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+def checked_shape(shape: Any) -> tuple[int, int, int]:
     """Return the shape of an image: channels, height and width.
 
     Raises:
         ArgumentError: If it is not of three whole numbers above 0.
     """
-    if len(shape) != _CHANNELS_AND_SIDES or not all(is_whole(side) and side >= 1 for side in shape):
-        raise ArgumentError(f"A shape is (channels, height, width), whole numbers above 0; got {tuple(shape)}.")
+    known = isinstance(shape, Sequence) and len(shape) == _CHANNELS_AND_SIDES
+    if not known or not all(is_whole(side) and side >= 1 for side in shape):
+        raise ArgumentError(f"A shape is (channels, height, width), whole numbers above 0; got {shape!r}.")
     channels, height, width = shape
     return int(channels), int(height), int(width)

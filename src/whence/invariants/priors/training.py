@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whence._errors import ArgumentError
 from whence._progress import progress
-from whence.datasets import Examples, as_examples
+from whence.datasets import Examples
 from whence.invariants.priors.fitting import Fitting, limits
 from whence.invariants.priors.latent_flow import LatentFlow, Sizes
 from whence.invariants.priors.latent_networks import Shape
@@ -20,6 +21,7 @@ from whence.invariants.priors.protocol import draw
 from whence.invariants.priors.settings import PriorSettings
 from whence.invariants.priors.storage import CHECKPOINT, PRIOR, load_prior, refuse_other, save_prior
 from whence.invariants.realism import Features, PixelComponents, Realism, realism
+from whence.kernel.answers import read_examples
 from whence.provenance.checkpoints import Checkpoint
 from whence.runs.randomness import kept_randomness
 
@@ -44,7 +46,7 @@ def train_prior(
     each epoch of the flow's training, and against all at the end. `prior_facts` tells what came out.
 
     Args:
-        data: Images of one size: anything `as_examples` takes. The prior keeps their range.
+        data: Images of one size, alone or with labels: anything `as_examples` takes. The prior keeps their range.
         path: A folder for ``prior.json`` and ``prior.safetensors``, and until then for a checkpoint after each epoch.
         settings: How it is made and trained.
         features: The space in which realism is measured, see `realism`; principal components of pixels if left out.
@@ -55,13 +57,15 @@ def train_prior(
         The prior, as `load_prior` opens it.
 
     Raises:
-        ArgumentError: If the folder holds a prior of other settings.
+        ArgumentError: If the folder holds a prior of other settings, or ``settings`` is no `PriorSettings`.
         ChangedDataError: If it holds a prior of other data.
         DataError: If the data is not of 40 images or more of one size, or what the folder holds cannot be read.
         DiskError: If the disk is full or refuses to write.
         SnapshotError: If the checkpoint was truncated or altered.
     """
-    examples, place = as_examples(data), Path(path)
+    if settings is not None and not isinstance(settings, PriorSettings):
+        raise ArgumentError(f"settings are PriorSettings(...); got a {type(settings).__name__}.")
+    examples, place = read_examples(data, "predicted"), Path(path)
     shape, low, high = limits(examples)
     asked = (settings or PriorSettings()).suited(shape, len(examples))
     told = {**asdict(asked), "fingerprint": examples.fingerprint}

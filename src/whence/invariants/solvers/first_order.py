@@ -57,7 +57,10 @@ class InfiniteOptimization:
             )
 
     def solve(self, problem: Problem, search: Search) -> None:
-        """Go down the gradient until the loss is below the threshold.
+        """Go down the gradient until the loss is below the threshold, or the steps are used up.
+
+        A sample whose value is within the objective's tolerance at the end is solved, though its loss is not below the
+        threshold: the loss asks for more than the value.
 
         Raises:
             ArgumentError: If the feasible target is asked for and the problem has no filter.
@@ -76,6 +79,7 @@ class InfiniteOptimization:
             search.went_back(rows[~below], problem.prior)
             search.latents[rows[~below]] -= self.rate * gradient
             _drop_lost(search, rows[~below])
+        _end_within_tolerance(problem, search)
 
     def loss_of(self, problem: Problem) -> Callable[[Tensor], Tensor]:
         """Return the loss of each of a batch of inputs.
@@ -122,6 +126,8 @@ class FirstOrder:
 
     def __post_init__(self) -> None:
         _check_numbers(self, ("rate",))
+        if not callable(self.optimizer):
+            raise ArgumentError(f"optimizer is a class, such as torch.optim.Adam; got {self.optimizer!r}.")
         if self.optimizer is torch.optim.LBFGS:
             raise ArgumentError(
                 "L-BFGS mixes the numbers of all samples. Take an optimizer that acts on each number alone, such as "
@@ -181,6 +187,16 @@ def _lossy(
         losses = loss(problem.prior.decode(points))
     search.went_forward(rows, problem.prior)
     return points, losses
+
+
+def _end_within_tolerance(problem: Problem, search: Search) -> None:
+    """End the searches whose steps are used up as solved where their values are within the tolerance."""
+    rows = search.rows()
+    if len(rows):
+        with torch.no_grad():
+            solved = problem.at(search.latents[rows]).solved
+        search.went_forward(rows, problem.prior)
+        search.close(rows[solved], Status.SOLVED)
 
 
 def _length(latents: Tensor) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,6 +68,10 @@ class GaussNewton:
             raise ArgumentError(f"radius and damping are above 0; got {self.radius!r} and {self.damping!r}.")
         if not is_number(self.pull) or not 0 <= self.pull <= 1:
             raise ArgumentError(f"pull is a share from 0 to 1; got {self.pull!r}.")
+        coarse: Any = self.coarse
+        if not isinstance(coarse, tuple | list) or not all(isinstance(one, Prior) for one in coarse):
+            told = [type(one).__name__ for one in (coarse if isinstance(coarse, tuple | list) else [coarse])]
+            raise ArgumentError(f"coarse is a tuple of priors, such as (prior.with_steps(2),); got {', '.join(told)}.")
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Solve over the coarse priors, one after the other, then over the problem's own.

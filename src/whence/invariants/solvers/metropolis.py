@@ -66,6 +66,10 @@ class Metropolis:
             raise ArgumentError(f"size is the deviation of a move, above 0; got {self.size!r}.")
         if not is_number(self.closeness) or not 0 < self.closeness <= 1:
             raise ArgumentError(f"closeness is a share of the tolerance, above 0 to 1; got {self.closeness!r}.")
+        if not is_whole(self.seed):
+            raise ArgumentError(f"seed is a whole number; got {self.seed!r}.")
+        if isinstance(self.first, type) or not isinstance(self.first, Solver):
+            raise ArgumentError(f"first is a solver, such as GaussNewton(); got {self.first!r}.")
 
     def solve(self, problem: Problem, search: Search) -> None:
         """Find the level set, then walk on it."""
