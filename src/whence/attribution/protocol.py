@@ -98,7 +98,7 @@ def attribute(
         AuditError: If something stands at ``path``.
         DiskError: If the disk is full or refuses to write.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from whence.attribution import GradDot
         >>> data = (torch.eye(2), torch.tensor([[1.0], [2.0]]))

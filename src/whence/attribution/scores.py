@@ -91,7 +91,7 @@ def helpful(scores: xr.DataArray, target: Any, k: int = 25) -> xr.DataArray:
         LabelError: If there is no such target.
         ArgumentError: If ``k`` is not positive, or the scores do not say which sign helps.
 
-    Example:
+    Examples:
         >>> scores = label(np.array([[3.0, -1.0, 2.0]]), [7], [0, 1, 2], attributor="mine", unit="points", helps=1)
         >>> helpful(scores, 7, k=2).train.values.tolist()
         [0, 2]

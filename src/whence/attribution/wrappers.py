@@ -174,7 +174,7 @@ def self_influence(
     Raises:
         ArgumentError: If an argument is not what `attribute` takes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from whence.attribution import GradDot
         >>> data, model = (torch.eye(2), torch.tensor([[1.0], [2.0]])), nn.Linear(2, 1, bias=False)

@@ -100,7 +100,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         GradientError: If the model has an operation without second derivative.
         DiskError: If the disk is full or refuses to write.
 
-    Example:
+    Examples:
         >>> effects = whence.counterfactual(run, test_data)  # doctest: +SKIP
         >>> effects.sel(target=17).sortby(effects.sel(target=17))[:5]  # doctest: +SKIP
     """

@@ -26,7 +26,7 @@ class Augmented(Dataset[Any]):
     Raises:
         DataError: If ``dataset`` has no length or cannot be indexed.
 
-    Example:
+    Examples:
         >>> data = [(torch.zeros(2), 0), (torch.ones(2), 1)]
         >>> noisy = Augmented(data, lambda x: x + torch.randn(2), seed=3)
         >>> bool((noisy[1][0] == noisy[1][0]).all()), bool((noisy.item(1, epoch=1)[0] == noisy[1][0]).any())

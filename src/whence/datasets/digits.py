@@ -23,7 +23,7 @@ def load_digits(split: Literal["train", "test"] = "train") -> Images:
     Raises:
         ArgumentError: If the split is another word.
 
-    Example:
+    Examples:
         >>> len(load_digits("train")), len(load_digits("test"))
         (1442, 355)
     """

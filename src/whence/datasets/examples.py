@@ -185,7 +185,7 @@ def as_examples(data: Any, *, collate_fn: Callable[[list[Any]], Any] | None = No
         DataError: If the data is empty, a stream, a ``DataLoader``, or its items have another structure.
         RandomDataError: If reading an item twice gives two different ones.
 
-    Example:
+    Examples:
         >>> examples = as_examples((torch.eye(3), torch.tensor([0, 1, 2])))
         >>> len(examples), examples.batch([2, 0])[1].tolist()
         (3, [2, 0])

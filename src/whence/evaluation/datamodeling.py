@@ -35,7 +35,7 @@ def linear_datamodeling_score(truth: Truth, scores: xr.DataArray | Mapping[str, 
         ArgumentError: If these are no scores.
         ShapeError: If they are not of the truth's targets and training examples.
 
-    Example:
+    Examples:
         >>> kept = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1]], dtype=bool)
         >>> effect = np.array([[3.0, 2.0, 1.0]])
         >>> from whence.evaluation.truth import truth_of

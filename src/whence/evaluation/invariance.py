@@ -29,7 +29,7 @@ def vendi_score(points: Float[Tensor, "some numbers"]) -> float:
 
     From 1, if all point the same way, to their number, if each is at right angles to all others.
 
-    Example:
+    Examples:
         >>> round(vendi_score(torch.eye(4)), 6), round(vendi_score(torch.ones(4, 3)), 6)
         (4.0, 1.0)
     """

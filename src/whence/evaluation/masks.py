@@ -29,7 +29,7 @@ def top_pixels(maps: Maps, percent: float) -> Pixels:
     Raises:
         ArgumentError: If it is none of 0 to 100.
 
-    Example:
+    Examples:
         >>> top_pixels(np.array([[[1.0, 4.0], [3.0, 2.0]]]), 50).tolist()
         [[[False, True], [True, False]]]
     """

@@ -32,7 +32,7 @@ def least_summed(scores: xr.DataArray) -> Order:
     Raises:
         ArgumentError: If these are no scores.
 
-    Example:
+    Examples:
         >>> scores = xr.DataArray([[1.0, -5.0, 2.0], [1.0, 5.0, 2.0]], dims=("target", "train"), attrs={"helps": 1})
         >>> least_summed(scores).tolist(), least_absolute(scores).tolist()
         ([1, 0, 2], [0, 2, 1])
@@ -86,7 +86,7 @@ def class_balanced(order: Order, labels: Any) -> Order:
     Raises:
         ShapeError: If there is not one label an example.
 
-    Example:
+    Examples:
         >>> class_balanced(np.array([0, 1, 2, 3]), [5, 5, 7, 7]).tolist()
         [0, 2, 1, 3]
     """
@@ -143,7 +143,7 @@ def most_redundant(similarity: Any) -> Order:
         ShapeError: If it is not square.
         ArgumentError: If it is not symmetric or not finite.
 
-    Example:
+    Examples:
         >>> most_redundant([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]]).tolist()
         [1, 2, 0]
     """

@@ -31,7 +31,7 @@ def low_pass(images: Float[Tensor, "... height width"], cutoff: float) -> Float[
         ShapeError: If the images have no height and width.
         DataError: If they are no tensor of real floating-point numbers.
 
-    Example:
+    Examples:
         >>> stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(8, 8)
         >>> low_pass(2 + stripes, 0.5).unique().tolist()
         [2.0]

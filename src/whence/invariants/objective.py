@@ -51,7 +51,7 @@ class Objective:
     Raises:
         ArgumentError: If the tolerance is not above 0, the function cannot be called, or the name is no word.
 
-    Example:
+    Examples:
         >>> import torch
         >>> radius = Objective(lambda points: points.square().sum(1), "squared radius")
         >>> radius(torch.tensor([[3.0, 4.0], [0.0, 2.0]])).tolist()

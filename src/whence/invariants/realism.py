@@ -54,7 +54,7 @@ def precision(
             no tensor.
         ShapeError: If points and reference have not the same number of features.
 
-    Example:
+    Examples:
         >>> line = torch.arange(4.0)[:, None]
         >>> float(precision(torch.tensor([[0.5], [3.5], [9.0], [-2.0]]), line, k=1))
         0.5

@@ -24,7 +24,7 @@ def similarity(kernel: xr.Dataset) -> xr.DataArray:
     Raises:
         ArgumentError: If it has not the three variables of a kernel, or targets and others for dims.
 
-    Example:
+    Examples:
         >>> one = xr.Dataset({"kernel": (("target", "other"), [[3.0]]), "target_norm": ("target", [9.0]),
         ...                   "other_norm": ("other", [4.0])})
         >>> float(similarity(one).item())

@@ -32,7 +32,7 @@ def participation_ratio(weights: Any, dim: str | None = None) -> xr.DataArray | 
         ArgumentError: If a weight is no number, negative or not finite, all along ``dim`` are zero, there are none, or
             there is no such dimension.
 
-    Example:
+    Examples:
         >>> participation_ratio([1.0, 1.0, 1.0, 0.0])
         3.0
     """

@@ -71,7 +71,7 @@ def as_trained(source: Run | Trained | nn.Module, train_data: Any = None, *, los
         RecordingError: If the model cannot be called with it.
         UnsupportedLossError: If the loss is not a mean or sum of one loss per example.
 
-    Example:
+    Examples:
         >>> trained = as_trained(nn.Linear(2, 1), (torch.eye(2), torch.ones(2, 1)), loss=nn.MSELoss())
         >>> len(trained.examples)
         2

@@ -34,7 +34,7 @@ def confidence(log_probabilities: Any) -> Float[Tensor, " examples"]:
         ShapeError: If it is no matrix with a row an example.
         ArgumentError: If a row is not log-probabilities.
 
-    Example:
+    Examples:
         >>> confidence(torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()).exp().round(decimals=4).tolist()
         [0.75, 0.5]
     """
@@ -53,7 +53,7 @@ def entropy(log_probabilities: Any) -> Float[Tensor, " examples"]:
         ShapeError: If it is no matrix with a row an example.
         ArgumentError: If a row is not log-probabilities.
 
-    Example:
+    Examples:
         >>> entropy(torch.tensor([[1.0, 0.0]]).log()).tolist()
         [0.0]
     """
@@ -75,7 +75,7 @@ def log_margin(logits: Any, labels: Any = None) -> Float[Tensor, " examples"]:
         ShapeError: If logits are no matrix, or there is not one label a row.
         ArgumentError: If a label is none of the outputs, or a margin is no finite number.
 
-    Example:
+    Examples:
         >>> log_margin(torch.tensor([[90.0, 0.0], [100.0, 0.0]]), [0, 0]).tolist()
         [90.0, 100.0]
     """
@@ -113,7 +113,7 @@ def nearest_distance(queries: Any, bank: Any, *, k: int = 1, memory_budget: int 
         ShapeError: If there is nothing on one side, or shapes differ after the first axis.
         ArgumentError: If ``k`` is not 1 to the size of the bank, or a number is not finite.
 
-    Example:
+    Examples:
         >>> nearest_distance([[0.0, 0.0]], [[3.0, 4.0], [6.0, 8.0]]).tolist()
         [-5.0]
     """

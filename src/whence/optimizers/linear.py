@@ -36,7 +36,7 @@ class LinearStep:
         gamma: Step along the gradient itself.
         decay: Weight decay that shrinks the parameter itself (decoupled), learning rate included.
 
-    Example:
+    Examples:
         >>> step = LinearStep(beta=0.5, kappa=1.0, sigma=0.1)
         >>> share, buffer = step.forward(torch.zeros(1), torch.ones(1), torch.ones(1))
         >>> round(share.item(), 4), buffer.item()

@@ -29,7 +29,7 @@ def small_backbone(train_data: Any) -> nn.Module:
     Raises:
         ArgumentError: If the data is not of pictures.
 
-    Example:
+    Examples:
         >>> small_backbone((torch.rand(10, 1, 8, 8), torch.arange(10) % 2)).eval()(torch.rand(3, 1, 8, 8)).shape
         torch.Size([3, 256])
     """

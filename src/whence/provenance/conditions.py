@@ -33,7 +33,7 @@ def conditions(low: float = 0.0, high: float = 1.0, *, side: int = _SIDE) -> Map
     Raises:
         ArgumentError: If they are no range, or the side is no whole number, at least 4.
 
-    Example:
+    Examples:
         >>> list(conditions(-1.0, 1.0))[:2]
         ['no distortion', 'salt-and-pepper p=0.1']
         >>> list(conditions(side=8))[5:8]

@@ -92,7 +92,7 @@ def class_index(labels: Any, *, classes: int | None = None) -> ClassIndex:
         DataError: If labels are not whole numbers along one axis, or there is none.
         ArgumentError: If a label is none of the classes.
 
-    Example:
+    Examples:
         >>> index = class_index([1, 0, 1])
         >>> index.local.tolist(), index.members(1).tolist()
         ([0, 0, 1], [0, 2])

@@ -118,7 +118,7 @@ def mixture_for(side: int, low: float = 0.0, high: float = 1.0) -> Mixture:
     Raises:
         ArgumentError: If the side is no whole number, at least 4, or the ends are no range.
 
-    Example:
+    Examples:
         >>> mixture_for(14).shift, mixture_for(14).occlusion
         (2.0, 3)
     """

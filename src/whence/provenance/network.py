@@ -103,7 +103,7 @@ class ProvenanceNetwork(nn.Module):
         ArgumentError: If branches and head do not go together, or backbone and data are of different dtypes.
         ShapeError: If the features are not a vector an example.
 
-    Example:
+    Examples:
         >>> data = (torch.eye(4), torch.tensor([0, 0, 1, 1]))
         >>> network = ProvenanceNetwork(nn.Linear(4, 8), data)
         >>> network(torch.eye(4)).classes.shape, len(network.index)

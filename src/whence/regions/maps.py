@@ -71,7 +71,7 @@ def region_map(  # noqa: PLR0913 - each is a question of its own
         GradientError: If the score does not depend on the training inputs at all, or the model cannot be differentiated
             twice.
 
-    Example:
+    Examples:
         >>> data = (torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0]]))
         >>> model = nn.Linear(2, 1, bias=False)
         >>> _ = nn.init.zeros_(model.weight)

@@ -27,7 +27,7 @@ def top_pairs(scores: xr.DataArray, count: int = 5, *, harmful: bool = False) ->
     Raises:
         ArgumentError: If ``count`` is not between 1 and the number of examples, or the scores are something else.
 
-    Example:
+    Examples:
         >>> found = xr.DataArray([[3.0, 1.0, 2.0]], {"target": [7], "train": [0, 1, 2]}, attrs={"helps": 1})
         >>> top_pairs(found, 2)
         [(7, 0), (7, 2)]

@@ -32,7 +32,7 @@ def overlay(
         ShapeError: If map and image differ in height or width.
         ArgumentError: If the size is below 1, or the map is not finite.
 
-    Example:
+    Examples:
         >>> overlay(np.zeros((2, 2), dtype=np.uint8), np.array([[1.0, 0.0], [0.0, -1.0]]), size=2).getpixel((0, 0))
         (214, 96, 20)
     """
@@ -63,7 +63,7 @@ def side_by_side(panels: Mapping[str, np.ndarray | Image.Image], *, size: int = 
     Raises:
         ArgumentError: If there is no picture, or the size is below 1.
 
-    Example:
+    Examples:
         >>> side_by_side({"target": np.zeros((4, 4), np.uint8), "map": np.zeros((4, 4), np.uint8)}, size=40).size
         (104, 68)
     """

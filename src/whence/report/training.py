@@ -84,7 +84,7 @@ def training_figures(found: Curves) -> tuple[Figure, ...]:
 def spaced(length: int, most: int) -> list[int]:
     """Return up to ``most`` evenly spaced indices of ``range(length)``.
 
-    Example:
+    Examples:
         >>> spaced(3, 5), spaced(9, 3)
         ([0, 1, 2], [0, 4, 8])
     """

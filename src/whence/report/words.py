@@ -15,7 +15,7 @@ def number(value: float, digits: int = 3) -> str:
         value: Any number.
         digits: How many significant digits to keep.
 
-    Example:
+    Examples:
         >>> number(0.00123456), number(12345.6), number(0.0)
         ('0.00123', '12,346', '0')
     """
@@ -33,7 +33,7 @@ def number(value: float, digits: int = 3) -> str:
 def signed(value: float, digits: int = 3) -> str:
     """Write a number with its sign, plus included.
 
-    Example:
+    Examples:
         >>> signed(0.0031), signed(-2.5)
         ('+0.00310', '−2.50')
     """
@@ -43,7 +43,7 @@ def signed(value: float, digits: int = 3) -> str:
 def percent(share: float) -> str:
     """Write a share as a percentage.
 
-    Example:
+    Examples:
         >>> percent(0.0714), percent(0.5), percent(1.0)
         ('7.1 %', '50 %', '100 %')
     """
@@ -58,7 +58,7 @@ def percent(share: float) -> str:
 def count(how_many: int, noun: str, plural: str | None = None) -> str:
     """Write a count with its noun.
 
-    Example:
+    Examples:
         >>> count(1, "step"), count(1437, "example"), count(2, "class", "classes")
         ('1 step', '1,437 examples', '2 classes')
     """
@@ -68,7 +68,7 @@ def count(how_many: int, noun: str, plural: str | None = None) -> str:
 def listing(names: Sequence[str]) -> str:
     """Write names as a sentence lists them.
 
-    Example:
+    Examples:
         >>> listing(["3"]), listing(["3", "5"]), listing(["3", "5", "8"])
         ('3', '3 and 5', '3, 5 and 8')
     """
@@ -78,7 +78,7 @@ def listing(names: Sequence[str]) -> str:
 def short_unit(unit: str) -> str:
     """Return the unit as it stands beside a single number.
 
-    Example:
+    Examples:
         >>> short_unit("nats of target loss"), short_unit("target probability")
         ('nats', 'probability')
     """
@@ -88,7 +88,7 @@ def short_unit(unit: str) -> str:
 def duration(seconds: float) -> str:
     """Write a time span.
 
-    Example:
+    Examples:
         >>> duration(4.21), duration(75), duration(3700)
         ('4.2 s', '1 min 15 s', '1 h 1 min')
     """

@@ -29,7 +29,7 @@ def least_prototypical(embedding: Any, labels: Any) -> Order:
         ShapeError: If there is not one label an example.
         ArgumentError: If a number is not finite.
 
-    Example:
+    Examples:
         >>> least_prototypical([[0.0], [1.0], [5.0], [9.0]], [0, 0, 0, 1]).tolist()
         [2, 0, 1, 3]
     """
@@ -53,7 +53,7 @@ def least_ambiguous(margins: Any) -> Order:
         ShapeError: If it is not one number an example.
         ArgumentError: If a number is not finite.
 
-    Example:
+    Examples:
         >>> least_ambiguous([0.5, 3.0, -1.0]).tolist()
         [1, 0, 2]
     """
@@ -78,7 +78,7 @@ def least_diverse(embedding: Any) -> Order:
         ShapeError: If there is no example.
         ArgumentError: If a number is not finite.
 
-    Example:
+    Examples:
         >>> least_diverse([[0.0], [1.0], [4.0], [10.0]])[::-1].tolist()
         [2, 3, 0, 1]
     """

@@ -40,7 +40,7 @@ class AutoencoderLoss:
 def autoencoder_loss(autoencoder: SparseAutoencoder, rows: Float[Tensor, "rows width"]) -> AutoencoderLoss:
     """Return the loss of some activations (Cunningham et al., 2023, section 2; of `TopK` Gao et al., 2024, 2.3).
 
-    Example:
+    Examples:
         >>> autoencoder = SparseAutoencoder(2, 2, Relu(l1=0.5))
         >>> with torch.no_grad():
         ...     [one.copy_(torch.eye(2)) for one in (autoencoder.encoder, autoencoder.decoder)][0].shape

@@ -91,7 +91,7 @@ class SparseAutoencoder(nn.Module):
     Raises:
         ArgumentError: If a number is not what it should be.
 
-    Example:
+    Examples:
         >>> autoencoder = SparseAutoencoder(4, 16, TopK(3))
         >>> codes, reconstruction = autoencoder(torch.randn(5, 4))
         >>> codes.count_nonzero(1).tolist(), tuple(reconstruction.shape)

@@ -15,7 +15,7 @@ _SMALL = 1e-6  # relative: where the search for a median ends
 def geometric_median(rows: Float[Tensor, "rows width"], iterations: int = 100) -> Float[Tensor, " width"]:
     """Return the point whose distances to all rows have the smallest sum (Weiszfeld's iteration from the mean).
 
-    Example:
+    Examples:
         >>> [round(one, 3) for one in geometric_median(torch.tensor([[0.0], [1.0], [1.0], [1.0], [50.0]])).tolist()]
         [1.0]
     """

@@ -22,7 +22,7 @@ _FREQUENCIES = 32  # of the time's embedding
 def halved_sizes(shape: Shape) -> list[tuple[int, int]]:
     """Return the sizes of an image halved until its shorter side is at most 7, the image's own first.
 
-    Example:
+    Examples:
         >>> halved_sizes((1, 28, 28)), halved_sizes((3, 5, 5))
         ([(28, 28), (14, 14), (7, 7)], [(5, 5)])
     """

@@ -32,7 +32,7 @@ class Pixels:
         ArgumentError: If one of these is no tensor of finite numbers, or the deviation is not above 0 everywhere or
             does not go with the mean.
 
-    Example:
+    Examples:
         >>> Pixels(torch.full((1, 2, 2), 0.5), torch.tensor(0.1)).decode(torch.ones(1, 1, 2, 2)).unique().tolist()
         [0.6000000238418579]
     """
@@ -113,7 +113,7 @@ class Fourier:
     Raises:
         ArgumentError: If one of these is not what it must be.
 
-    Example:
+    Examples:
         >>> Fourier((1, 8, 8), bounds=(-1, 1)).decode(torch.zeros(1, 1, 8, 8)).unique().tolist()
         [0.0]
     """

@@ -142,7 +142,7 @@ def latent_quantile(latents: Float[Tensor, "some *latent"]) -> Float[np.ndarray,
     The squared length of d standard normal numbers has the χ² distribution with d degrees of freedom. Draws of the
     prior have quantiles uniform over 0 to 1; one near 1 is longer than the prior ever draws, one near 0 shorter.
 
-    Example:
+    Examples:
         >>> latent_quantile(torch.tensor([[0.0, 0.0], [30.0, 0.0]])).tolist()
         [0.0, 1.0]
     """

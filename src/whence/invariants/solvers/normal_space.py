@@ -35,7 +35,7 @@ def tangent(
 ) -> Float[Tensor, "some numbers"]:
     """Return what is left of directions along the level set: without their part in the span of the derivatives.
 
-    Example:
+    Examples:
         >>> tangent(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[3.0, 4.0]])).tolist()
         [[3.0, 0.0]]
     """

@@ -77,7 +77,7 @@ def divergence_from_standard(
 ) -> Float[Tensor, " batch"]:
     """Return the divergence of a normal distribution with independent parts from the standard one, for each example.
 
-    Example:
+    Examples:
         >>> import torch
         >>> divergence_from_standard(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2)).tolist()
         [2.5]

@@ -123,7 +123,7 @@ class GenerativeNetwork(nn.Module):
         Raises:
             ArgumentError: If a class has no example, the sides do not fit, or a number is none.
 
-        Example:
+        Examples:
             >>> from whence.provenance import class_index
             >>> network = GenerativeNetwork.convolutional(class_index([0, 1, 1]), (3, 8, 8), latent=4)
             >>> network(torch.rand(2, 3, 8, 8)).pictures.shape
