@@ -20,7 +20,7 @@ from whence.evaluation.provenance.applications import entropy_findings, membersh
 from whence.provenance import open_folder
 
 DATA, TEST = "tests.test_cli_provenance:some_digits", "tests.test_cli_provenance:other_digits"
-TRAINING = ("--test", TEST, "--epochs", 1, "--seeds", 1, "--limit", 60)
+TRAINING = ("--test", TEST, "--epochs", 1, "--seeds", 1, "--limit", 60, "--processes", 1)  # what is patched is of this
 
 
 def some_digits() -> Data:

@@ -76,6 +76,7 @@ def audit(  # noqa: PLR0913 - each is a question of its own
         ArgumentError: If an argument is outside what is listed.
         AuditError: If the run is empty, something stands at ``path``, an unfinished audit there was begun with other
             arguments, or the influences do not fit the budget and there is no ``path``.
+        UnsupportedLossError: If a label of the targets is none that the outputs are for.
         ReplayError: If the run does not replay.
         GradientError: If per-example gradients of the model cannot be formed.
     """

@@ -25,7 +25,7 @@ from whence.evaluation import (
 )
 from whence.provenance import Objective, ProvenanceNetwork, shared_levels
 
-HOW = Trainings(30, seeds=2, objective=Objective(smoothing=0.0), optimization=FAST)
+HOW = Trainings(30, seeds=2, objective=Objective(smoothing=0.0), optimization=FAST, processes=1)
 
 
 def farthest(points: np.ndarray) -> list[int]:
