@@ -28,3 +28,14 @@ def _seeds() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     yield
     torch.set_default_dtype(dtype)
+
+
+LONGEST = (
+    "test_cli.py",
+    "test_docs.py",
+)  # a page or a demonstration is one test: begun last, a worker would wait for it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that workers end together."""
+    items.sort(key=lambda one: one.path.name not in LONGEST)
