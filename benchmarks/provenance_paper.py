@@ -110,8 +110,8 @@ def write(found: dict[str, Any], results: Path) -> None:
     lines = [
         "The paper's networks at its settings, MNIST; see the script. Of its class-conditional network it says: index "
         "accuracy on training data 98.16 % (table 2), class of the retrieved example at best 86.9 % first and 98.2 % "
-        "any of five (table 5), class 99.26 % at 90 % of the data (table 1). Training in seconds of the clock, several "
-        "trainings at once on one GPU.",
+        "any of five (table 5), class 99.26 % at 90 % of the data (table 1). Training in seconds of the "
+        "clock.",
         f"Machine: {json.dumps(one['machine'], sort_keys=True)}",
         "",
         *tables(found["networks"], pixels),
