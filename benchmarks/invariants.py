@@ -390,8 +390,10 @@ def run(options: argparse.Namespace) -> None:
         found["deviations"] = deviations(one, pools[1024], options.results, options.data)
     for kind in options.objective or BUDGET:
         told = measure(one, kind, pools[POOL[kind]], options.way, options.results, options.data)
-        before = found["objectives"].get(kind, {"ways": {}})
-        found["objectives"][kind] = told | {"ways": before["ways"] | told["ways"]}
+        known = found["objectives"].get(kind, {"ways": {}})["ways"] | told["ways"]
+        found["objectives"][kind] = told | {
+            "ways": {name: known[name] for name in ways(one, BUDGET[kind]) if name in known}
+        }
         found["machine"] = machine()
         file.write_text(json.dumps(found, indent=1) + "\n")
         page(found, options.results / f"invariants-{options.data}.md", options.data)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, DataError
-from whence._files import disk_errors, write_atomically
+from whence._files import make_folder, write_atomically
 from whence._numbers import is_whole
 from whence._progress import progress
 
@@ -143,12 +143,12 @@ def kept_arrays(
         begin, ready: As `in_processes` takes them.
 
     Raises:
+        ArgumentError: If a file stands where the folder would be.
         DataError: If a file of the folder cannot be read.
         DiskError: If the disk is full or refuses to write.
     """
     if folder is not None:
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     files = [None if folder is None else folder / f"{key.rpartition(':')[2]}.npy" for key in keys]
     found = {place: _read(file) for place, file in enumerate(files) if file is not None and file.exists()}
     missing = [place for place in range(len(keys)) if place not in found]

@@ -132,6 +132,8 @@ def test_influence_of_the_first_of_few_epochs_is_not_late(studied: Study) -> Non
         ({"times": 1}, "`times` is a whole number, here at least 2; got 1"),
         ({"points": 2}, "`points` is a whole number, here at least 3; got 2"),
         ({"modes": 12, "recipe": Recipe(modes=13)}, "The recipe shifts 13 modes, and `modes` is 12"),
+        ({"quadrature": "gauss9"}, "No quadrature 'gauss9'"),
+        ({"tolerance": -0.01}, "`tolerance` is an error above 0 in the quantity's unit; got -0.01"),
     ],
 )
 def test_a_plan_that_would_fail_after_the_audit_is_refused_at_once(given: dict[str, Any], words: str) -> None:
@@ -172,6 +174,14 @@ def test_a_run_is_studied_into_a_folder_whose_audit_serves_the_next_study(run: R
     assert again.audit.completeness.mean_error == made["audit_mean_error"]
     with pytest.raises(AuditError, match="of other inputs than this study's"):
         study(run, digits("test", 60), plan=replace(PLAN, seed=1), path=tmp_path / "out" / "audit.zarr")
+    with pytest.raises(AuditError, match="or by another quadrature or tolerance"):
+        study(run, digits("test", 60), plan=replace(PLAN, quadrature="gauss2"), path=tmp_path / "out" / "audit.zarr")
+
+
+def test_a_study_audits_by_the_quadrature_that_is_asked(run: Run, studied: Study) -> None:
+    finer = study(run, digits("test", 60), plan=replace(PLAN, quadrature="gauss3"))
+    assert finer.audit.data.attrs["quadrature"] == "gauss3"
+    assert finer.audit.completeness.mean_error < studied.audit.completeness.mean_error
 
 
 def test_the_page_says_what_came_out_and_each_claim(run: Run, studied: Study, tmp_path: Path) -> None:

@@ -120,7 +120,11 @@ def test_the_extra_holds_what_kronfluence_uses_but_not_kronfluence() -> None:
         (EKFAC(-1.0), r"`damping` is at least 0, or None for kronfluence's heuristic; got -1\.0"),
         (EKFAC(fisher="false"), r"`fisher` is 'true' or 'empirical'; got 'false'"),
         (TRAK(0), r"`dimensions` is a whole number, at least 1; got 0"),
-        (TRAK(8, regularization=-1.0), r"`regularization` is at least 0; got -1\.0"),
+        (EKFAC(float("nan")), r"`damping` is at least 0, or None .*; got nan"),
+        (EKFAC(seed=-1), r"`seed` is a whole number, at least 0; got -1"),
+        (TRAK(8, regularization=-1.0), r"`regularization` is a number, at least 0; got -1\.0"),
+        (TRAK(8, regularization=float("inf")), r"`regularization` is a number, at least 0; got inf"),
+        (TRAK(8, seed=-1), r"`seed` is a whole number, at least 0; got -1"),
         (TRAK(40), r"40 dimensions for 40 training examples: the regression has no one solution"),
     ],
 )

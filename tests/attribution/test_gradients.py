@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from whence._errors import ArgumentError, LabelError
 from whence.attribution import (
     GradCos,
     GradDot,
+    NearestNeighbours,
     PathSimilarity,
+    Random,
     Relative,
     TracIn,
     as_trained,
@@ -360,6 +363,20 @@ def test_a_name_or_class_in_place_of_a_method_is_refused(given: object) -> None:
         ArgumentError, match=r"`attributor` is a method with its settings, such as GradDot\(\); got (GradDot|str)"
     ):
         check_method(given)
+
+
+def test_a_budget_that_is_none_is_refused_by_fit_and_by_self_influence_too() -> None:
+    trained = as_trained(network("linear"), data("linear", 5), loss=F.cross_entropy)
+    for call in (GradDot().fit, NearestNeighbours().fit, partial(self_influence, GradDot())):
+        with pytest.raises(ArgumentError, match=r"`memory_budget` is a whole number of bytes, at least 1; got 0"):
+            call(trained, memory_budget=0)
+
+
+def test_scores_below_a_file_are_refused_before_they_are_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    given: dict[str, Any] = {"train_data": data("linear", 5), "loss": F.cross_entropy}
+    with pytest.raises(ArgumentError, match=r"file cannot be a folder: a file stands there\. Choose another path"):
+        attribute(Random(-1), network("linear"), data("linear", 3), path=tmp_path / "file" / "scores", **given)
 
 
 def test_scores_come_back_from_disk_with_their_unit_and_sign(tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def test_chance_depends_on_the_seed_and_has_mean_zero_and_variance_one() -> None
     assert abs(found[0].var() - 1) < 5 * (2 / 14000) ** 0.5
 
 
+def test_chance_takes_any_whole_seed_from_0_on_and_refuses_others() -> None:
+    first, other = (scores(Random(seed), "perceptron") for seed in (2**60, 2**60 + 1))
+    assert not np.array_equal(first, other)
+    with pytest.raises(ArgumentError, match=r"`seed` is a whole number, at least 0; got -1"):
+        scores(Random(-1), "perceptron")
+
+
 def test_relative_scores_are_divided_by_the_examples_own_norm() -> None:
     model = network("perceptron")
     left, right = (one_by_one(model, data("perceptron", *one)) for one in ((7, 1), (11, 0)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import whence
 from tests.attribution.networks import data, network
@@ -69,6 +70,27 @@ def test_the_nearest_are_the_ends_of_all_scores_the_first_of_equals_first(metric
     assert near["train"].sel(target=0).values[:2].tolist() == [3, 20]
     assert near.attrs["unit"].startswith("minus distance")
     assert fitted.nearest(targets, [0], 99).sizes == {"target": 1, "rank": 30}
+
+
+@pytest.mark.parametrize("method", [NearestNeighbours(), RepresentationCos()])
+def test_targets_of_another_shape_are_refused_in_words(method: Any) -> None:
+    trained = as_trained(network("perceptron"), data("perceptron", 5), loss=F.cross_entropy)
+    fitted, (x, y) = method.fit(trained), data("perceptron", 3)
+    narrow = whence.as_examples((x[:, :4], y))
+    words = r"target's inputs, of shape \(1, 4\), cannot be compared .* Give targets of the shape and type of"
+    with pytest.raises(ArgumentError, match=words):
+        fitted.scores(narrow, [0])
+    with pytest.raises(ArgumentError, match=words):
+        fitted.nearest(narrow, [0], 2)
+    with pytest.raises(ArgumentError, match=r"at least one"):
+        fitted.nearest(trained.examples, [], 2)
+
+
+def test_neighbours_of_inputs_need_no_parameters() -> None:
+    x, y = data("perceptron", 5)
+    given: dict[str, Any] = {"train_data": (x, y), "loss": lambda outputs, _: outputs.sum(1)}
+    found = attribute(NearestNeighbours(), nn.Identity(), (x[:2], y[:2]), **given)
+    assert found.argmax("train").values.tolist() == [0, 1]
 
 
 def test_what_is_no_metric_and_no_number_is_refused() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from whence._errors import ArgumentError, LabelError, ShapeError
-from whence.attribution import harmful, helpful, label
+from whence.attribution import harmful, helpful, label, save_scores
+from whence.attribution.scores import check_scores
+from whence.audit.storage import check_array
 
 
 def scores(helps: int = 1) -> xr.DataArray:
@@ -46,3 +50,23 @@ def test_scores_that_lost_their_sign_are_refused() -> None:
 def test_one_id_a_row_and_column_is_needed() -> None:
     with pytest.raises(ShapeError, match=r"Scores need shape \(1, 4\), one row a target; got \(2, 4\)"):
         label(np.zeros((2, 4)), [1], range(4), attributor="mine", unit="points", helps=1)
+
+
+@pytest.mark.parametrize("given", [None, np.zeros((2, 4)), "scores.zarr"])
+def test_what_are_no_labelled_scores_is_refused_in_words(given: object) -> None:
+    name = type(given).__name__
+    with pytest.raises(ArgumentError, match=rf"no scores of an attributor: .* got {name}\. Take them from"):
+        check_scores(given)
+    with pytest.raises(ArgumentError, match=rf"A labelled array \(xarray.DataArray\) can be kept; got {name}"):
+        check_array(given)
+
+
+def test_a_sign_is_one_or_minus_one() -> None:
+    with pytest.raises(ArgumentError, match=r"`helps` is the sign of a score that helps, 1 or -1; got 0"):
+        label(np.zeros((1, 4)), [1], range(4), attributor="mine", unit="points", helps=0)
+
+
+def test_scores_below_a_file_are_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArgumentError, match=r"file cannot be a folder: a file stands there\. Choose another path"):
+        save_scores(scores(), tmp_path / "file" / "kept")

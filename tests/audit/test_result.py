@@ -128,9 +128,10 @@ def test_audit_by_label_says_that_it_has_no_single_examples(run: whence.Run) -> 
         ({"ids": [True]}, r"`ids` are whole numbers; got \[True\]"),
         ({"quantity": "logit", "classes": [1, 1]}, r"`classes` must name some .*, each once; got \[1, 1\]"),
         ({"tolerance": 0.0}, r"`tolerance` is an error above 0 .* got 0\.0"),
+        ({"tolerance": float("nan")}, r"`tolerance` is an error above 0 .* got nan"),
         ({"precision": "bfloat16"}, r"No precision 'bfloat16'"),
         ({"ids": [0, 12]}, r"`ids` must name some of the 12 targets \(0\.\.11\), each once; got \[0, 12\]"),
-        ({"memory_budget": 0}, r"`memory_budget` is a number of bytes; got 0"),
+        ({"memory_budget": 0}, r"`memory_budget` is a whole number of bytes, at least 1; got 0"),
     ],
     ids=str,
 )

@@ -352,7 +352,7 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "ids": ({"ids": [6]}, r"`ids` must name some of the 6 targets"),
     "smoothness": ({"smoothness": -1}, "`smoothness` is a number of random sets, 0 for none; got -1"),
     "smoothing": ({"smoothing": -0.1}, "`smoothing` is a share of the divisors, 0 or more; got -0.1"),
-    "budget": ({"memory_budget": 0}, "`memory_budget` is a number of bytes; got 0"),
+    "budget": ({"memory_budget": 0}, "`memory_budget` is a whole number of bytes, at least 1; got 0"),
     "no gradient": (
         {"quantity": lambda outputs, labels: (outputs.argmax(1) == labels).double()},
         "does not depend on trained parameters in a way that can be differentiated",

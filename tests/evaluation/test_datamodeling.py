@@ -15,7 +15,7 @@ from torch import nn
 import whence
 from tests.audit.training import blobs
 from tests.counterfactual.test_derivative import OPTIMIZERS, run_of
-from whence._errors import ArgumentError, AuditError, DataError, ShapeError
+from whence._errors import ArgumentError, AuditError, DataError, LabelError, ShapeError
 from whence._statistics import Interval
 from whence.attribution import Attributor, GradDot, Random, attribute, label
 from whence.evaluation import (
@@ -179,11 +179,19 @@ def test_a_truth_is_saved_and_opened(additive: tuple[np.ndarray, Truth], tmp_pat
         load_truth(tmp_path)
 
 
+def test_a_row_or_column_that_a_table_has_not_is_named_with_those_it_has(additive: tuple[np.ndarray, Truth]) -> None:
+    effect, truth = additive
+    table = linear_datamodeling_score(truth, labelled(effect))
+    with pytest.raises(LabelError, match=r"No measure 'points' in the table; there are 'score'"):
+        table.value(table.data["method"].values[0], "points")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"share": 1.5}, r"`share` must be a share between 0 and 1; got 1.5"),
         ({"sets": 0}, r"`sets` must be a whole number, at least 1; got 0"),
+        ({"seed": -1}, r"`seed` is a whole number, at least 0; got -1"),
         ({"count": 1}, r"`count` must be a whole number, at least 2; got 1"),
     ],
 )

@@ -81,3 +81,11 @@ def test_all_pixels_kept_differ_by_exactly_0_and_results_are_kept(tmp_path: Path
 def test_bad_maps_are_named(maps: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         diffroar(train, digits("train", 4), digits("test", 4), maps)
+
+
+def test_percentages_and_images_that_are_none_are_named() -> None:
+    data = digits("train", 4), digits("test", 4)
+    with pytest.raises(ArgumentError, match=r"`keep` are shares of the pixels, at least one.*got \[\]"):
+        diffroar(train, *data, {"a": (np.ones((4, 8, 8)), np.ones((4, 8, 8)))}, keep=[])
+    with pytest.raises(ShapeError, match=r"Images of shape .* are needed; these are \(0, 1, 8, 8\)"):
+        block_digits(torch.ones(0, 1, 8, 8), torch.ones(0, dtype=torch.long))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -154,7 +156,14 @@ def test_blobs_hang_together_and_pixels_do_not() -> None:
         ({"maps": MAPS[:2]}, ShapeError, r"Maps need shape \(6, 6, 6\).*got \(2, 6, 6\)"),
         ({"maps": MAPS * np.nan}, ArgumentError, r"must be finite numbers; some are nan"),
         ({"maps": {"random blobs": MAPS}}, ArgumentError, r"'random blobs' is the name of a control"),
-        ({"keep": [120]}, ArgumentError, r"must be 0 to 100 percent; got 120"),
+        ({"keep": [120]}, ArgumentError, r"`keep` are shares of the pixels.*0 to 100 percent; got \[120\]"),
+        ({"keep": []}, ArgumentError, r"`keep` are shares of the pixels, at least one.*got \[\]"),
+        ({"keep": [float("nan")]}, ArgumentError, r"`keep` are shares of the pixels.*got \[nan\]"),
+        (
+            {"intervention": Intervention(fill=torch.zeros(5, 5))},
+            ShapeError,
+            r"`fill` is a tensor that can be broadcast to an image, .*; got \(5, 5\)",
+        ),
         (
             {"images": (torch.ones(8, 3), torch.ones(8))},
             ShapeError,
@@ -166,3 +175,16 @@ def test_bad_arguments_are_named(change: dict[str, object], error: type[Exceptio
     given = {"targets": TARGETS, "pairs": PAIRS, "maps": MAPS, **change}
     with pytest.raises(error, match=words):
         insertion(network(), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rate": float("nan")}, r"`rate` of a step is a number above 0; got nan"),
+        ({"length": 0.0}, r"`length` of a step is a number above 0; got 0\.0"),
+        ({"seed": -1}, r"`seed` is a whole number, at least 0; got -1"),
+    ],
+)
+def test_steps_that_are_none_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        Intervention(**settings)

@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from whence._errors import ArgumentError, ShapeError
 from whence.evaluation import add_label_noise, label_noise
+from whence.evaluation.inputs import check_classes
 
 LABELS = torch.arange(200) % 10
 
@@ -64,6 +65,7 @@ def test_ties_are_counted_as_scikit_learn_counts_them() -> None:
             r"'score' needs one number for each of 2 examples; got \(3,\)",
         ),
         (np.array([1, np.nan]), np.array([True, False]), ArgumentError, r"must be finite numbers; 1 are not"),
+        (np.ones(3), np.array([2, 0, 1]), ArgumentError, r"got shape \(3,\) of int64, not bool"),
         (np.ones(2), np.array([True, True]), ArgumentError, r"some of either kind; got shape \(2,\) with 2 wrong"),
     ],
 )
@@ -75,5 +77,10 @@ def test_bad_scores_are_named(values: np.ndarray, changed: np.ndarray, error: ty
 def test_bad_noise_is_named() -> None:
     with pytest.raises(ArgumentError, match=r"`share` must be a share between 0 and 1; got 0"):
         add_label_noise(LABELS, 0, classes=10)
+    with pytest.raises(ArgumentError, match=r"`seed` is a whole number, at least 0; got -1"):
+        add_label_noise(LABELS, 0.1, classes=10, seed=-1)
+    for given in (LABELS[:0], LABELS.double(), LABELS - 1, LABELS.numpy()):
+        with pytest.raises(ArgumentError, match=r"Classes are a tensor of whole numbers from 0, one an example; got"):
+            check_classes(given)
     with pytest.raises(ArgumentError, match=r"Labels must be 0 to 4, as `classes` is 5"):
         add_label_noise(LABELS, 0.1, classes=5)

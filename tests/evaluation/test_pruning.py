@@ -26,6 +26,8 @@ from whence.evaluation import (
     upweighted,
     whole_clusters,
 )
+from whence.evaluation.inputs import as_help
+from whence.evaluation.pruning import checked_shares
 
 VALUES = np.array([[3.0, -9.0, 1.0, -1.0], [1.0, 8.0, 1.0, -4.0]])  # sums 4 -1 2 -5, absolute 4 17 2 5
 BLOCKS = np.kron(np.eye(2), np.full((3, 3), 0.8))[:5, :5] + 0.2 * np.eye(5)  # {0, 1, 2} and {3, 4}
@@ -155,6 +157,8 @@ def test_nothing_removed_is_trained_once_for_all_strategies_and_what_is_kept_not
     ("change", "words"),
     [
         ({"shares": [1.0]}, r"`shares` must be shares of the data to remove, 0 up to but not 1; got \[1.0\]"),
+        ({"shares": []}, r"`shares` must be shares of the data to remove.*got \[\]"),
+        ({"shares": [float("nan")]}, r"`shares` must be shares of the data to remove.*got \[nan\]"),
         ({"test": (TEST[0], TEST[0])}, r"The test labels are not one whole number per example"),
         ({"seeds": 0}, r"`seeds` must be a whole number, at least 1; got 0"),
         ({"strategies": {"a": np.array([0, 0])}}, r"The order 'a' must name each id from 0 to 1 once"),
@@ -183,3 +187,20 @@ def test_bad_similarities_are_named() -> None:
         whole_clusters(BLOCKS, 9)
     with pytest.raises(ShapeError, match=r"one for each of 3 training examples; got shape \(2,\)"):
         class_balanced(np.arange(3), [0, 1])
+
+
+@pytest.mark.parametrize("given", [0.5, None, "0.5", ["a"]])
+def test_shares_that_are_no_numbers_are_named(given: object) -> None:
+    with pytest.raises(ArgumentError, match=r"`shares` must be shares of the data to remove, 0 up to but not 1; got"):
+        checked_shares(given)
+
+
+def test_a_file_in_place_of_the_folder_of_results_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArgumentError, match=r"file cannot be a folder: a file stands there\. Choose another path"):
+        pruning(lambda ids, seed: Share(1), {"a": np.arange(4)}, TEST, shares=[0.0], path=tmp_path / "file")
+
+
+def test_what_are_no_scores_is_named() -> None:
+    with pytest.raises(ArgumentError, match=r"Scores are a labelled array \(xarray.DataArray\).*; got ndarray\. Take"):
+        as_help(VALUES)

@@ -122,8 +122,15 @@ def test_copies_that_do_not_share_evenly_are_seen() -> None:
             r"one of each of 9 maps 'mine'; .* \(1,\)",
         ),
         (lambda one: model_randomisation(one, one[:2]), ShapeError, r"shape \(9, 60\), and \(2, 60\) with random"),
-        (lambda one: duplicates(one, [[3]]), ArgumentError, r"groups of at least two training ids each; got \[3\]"),
-        (lambda one: duplicates(one, [[3, 99]]), ArgumentError, r"at least two training ids each; got \[3, 99\]"),
+        (lambda one: duplicates(one, [[3]]), ArgumentError, r"at least two training ids each, no id twice; got \[3\]"),
+        (lambda one: duplicates(one, [[3, 3]]), ArgumentError, r"training ids each, no id twice; got \[3, 3\]"),
+        (lambda one: model_randomisation(one, one * np.nan), ArgumentError, r"'mine' must be finite numbers"),
+        (
+            lambda one: model_randomisation(one, one.assign_coords(train=range(1, 61))),
+            ShapeError,
+            r"'mine' is of other ids with random weights",
+        ),
+        (lambda one: duplicates(one, [[3, 99]]), ArgumentError, r"training ids each, no id twice; got \[3, 99\]"),
         (lambda one: duplicates(one, []), ArgumentError, r"groups of at least two training ids each; there is none"),
         (
             lambda one: duplicates(one, [[1, 2]], alone=one[:, :40]),

@@ -148,6 +148,14 @@ def test_the_papers_fractions_are_17() -> None:
             ArgumentError,
             r"`fractions` must be .* got \[2.0\]",
         ),
+        (PATCH, {"sizes": ShortcutSizes(percent=0)}, ArgumentError, r"`percent` is a share of the pixels.*got 0"),
+        (PATCH, {"sizes": ShortcutSizes(seed=-1)}, ArgumentError, r"`seed` is a whole number, at least 0; got -1"),
+        (
+            square_patch(6, 6, 2, [3.0, 1.0], on=0, probe=1),
+            {},
+            ShapeError,
+            r"colour has 2 numbers, and the images 1 channels",
+        ),
         (PATCH, {"maps": {CONTROL: on_patch}}, ArgumentError, r"is the name of the control"),
     ],
 )

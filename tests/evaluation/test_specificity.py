@@ -10,6 +10,7 @@ import whence
 from whence._errors import ArgumentError, ShapeError
 from whence.datasets import load_digits
 from whence.evaluation import specificity, two_digits
+from whence.evaluation.inputs import check_classes, check_pictures
 
 INSIDE = np.broadcast_to(np.arange(8) < 4, (3, 8)).copy()
 NOISE = np.random.default_rng(0).normal(size=(10, 3, 8))
@@ -65,5 +66,9 @@ def test_bad_maps_are_named(one: object, other: object, error: type[Exception], 
 
 
 def test_too_few_images_are_named() -> None:
+    with pytest.raises(ShapeError, match=r"Images of shape .* are needed; these are \(4, 2\)"):
+        check_pictures(torch.ones(4, 2))
+    with pytest.raises(ArgumentError, match=r"whole numbers from 0, one an example, 4 of them; got torch.int64"):
+        check_classes(torch.tensor([0, 0, 1]), 4)
     with pytest.raises(ArgumentError, match=r"at least two classes with at least two images each"):
         two_digits(torch.ones(3, 1, 2, 2), torch.tensor([0, 0, 1]), 2)

@@ -55,6 +55,15 @@ def small(data: Data, **options: Any) -> GenerativeNetwork:
     return GenerativeNetwork.fully_connected(class_index(data[1]), shape, latent=16, widths=(64, 32), **options)
 
 
+def test_a_frozen_encoder_stays_in_evaluation_mode() -> None:
+    network = GenerativeNetwork.convolutional(class_index([0, 1, 1]), (1, 8, 8), latent=4)
+    network.encoder.requires_grad_(False)
+    network.train()
+    assert not any(part.training for part in network.encoder.modules())
+    assert all(part.training for part in network.decoder.modules())
+    assert not any(part.training for part in network.eval().modules())
+
+
 @pytest.fixture(scope="module")
 def learned() -> tuple[GenerativeNetwork, Data, xr.DataArray]:
     """Sixty digits learned by heart: with little weight on the divergence, as their 64 pixels weigh little, too."""

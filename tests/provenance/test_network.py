@@ -1,6 +1,7 @@
 """Provenance networks: retrieval, training, resume, storage, and what is refused."""
 
 import copy
+import inspect
 import json
 from functools import partial
 from pathlib import Path
@@ -341,6 +342,33 @@ def test_what_is_not_frozen_trains_as_torch_has_it() -> None:
     train(network, DATA, 1, optimization=QUICK)
     same = {name for name, one in weights(backbone).items() if torch.equal(one, before[name])}
     assert same == {name for name in before if name.startswith("1.")}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"backbone": nn.Linear(5, 3)}, r"A _?\w+ does not take a batch of shape \(2, 6\): .*The backbone takes"),
+        ({"branches": lambda: Branches(width=0)}, "`width` is a whole number, at least 1; got 0"),
+    ],
+    ids=["backbone", "width"],
+)
+def test_what_makes_no_network_is_refused_in_words(given: dict[str, Any], words: str) -> None:
+    backbone = given.pop("backbone", nn.Linear(6, 3)).double()
+    with pytest.raises(ArgumentError, match=words):
+        ProvenanceNetwork(backbone, DATA, **{name: one() if name == "branches" else one for name, one in given.items()})
+
+
+def test_a_head_by_name_is_refused_in_words() -> None:
+    make = inspect.unwrap(ProvenanceNetwork.__init__)  # without the type check of the tests
+    with pytest.raises(ArgumentError, match=r"`head` makes the index head .*, such as CosineHead or MemoryBank; got"):
+        make(ProvenanceNetwork.__new__(ProvenanceNetwork), nn.Linear(6, 3), DATA, head="cosine")
+
+
+def test_an_answer_that_is_no_number_names_its_input() -> None:
+    inputs = DATA[0][:4].clone()
+    inputs[2, 0] = float("nan")
+    with pytest.raises(DataError, match=r"says of input 2 is no number \(nan\)\. Look for numbers that are not finite"):
+        retrieve(made(), inputs, 2)
 
 
 def test_networks_that_do_not_fit_together_are_refused() -> None:

@@ -36,6 +36,7 @@ from whence.regions.control import as_ids
 from whence.regions.maps import check_engine, check_settings
 from whence.regions.pairs import as_pairs
 from whence.regions.recipe import check_parts
+from whence.regions.sheets import check_maps
 
 OPTIONS: Any = {"train_data": data(6), "loss": F.cross_entropy}
 
@@ -101,6 +102,8 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
         (lambda: Recipe(GradDot(projection=8)), r"needs exact gradients: leave `projection` of its score out"),
         (lambda: Recipe(GradDot(), smooth=-1), r"`smooth` is how many noisy copies to average, at least 0; got -1"),
         (lambda: Recipe(GradDot(), noise=0.0), r"`noise` is a share of the inputs' range, above 0; got 0\.0"),
+        (lambda: Recipe(GradDot(), noise=float("nan")), r"`noise` is a share of the inputs' range, above 0; got nan"),
+        (lambda: Recipe(GradDot(), smooth=1, seed=-1), r"`seed` is a whole number, at least 0; got -1"),
         (lambda: Integrated(start=1.0), r"`start` is a place on the way to the input, 0 up to but not 1; got 1.0"),
         (lambda: Integrated(0), r"`steps` is a whole number of points on the path, at least 1; got 0"),
         (lambda: Difference(step=-1.0), r"`step` is a length relative to the parameters', above 0; got -1\.0"),
@@ -198,6 +201,13 @@ def test_a_training_example_with_entries_that_are_not_finite_is_named() -> None:
         region_map(model, target, [(0, 0)], train_data=train, loss=F.cross_entropy)
 
 
+def test_a_target_with_entries_that_are_not_finite_is_named() -> None:
+    x, y = data(3, 1)
+    x[2] = torch.nan
+    with pytest.raises(ArgumentError, match=r"The score of target 2 and training example 4 is nan.*Look at the target"):
+        region_map(network("smooth"), (x, y), [(0, 1), (2, 4)], **OPTIONS)
+
+
 def test_outputs_that_do_not_fit_the_quantity_are_refused() -> None:
     model, pair = nn.Linear(2, 1), (torch.eye(2), torch.ones(2, 1))
     with pytest.raises(ArgumentError, match=r"The logit or probability of a target's own label needs one class number"):
@@ -229,14 +239,23 @@ def test_layers_without_planes_are_refused(layer: str, error: type[WhenceError],
 
 
 def test_scores_that_are_none_are_refused() -> None:
-    with pytest.raises(
-        ArgumentError, match=r"`scores` are those of whence\.attribution\.attribute.*got dims \('a', 'b'\)"
-    ):
+    with pytest.raises(ArgumentError, match=r"no scores of an attributor.*got dims \('a', 'b'\) and None"):
         top_pairs(xr.DataArray(np.zeros((1, 2)), dims=("a", "b")))
     with pytest.raises(ArgumentError, match=r"`count` is 1 to 2, the scored examples; got 3"):
         top_pairs(
             xr.DataArray(np.zeros((1, 2)), {"target": [0], "train": [0, 1]}, ("target", "train"), attrs={"helps": 1}), 3
         )
+
+
+def test_a_control_without_a_training_example_and_what_are_no_maps_are_refused() -> None:
+    maps = xr.DataArray(np.zeros((2, 4, 4)), {"train": ("pair", [3, 5])}, ("pair", "height", "width"))
+    control = xr.DataArray(np.zeros((1, 4, 4)), {"train": [3]}, ("train", "height", "width"))
+    with pytest.raises(LabelError, match=r"The control has no training example 5\. Make it of every one in the maps"):
+        check_maps(maps, control)
+    with pytest.raises(ArgumentError, match=r"`maps` are those of whence\.regions\.region_map.*got dims \('train'"):
+        check_maps(control, maps)
+    with pytest.raises(ArgumentError, match=r"`control` are those of whence\.regions\.own_saliency.*got NoneType"):
+        check_maps(maps, None)
 
 
 def test_pictures_that_do_not_fit_are_refused() -> None:
@@ -249,8 +268,10 @@ def test_pictures_that_do_not_fit_are_refused() -> None:
         overlay(np.zeros((4, 4)), np.zeros((4, 4)))
     with pytest.raises(ArgumentError, match=r"No picture to put side by side"):
         side_by_side({})
-    with pytest.raises(ArgumentError, match=r"`size` is a number of pixels, at least 1; got 0"):
+    with pytest.raises(ArgumentError, match=r"`size` is a whole number of pixels, at least 1; got 0"):
         side_by_side({"a": black}, size=0)
+    with pytest.raises(ArgumentError, match=r"A picture is .* got uint8 of shape \(0, 4\)"):
+        side_by_side({"a": black[:0]})
 
 
 def test_a_missing_captum_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from whence.adversarial.influences import influence_agreement, influence_over_ti
 from whence.adversarial.outcomes import agreement, loss_over_time, outcomes
 from whence.adversarial.regime import kernel_regime
 from whence.audit import Audit, audit, load_audit
+from whence.audit.quadrature import check_tolerance, rule
 from whence.datasets import as_examples
 from whence.kernel import Modes, modes
 from whence.kernel.moments import ends_of_epochs
@@ -56,6 +57,7 @@ class Plan:
         times: At how many states the modes are followed, at least 2.
         points: Inputs on the path from a clean input to its adversarial twin, at least 3: one lies between the ends.
         recipe: The cure.
+        quadrature, tolerance: Of the audit, as in `whence.audit`: a network of large steps needs more than the default.
         seed: Of every draw.
     """
 
@@ -69,6 +71,8 @@ class Plan:
     times: int = 11
     points: int = 11
     recipe: Recipe = SMALLEST
+    quadrature: str = "trapezoid"
+    tolerance: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +88,8 @@ class Plan:
                 raise ArgumentError(f"A study's `{name}` is a whole number, here at least {smallest}; got {given!r}.")
         if self.recipe.aim != "loss" and self.recipe.modes > self.modes:
             raise ArgumentError(f"The recipe shifts {self.recipe.modes} modes, and `modes` is {self.modes}.")
+        rule(self.quadrature)
+        check_tolerance(self.tolerance)
 
 
 @final
@@ -222,14 +228,27 @@ def _audited(run: Run, three: Groups, plan: Plan, path: str | Path | None, budge
     targets = as_examples(_targets(three, plan))
     if path is not None and Path(path).exists():
         known = load_audit(path)
-        wanted = {"run_identity": run.identity, "targets_fingerprint": targets.fingerprint}
+        wanted = {
+            "run_identity": run.identity,
+            "targets_fingerprint": targets.fingerprint,
+            "quadrature": plan.quadrature,
+            "tolerance": plan.tolerance,
+        }
         if any(known.data.attrs.get(name) != value for name, value in wanted.items()):
             raise AuditError(
-                f"The audit at {path} is of another run, or of other inputs than this study's. Choose another path, or "
-                "remove it first."
+                f"The audit at {path} is of another run, of other inputs than this study's, or by another quadrature "
+                "or tolerance. Choose another path, or remove it first."
             )
         return known
-    return audit(run, targets, by=("layer", "epoch"), path=path, memory_budget=budget)
+    return audit(
+        run,
+        targets,
+        by=("layer", "epoch"),
+        quadrature=plan.quadrature,
+        tolerance=plan.tolerance,
+        path=path,
+        memory_budget=budget,
+    )
 
 
 def _targets(three: Groups, plan: Plan) -> tuple[Tensor, Tensor]:

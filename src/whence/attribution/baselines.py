@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from whence._errors import ArgumentError
+from whence._numbers import check_seed
 from whence.attribution.scores import label
 from whence.audit.chunks import labels_of
 from whence.datasets import Examples
@@ -28,7 +29,12 @@ class Random:
     seed: int = 0
 
     def fit(self, trained: Trained, *, memory_budget: int = 2**29) -> FittedRandom:  # noqa: ARG002 - nothing is held
-        """Count the training examples; see `Attributor.fit`."""
+        """Count the training examples; see `Attributor.fit`.
+
+        Raises:
+            ArgumentError: If the seed is not a whole number, at least 0.
+        """
+        check_seed(self.seed)
         return FittedRandom(self.seed, len(trained.examples))
 
 
@@ -46,7 +52,7 @@ class FittedRandom:
         return label(torch.stack(rows), ids, range(self.train), attributor="random", unit="nothing", helps=1)
 
     def _generator(self, target: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 2**31 + target)
+        return torch.Generator().manual_seed((self.seed * 2**31 + target) % 2**63)
 
 
 @final

@@ -44,7 +44,7 @@ def drawn_labels(loss: TrainingLoss, outputs: Any, ids: Sequence[int], seed: int
         seed: Of the draws.
     """
     logits: Tensor = getattr(outputs, "logits", outputs).detach()
-    own = [torch.Generator().manual_seed(seed * 2**31 + one) for one in ids]
+    own = [torch.Generator().manual_seed((seed * 2**31 + one) % 2**63) for one in ids]
     if _is(loss, _SQUARED):
         noise = torch.stack([torch.randn(logits.shape[1:], generator=one) for one in own]).to(logits)
         return torch.add(logits, noise, alpha=0.5**0.5)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, GradientError
 from whence._extras import require
+from whence._numbers import check_seed, is_number
 from whence._progress import Advance, progress
 from whence.attribution.drawn import FISHERS, can_be_drawn, drawn_labels
 from whence.attribution.scores import label
@@ -71,8 +72,9 @@ class EKFAC:
             MissingExtraError: If kronfluence is not installed.
             GradientError: If kronfluence cannot work with the model.
         """
-        if self.damping is not None and not self.damping >= 0:
-            raise ArgumentError(f"`damping` is at least 0, or None for kronfluence's heuristic; got {self.damping}.")
+        if self.damping is not None and (not is_number(self.damping) or self.damping < 0):
+            raise ArgumentError(f"`damping` is at least 0, or None for kronfluence's heuristic; got {self.damping!r}.")
+        check_seed(self.seed)
         if self.fisher not in FISHERS:
             raise ArgumentError(f"`fisher` is {' or '.join(map(repr, FISHERS))}; got {self.fisher!r}.")
         modules, left_out = _split(trained, self.layers)

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from whence._numbers import even_parts
+from whence._numbers import check_budget, even_parts
 from whence._progress import Advance, progress
 from whence.attribution.scores import label
 from whence.audit.products import fast_products
@@ -59,6 +59,7 @@ class FittedGradients:
     """
 
     def __init__(self, trained: Trained, comparison: Comparison, moments: Sequence[Moment], memory_budget: int) -> None:
+        check_budget(memory_budget)
         self._trained, self._what, self._moments, self._budget = trained, comparison, tuple(moments), memory_budget
         self._train = Features(
             trained,

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
-from whence._numbers import is_whole
+from whence._files import make_folder
+from whence._numbers import check_budget
 from whence.attribution.scores import save_scores
 from whence.audit.chunks import chosen_ids
 from whence.audit.storage import refuse_existing
@@ -94,7 +95,8 @@ def attribute(
         belongs to examples that helped.
 
     Raises:
-        ArgumentError: If an argument is outside what is listed, or the method needs a run and there is none.
+        ArgumentError: If an argument is outside what is listed, the method needs a run and there is none, or a file
+            stands where the folder of ``path`` would be.
         AuditError: If something stands at ``path``.
         DiskError: If the disk is full or refuses to write.
 
@@ -108,10 +110,10 @@ def attribute(
         [[4.0, 0.0], [0.0, 16.0]]
     """
     check_method(attributor)
-    if not is_whole(memory_budget) or memory_budget < 1:
-        raise ArgumentError(f"`memory_budget` is a whole number of bytes, at least 1; got {memory_budget!r}.")
+    check_budget(memory_budget)
     if path is not None:
         refuse_existing(Path(path))
+        make_folder(Path(path).parent)
     trained = as_trained(source, train_data, loss=loss)
     examples = as_examples(targets)
     chosen: list[int] = chosen_ids(ids, len(examples)).tolist()

@@ -41,8 +41,11 @@ def label(
         extra: More that the result should say of itself.
 
     Raises:
+        ArgumentError: If ``helps`` is neither 1 nor -1.
         ShapeError: If there is not one id per row and column.
     """
+    if helps not in {1, -1}:
+        raise ArgumentError(f"`helps` is the sign of a score that helps, 1 or -1; got {helps!r}.")
     found = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     expected = (len(targets), len(train))
     if found.shape != expected:
@@ -64,6 +67,7 @@ def save_scores(scores: xr.DataArray, path: str | Path) -> None:
     """Write scores as a Zarr group at ``path``, whole or not at all.
 
     Raises:
+        ArgumentError: If these are no scores, or a file stands where the folder of ``path`` would be.
         AuditError: If something stands at ``path`` already.
         DiskError: If the disk is full or refuses to write.
     """
@@ -89,7 +93,7 @@ def helpful(scores: xr.DataArray, target: Any, k: int = 25) -> xr.DataArray:
 
     Raises:
         LabelError: If there is no such target.
-        ArgumentError: If ``k`` is not positive, or the scores do not say which sign helps.
+        ArgumentError: If ``k`` is not positive, or these are no scores that say which sign helps.
 
     Examples:
         >>> scores = label(np.array([[3.0, -1.0, 2.0]]), [7], [0, 1, 2], attributor="mine", unit="points", helps=1)
@@ -109,17 +113,29 @@ def harmful(scores: xr.DataArray, target: Any, k: int = 25) -> xr.DataArray:
 
     Raises:
         LabelError: If there is no such target.
-        ArgumentError: If ``k`` is not positive, or the scores do not say which sign helps.
+        ArgumentError: If ``k`` is not positive, or these are no scores that say which sign helps.
     """
     return _ranked(scores, target, k, -1)
 
 
+def check_scores(scores: Any) -> None:
+    """Refuse what are no scores, or scores that do not say which sign helps.
+
+    Raises:
+        ArgumentError: If they are none.
+    """
+    labelled = isinstance(scores, xr.DataArray)
+    if labelled and scores.dims == ("target", "train") and scores.attrs.get("helps") in {1, -1}:
+        return
+    given = f"dims {scores.dims} and {scores.attrs.get('helps')!r}" if labelled else type(scores).__name__
+    raise ArgumentError(
+        "These are no scores of an attributor: they need the dims ('target', 'train') and attrs['helps'], the sign "
+        f"of a help, 1 or -1; got {given}. Take them from whence.attribution.attribute, or label them with "
+        "whence.attribution.label, and keep attributes in arithmetic (xarray.set_options(keep_attrs=True))."
+    )
+
+
 def _ranked(scores: xr.DataArray, target: Any, k: int, sign: int) -> xr.DataArray:
-    if scores.attrs.get("helps") not in {1, -1} or scores.dims != ("target", "train"):
-        raise ArgumentError(
-            "These are no scores of an attributor: they need the dims ('target', 'train') and attrs['helps'], the sign "
-            f"of a help, 1 or -1; got dims {scores.dims} and {scores.attrs.get('helps')!r}. Label them with "
-            "whence.attribution.label, and keep attributes in arithmetic (xarray.set_options(keep_attrs=True))."
-        )
+    check_scores(scores)
     row = scores.isel(target=position(scores, target, "scored", "scores")).load()
     return strongest(row, k, sign * int(scores.attrs["helps"]))

@@ -73,7 +73,7 @@ class NearestNeighbours:
         Raises:
             ArgumentError: If there is no such metric.
         """
-        if self.metric not in _METRICS:
+        if str(self.metric) not in _METRICS:
             raise ArgumentError(f"`metric` is {' or '.join(map(repr, _METRICS))}; got {self.metric!r}.")
         read = _inputs if self.layer is None else activations(trained.model, self.layer)
         where = "of inputs" if self.layer is None else f"at {self.layer}"

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError, GradientError
 from whence._extras import require
-from whence._numbers import even_parts, is_whole
+from whence._numbers import check_seed, even_parts, is_number, is_whole
 from whence._progress import Advance, progress
 from whence.attribution.baselines import class_numbers
 from whence.attribution.scores import label
@@ -87,8 +87,9 @@ class TRAK:
     def _check(self, count: int) -> None:
         if not is_whole(self.dimensions) or self.dimensions < 1:
             raise ArgumentError(f"`dimensions` is a whole number, at least 1; got {self.dimensions!r}.")
-        if not self.regularization >= 0:
-            raise ArgumentError(f"`regularization` is at least 0; got {self.regularization}.")
+        if not is_number(self.regularization) or self.regularization < 0:
+            raise ArgumentError(f"`regularization` is a number, at least 0; got {self.regularization!r}.")
+        check_seed(self.seed)
         if self.regularization == 0 and self.dimensions >= count:
             raise ArgumentError(
                 f"{self.dimensions} dimensions for {count} training examples: the regression has no one solution. "

@@ -10,9 +10,9 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, WhenceError
 from whence._extras import installed
-from whence._numbers import even_parts, is_whole
+from whence._numbers import check_budget, even_parts, is_whole
 from whence._progress import Advance, progress
 from whence.attribution.indexes import FlatIndex, Index, Lookup, as_index
 from whence.attribution.measures import Measure
@@ -39,6 +39,7 @@ class FittedVectors:
         unit: str,
         memory_budget: int,
     ) -> None:
+        check_budget(memory_budget)
         self._trained, self._read, self._measure = trained, read, measure
         self._attributor, self._unit, self._budget = attributor, unit, memory_budget
         self._everything = range(len(trained.examples))
@@ -53,7 +54,12 @@ class FittedVectors:
             self._kept = kept
 
     def scores(self, targets: Examples, ids: Sequence[int]) -> xr.DataArray:
-        """Compare every training example with some targets; see `Fitted.scores`."""
+        """Compare every training example with some targets; see `Fitted.scores`.
+
+        Raises:
+            ArgumentError: If the targets' inputs are not such as the training examples'.
+        """
+        self._check_targets(targets, ids)
         found = torch.cat([torch.cat([one for _, one in row], 1) for row in self._compared(targets, ids)])
         name, unit = self._attributor, self._unit
         return label(found, list(ids), self._everything, attributor=name, unit=unit, helps=1)
@@ -74,11 +80,13 @@ class FittedVectors:
             ``attrs["index"]`` says which was used.
 
         Raises:
-            ArgumentError: If ``k`` is not a whole number, at least 1, or the index is none or does not fit the budget.
+            ArgumentError: If ``k`` is not a whole number, at least 1, the index is none or does not fit the budget, or
+                the targets' inputs are not such as the training examples'.
             MissingExtraError: If an index is asked for and faiss is not installed.
         """
         if not is_whole(k) or k < 1:
             raise ArgumentError(f"`k` is a whole number of examples, at least 1; got {k!r}.")
+        self._check_targets(targets, ids)
         used = self._index_for(len(ids)) if index is None else self._checked(index)
         if used is None:
             found = [_best(row, k) for row in self._compared(targets, ids)]
@@ -182,6 +190,30 @@ class FittedVectors:
     def _computed(self) -> Iterator[tuple[range, Tensor]]:
         for there in even_parts(self._everything, self._rows):
             yield there, self._vectors(self._trained.examples, there)
+
+    def _check_targets(self, targets: Examples, ids: Sequence[int]) -> None:
+        """Refuse, by the first one, targets whose vectors are not of the training examples' length.
+
+        Raises:
+            ArgumentError: If they are not, or the model cannot be called with them.
+            WhenceError: As it came, where the method itself refuses their kind.
+        """
+        first = list(ids)[:1]
+        inputs, _ = targets.batch(first)
+        why = ""
+        try:
+            width = self._vectors(targets, first).shape[1]
+        except WhenceError:
+            raise
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            width, why = -1, str(error)
+        if width != self._width:
+            shape = f"of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+            raise ArgumentError(
+                f"The target's inputs, {shape}, cannot be compared with the training examples': "
+                f"{why or f'they give {width} numbers, not {self._width}'}. Give targets of the shape and type of the "
+                "training data."
+            )
 
     def _vectors(self, examples: Examples, ids: Sequence[int]) -> Float[Tensor, "examples width"]:
         inputs, _ = examples.batch(ids)

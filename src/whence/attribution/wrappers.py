@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
+from whence._numbers import check_budget
 from whence._progress import progress
 from whence.attribution.baselines import class_numbers
 from whence.attribution.protocol import Attributor, Fitted, SelfScoring, check_method
@@ -183,6 +184,7 @@ def self_influence(
         [4.0, 16.0]
     """
     check_method(attributor)
+    check_budget(memory_budget)
     trained = as_trained(source, train_data, loss=loss)
     fitted, count = attributor.fit(trained, memory_budget=memory_budget), len(trained.examples)
     first = fitted.scores(trained.examples, [0])

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 
 from whence._errors import ArgumentError, AuditError
-from whence._numbers import is_whole
+from whence._numbers import check_budget, is_whole
 from whence._progress import progress
 from whence.audit.assemble import assemble
 from whence.audit.chunks import Chunk, Question, Work, prepare
 from whence.audit.partial import Partial
+from whence.audit.quadrature import check_tolerance
 from whence.audit.quantities import Numbers
 from whence.audit.result import Audit
 from whence.audit.storage import MemorySink, refuse_existing
@@ -138,12 +139,10 @@ def _walk_chunk(work: Work, number: int, sink: Any, partial: Partial | None, adv
 def _check(subsample: int, tolerance: float | None, precision: str | None, memory_budget: int) -> None:
     if not is_whole(subsample) or subsample < 1:
         raise ArgumentError(f"`subsample` is a whole number of steps, at least 1; got {subsample!r}.")
-    if tolerance is not None and not tolerance > 0:
-        raise ArgumentError(f"`tolerance` is an error above 0 in the quantity's unit; got {tolerance}.")
+    check_tolerance(tolerance)
     if precision not in {None, "float32", "mixed", "float64"}:
         raise ArgumentError(f"No precision {precision!r}. Choose 'float32', 'mixed' or 'float64', or leave it out.")
-    if memory_budget < 1:
-        raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
+    check_budget(memory_budget)
 
 
 def _refuse_too_large(work: Work, memory_budget: int) -> None:

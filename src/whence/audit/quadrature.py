@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import final
 
 from whence._errors import ArgumentError
+from whence._numbers import is_number
 
 _GAUSS2 = 0.5 / math.sqrt(3.0)
 _GAUSS3 = 0.5 * math.sqrt(0.6)
@@ -56,6 +57,16 @@ def rule(name: str) -> Rule:
     if name not in RULES:
         raise ArgumentError(f"No quadrature {name!r}. Choose one of: {', '.join(RULES)}.")
     return RULES[name]
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Check that a tolerance is none or an error above 0.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if tolerance is not None and not (is_number(tolerance) and tolerance > 0):
+        raise ArgumentError(f"`tolerance` is an error above 0 in the quantity's unit; got {tolerance!r}.")
 
 
 def refined(level: int) -> Rule:

@@ -12,8 +12,8 @@ import zarr
 from jaxtyping import Float
 from torch import Tensor
 
-from whence._errors import AuditError
-from whence._files import disk_errors
+from whence._errors import ArgumentError, AuditError
+from whence._files import disk_errors, make_folder
 from whence.audit.groups import Grouping
 from whence.audit.result import Audit
 
@@ -27,14 +27,15 @@ def save_dataset(data: xr.Dataset, path: Path) -> None:
 
     Raises:
         AuditError: If something stands at ``path`` already.
+        ArgumentError: If a file stands where its folder would be.
         DiskError: If the disk is full or refuses to write.
     """
     refuse_existing(path)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             with_plain_strings(data).to_zarr(temporary, mode="w-", consolidated=False, zarr_format=3)
             temporary.rename(path)
     finally:
@@ -100,10 +101,22 @@ def save_array(array: xr.DataArray, name: str, path: Path, *, format: int) -> No
         format: Number of the format.
 
     Raises:
+        ArgumentError: If it is no labelled array, or a file stands where the folder of ``path`` would be.
         AuditError: If something stands at ``path`` already.
         DiskError: If the disk is full or refuses to write.
     """
+    check_array(array)
     save_dataset(array.rename(name).to_dataset().assign_attrs(format=format), path)
+
+
+def check_array(given: object) -> None:
+    """Refuse what is no labelled array.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if not isinstance(given, xr.DataArray):
+        raise ArgumentError(f"A labelled array (xarray.DataArray) can be kept; got {type(given).__name__}.")
 
 
 def load_array(path: Path, name: str, *, format: int, what: str, writer: str) -> xr.DataArray:  # noqa: A002

@@ -47,6 +47,8 @@ def adversarial(
     modes: Annotated[int, typer.Option(help="Modes of the training gradients.")] = 125,
     examples: Annotated[int, typer.Option(help="Training examples of which modes are followed along the run.")] = 2048,
     times: Annotated[int, typer.Option(help="States of the run at which they are followed.")] = 11,
+    quadrature: Annotated[str, typer.Option(help="Of the audit; see `whence audit`.")] = "trapezoid",
+    tolerance: Annotated[float | None, typer.Option(help="Of the audit; see `whence audit`.")] = None,
     loss: Loss = CROSS_ENTROPY,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     as_json: Json = False,
@@ -66,6 +68,8 @@ def adversarial(
             sensitive=min(50, modes),
             examples=examples,
             times=times,
+            quadrature=quadrature,
+            tolerance=tolerance,
             seed=seed,
         )
         opened = open_named(run, model, data, loss)

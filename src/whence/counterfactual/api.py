@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError
-from whence._numbers import even_parts, is_whole
+from whence._numbers import check_budget, even_parts, is_whole
 from whence._processes import as_processes
 from whence._progress import progress
 from whence.audit.chunks import labels_of
@@ -170,8 +170,7 @@ def _walk_all(
 def _check_numbers(
     smoothing: float | None, smoothness: int, held_out: int, processes: int | None, memory_budget: int
 ) -> None:
-    if memory_budget < 1:
-        raise ArgumentError(f"`memory_budget` is a number of bytes; got {memory_budget}.")
+    check_budget(memory_budget)
     if not is_whole(smoothness) or smoothness < 0:
         raise ArgumentError(f"`smoothness` is a number of random sets, 0 for none; got {smoothness!r}.")
     if not is_whole(held_out) or held_out < 0 or held_out == 1:

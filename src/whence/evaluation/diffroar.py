@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError
 from whence._files import checksum
+from whence._numbers import check_seed
 from whence._processes import kept_arrays
 from whence._statistics import student_interval
 from whence.audit.identity import identity_of
 from whence.datasets import Examples, as_examples
-from whence.evaluation.inputs import accuracy, as_count, as_images, as_maps, named
+from whence.evaluation.inputs import accuracy, as_count, as_images, as_maps, as_percents, check_pictures, named
 from whence.evaluation.masks import masked, random_maps, top_pixels
 from whence.evaluation.table import Table, table_of
 from whence.evaluation.truth import checked_model
@@ -55,7 +56,13 @@ def block_digits(
         images: Single images.
         labels: Their classes.
         seed: Decides which block is above.
+
+    Raises:
+        ShapeError: If these are no images, or none.
+        ArgumentError: If the seed is none.
     """
+    check_pictures(images)
+    check_seed(seed)
     height, width = images.shape[2:]
     null = torch.full(images.shape[1:], float(images.min()), dtype=images.dtype)
     rows, columns = torch.arange(height).reshape(-1, 1), torch.arange(width)
@@ -110,6 +117,7 @@ def diffroar(
         DiskError: If the disk is full or refuses to write.
     """
     parts, many = (as_examples(data), as_examples(test)), as_count(seeds, "seeds")
+    keep = as_percents(keep, "keep")
     images = [as_images(one) for one in parts]
     kinds = _kinds(maps, images)
     fill = images[0][0].mean(0)

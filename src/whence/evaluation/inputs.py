@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from whence._errors import ArgumentError, ShapeError
-from whence._numbers import even_parts, is_whole
+from whence._numbers import even_parts, is_number, is_whole
 from whence.datasets import Examples, call_model
 from whence.runs import to_device
 
@@ -22,7 +22,7 @@ _ROWS = 512  # examples that go through a model at once, at most
 _REMOVED = " if the example is removed"  # ends the unit of what whence.counterfactual gives
 
 
-def as_help(scores: xr.DataArray) -> Float[np.ndarray, "targets train"]:
+def as_help(scores: Any) -> Float[np.ndarray, "targets train"]:
     """Return scores so that positive = the example helped the target.
 
     Args:
@@ -31,6 +31,12 @@ def as_help(scores: xr.DataArray) -> Float[np.ndarray, "targets train"]:
     Raises:
         ArgumentError: If these are no scores, or one is no finite number.
     """
+    if not isinstance(scores, xr.DataArray):
+        raise ArgumentError(
+            f"Scores are a labelled array (xarray.DataArray) with the dims ('target', 'train'); got "
+            f"{type(scores).__name__}. Take them from whence.attribution.attribute, or label them with "
+            "whence.attribution.label."
+        )
     if set(scores.dims) != {"target", "train"} or scores.attrs.get("helps") not in {1, -1}:
         raise ArgumentError(
             f"Scores need the dims ('target', 'train') and attrs['helps'], the sign of a help, 1 or -1; got dims "
@@ -100,10 +106,36 @@ def as_images(examples: Examples, ids: Sequence[int] | None = None) -> tuple[Ten
         ShapeError: If its inputs are no images.
     """
     inputs, labels = examples.batch(range(len(examples)) if ids is None else ids)
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4:
-        given = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ShapeError(f"Images of shape (examples, channels, height, width) are needed; these are {given}.")
+    check_pictures(inputs)
     return inputs, labels
+
+
+def check_pictures(images: object) -> None:
+    """Refuse what are no images, or none.
+
+    Raises:
+        ShapeError: If they are not a tensor (examples, channels, height, width) with an example.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ShapeError(f"Images of shape (examples, channels, height, width) are needed; these are {given}.")
+
+
+def check_classes(labels: Any, count: int | None = None) -> None:
+    """Refuse what are no class numbers.
+
+    Args:
+        labels: What was given.
+        count: How many there must be.
+
+    Raises:
+        ArgumentError: If they are not a tensor of whole numbers from 0, at least one.
+    """
+    whole = isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+    if not whole or not len(labels) or len(labels) != (count or len(labels)) or bool((labels < 0).any()):
+        given = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else repr(type(labels))
+        many = "" if count is None else f", {count} of them"
+        raise ArgumentError(f"Classes are a tensor of whole numbers from 0, one an example{many}; got {given}.")
 
 
 def as_count(value: Any, name: str, least: int = 1) -> int:
@@ -131,6 +163,18 @@ def as_share(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ArgumentError(f"`{name}` must be a share between 0 and 1; got {value!r}.")
     return float(value)
+
+
+def as_percents(values: Any, name: str) -> list[float]:
+    """Return percentages, at least one, each 0 to 100.
+
+    Raises:
+        ArgumentError: If they are none.
+    """
+    found = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
+    if not found or not all(is_number(one) and 0 <= one <= 100 for one in found):
+        raise ArgumentError(f"`{name}` are shares of the pixels, at least one, each 0 to 100 percent; got {values!r}.")
+    return found
 
 
 def correct(model: nn.Module, inputs: Any, labels: Tensor) -> NDArray[np.bool_]:

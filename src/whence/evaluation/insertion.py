@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence._errors import ArgumentError
-from whence._numbers import even_parts
+from whence._errors import ArgumentError, ShapeError
+from whence._numbers import check_seed, even_parts, is_number
 from whence._progress import progress
 from whence._statistics import Interval, mean_interval, normal_interval
 from whence.attribution import Trained, parameters_of
 from whence.datasets import Examples, as_examples
-from whence.evaluation.inputs import as_images, as_maps, named
+from whence.evaluation.inputs import as_images, as_maps, as_percents, named
 from whence.evaluation.masks import blob_maps, masked, random_maps, top_pixels
 from whence.evaluation.table import Table, Tables, table_of
 from whence.gradients import capture
@@ -36,16 +37,26 @@ class Intervention:
     """What is done with the training image and the model.
 
     Attributes:
-        rate: Learning rate of the raw step, of the protocol as published.
-        length: Length of the corrected step, whatever the gradient's norm, in units of the parameters.
+        rate: Learning rate of the raw step, of the protocol as published; above 0.
+        length: Length of the corrected step, whatever the gradient's norm, in units of the parameters; above 0.
         fill: What removed pixels become, (channels, height, width) or broadcast to it; None = the mean of ``images``.
         seed: Of the random controls.
+
+    Raises:
+        ArgumentError: If a rate, length or seed is outside what is listed.
     """
 
     rate: float = 0.01
     length: float = 0.1
     fill: Tensor | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "length"):
+            given = getattr(self, name)
+            if not is_number(given) or given <= 0:
+                raise ArgumentError(f"`{name}` of a step is a number above 0; got {given!r}.")
+        check_seed(self.seed)
 
 
 def insertion(
@@ -83,7 +94,7 @@ def insertion(
 
     Raises:
         ArgumentError: If pairs are none, maps are not finite or named as a control, or a percentage is none.
-        ShapeError: If images or maps have another shape.
+        ShapeError: If images, maps or what fills them have another shape.
         LabelError: If an id is none of the data.
         GradientError: If per-example gradients of the model cannot be formed.
     """
@@ -109,7 +120,7 @@ def deletion(
 
     Raises:
         ArgumentError: If pairs are none, maps are not finite or named as a control, or a percentage is none.
-        ShapeError: If images or maps have another shape.
+        ShapeError: If images, maps or what fills them have another shape.
         LabelError: If an id is none of the data.
         GradientError: If per-example gradients of the model cannot be formed.
     """
@@ -125,7 +136,7 @@ def _evaluated(
     maps: Any,
     *rest: Any,
 ) -> Tables:
-    keep, how, title, kept = rest
+    keep, how, title, kept = as_percents(rest[0], "keep"), *rest[1:]
     ids = as_pairs(pairs, len(targets), len(images)).tolist()
     inputs, _ = as_images(images, ids[0][1:])
     kinds = {
@@ -136,7 +147,7 @@ def _evaluated(
         raise ArgumentError(f"{sorted(clash)[0]!r} is the name of a control. Give your map another name.")
     shape = next(iter(kinds.values())).shape
     kinds |= {_BLOBS: blob_maps(shape, how.seed), _RANDOM: random_maps(shape, how.seed)}
-    fill = as_images(images)[0].mean(0) if how.fill is None else how.fill
+    fill = as_images(images)[0].mean(0) if how.fill is None else fitting_fill(how.fill, inputs)
     found = np.zeros((len(_MEASURES), len(keep), len(kinds), len(ids)))
     probe = _Probe(trained, how)
     with progress(title.lower(), found[0].size) as advance:
@@ -176,6 +187,24 @@ def _tables(found: NDArray[np.float64], names: list[str], keep: Sequence[float],
             references={"random pixels": 0.0},
         )
     return Tables(tables)
+
+
+def fitting_fill(fill: Any, images: Tensor) -> Tensor:
+    """Return what removed pixels become.
+
+    Args:
+        fill: What was given.
+        images: Some of the images.
+
+    Raises:
+        ShapeError: If it cannot be broadcast to an image.
+    """
+    shape = tuple(images.shape[1:])
+    if isinstance(fill, Tensor):
+        with contextlib.suppress(RuntimeError):
+            return fill.expand(shape)
+    given = tuple(fill.shape) if isinstance(fill, Tensor) else type(fill).__name__
+    raise ShapeError(f"`fill` is a tensor that can be broadcast to an image, {shape}; got {given}.")
 
 
 @final

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import check_seed
 from whence._statistics import Interval, bootstrap
-from whence.evaluation.inputs import as_count, as_share, named
+from whence.evaluation.inputs import as_count, as_share, check_classes, named
 from whence.evaluation.table import Table, table_of
 
 _RESAMPLES = 500
@@ -45,10 +46,12 @@ def add_label_noise(labels: Int[Tensor, " examples"], share: float, *, classes: 
         seed: Of the draws.
 
     Raises:
-        ArgumentError: If the share is none, there are fewer than two classes, or a label is none of them.
+        ArgumentError: If the share or seed is none, there are fewer than two classes, or a label is none of them.
     """
     many = as_count(classes, "classes", 2)
-    if bool(((labels < 0) | (labels >= many)).any()):
+    check_seed(seed)
+    check_classes(labels)
+    if bool((labels >= many).any()):
         raise ArgumentError(f"Labels must be 0 to {many - 1}, as `classes` is {many}; some are not.")
     rng = np.random.default_rng(seed)
     count = max(1, round(as_share(share, "share") * len(labels)))
@@ -76,13 +79,16 @@ def label_noise(scores: Any | Mapping[str, Any], changed: Any, *, seed: int = 0)
 
     Raises:
         ShapeError: If there is not one score an example.
-        ArgumentError: If a score is no finite number, or labels are all wrong or all right.
+        ArgumentError: If a score is no finite number, labels are all wrong or all right, ``changed`` does not say which
+            (ids do not), or the seed is none.
     """
-    wrong: NDArray[np.bool_] = np.asarray(changed, dtype=bool)
-    if wrong.ndim != 1 or not 0 < wrong.sum() < wrong.size:
+    check_seed(seed)
+    wrong = np.asarray(changed)
+    if wrong.dtype != np.bool_ or wrong.ndim != 1 or not 0 < wrong.sum() < wrong.size:
+        said = f" with {int(wrong.sum())} wrong" if wrong.dtype == np.bool_ else f" of {wrong.dtype}, not bool"
         raise ArgumentError(
             f"`changed` must say of each example whether its label is wrong, with some of either kind; got shape "
-            f"{wrong.shape} with {int(wrong.sum())} wrong."
+            f"{wrong.shape}{said}."
         )
     found = []
     given = named(scores, "score")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from whence._errors import ArgumentError
 from whence._files import checksum
+from whence._numbers import is_number
 from whence._processes import kept_arrays
 from whence._statistics import student_interval
 from whence.attribution.baselines import class_numbers
@@ -60,7 +61,7 @@ def pruning(
         DiskError: If the disk is full or refuses to write.
         ShapeError: If the network's outputs are not (examples, classes).
     """
-    given, parts, many = named(strategies, "order"), _checked(shares), as_count(seeds, "seeds")
+    given, parts, many = named(strategies, "order"), checked_shares(shares), as_count(seeds, "seeds")
     examples, whole = as_examples(test), examples_of(given)
     (inputs, _), labels = examples.batch(range(len(examples))), class_numbers(examples, "test")
     jobs = [
@@ -94,11 +95,16 @@ def pruning(
     )
 
 
-def _checked(shares: Sequence[float]) -> list[float]:
-    found = [float(one) for one in shares]
-    if not found or not all(0 <= one < 1 for one in found):
-        raise ArgumentError(f"`shares` must be shares of the data to remove, 0 up to but not 1; got {found}.")
-    return found
+def checked_shares(shares: Any) -> list[float]:
+    """Return shares of the data to remove.
+
+    Raises:
+        ArgumentError: If they are none.
+    """
+    found = list(shares) if isinstance(shares, Iterable) and not isinstance(shares, str) else []
+    if not found or not all(is_number(one) and 0 <= one < 1 for one in found):
+        raise ArgumentError(f"`shares` must be shares of the data to remove, 0 up to but not 1; got {shares!r}.")
+    return [float(one) for one in found]
 
 
 def examples_of(strategies: dict[str, Order | Keep]) -> int:

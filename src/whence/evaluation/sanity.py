@@ -112,8 +112,8 @@ def model_randomisation(
         absolute values (``absolute``); interval over targets.
 
     Raises:
-        ArgumentError: If the names differ.
-        ShapeError: If the shapes differ, or there is not one target a map.
+        ArgumentError: If the names differ, or a number is not finite.
+        ShapeError: If the shapes or the ids of scores differ, or there is not one target a map.
     """
     ours, theirs = named(trained, "scores"), named(random, "scores")
     if set(ours) != set(theirs):
@@ -121,8 +121,18 @@ def model_randomisation(
     found = []
     for name, given in ours.items():
         one, other = (np.asarray(values, dtype=np.float64) for values in (given, theirs[name]))
+        if not (np.isfinite(one).all() and np.isfinite(other).all()):
+            raise ArgumentError(f"{name!r} must be finite numbers; some are nan or infinite. Look at these examples.")
         if one.shape != other.shape or one.ndim < 2:
             raise ShapeError(f"{name!r} has shape {one.shape}, and {other.shape} with random weights: not the same.")
+        if (
+            isinstance(given, xr.DataArray)
+            and isinstance(theirs[name], xr.DataArray)
+            and not _alike(given, theirs[name])
+        ):
+            raise ShapeError(
+                f"{name!r} is of other ids with random weights. Give scores of the same, in the same order."
+            )
         groups = np.arange(len(one)) if targets is None else np.asarray(targets)
         if groups.shape != (len(one),):
             raise ShapeError(f"`targets` are one of each of {len(one)} maps {name!r}; got shape {groups.shape}.")
@@ -200,8 +210,8 @@ def _alike(one: xr.DataArray, other: xr.DataArray) -> bool:
 
 
 def _places(group: Sequence[int], ids: list[int]) -> list[int]:
-    if len(group) < 2 or not all(one in ids for one in group):
-        raise ArgumentError(f"`copies` are groups of at least two training ids each; got {list(group)}.")
+    if len(set(group)) < max(2, len(group)) or not all(one in ids for one in group):
+        raise ArgumentError(f"`copies` are groups of at least two training ids each, no id twice; got {list(group)}.")
     return [ids.index(one) for one in group]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from whence._errors import ArgumentError, ShapeError
 from whence._files import checksum
+from whence._numbers import check_seed, is_number
 from whence._processes import kept_arrays
 from whence._statistics import Interval, mean_interval
 from whence.attribution import Attributor, GradCos, GradDot, Trained, as_trained, attribute
@@ -94,6 +95,10 @@ def square_patch(height: int, width: int, size: int, colour: Sequence[float], *,
     where = torch.from_numpy(inside)
 
     def put(images: Tensor) -> Tensor:
+        if len(colour) != images.shape[1]:
+            raise ShapeError(
+                f"The patch's colour has {len(colour)} numbers, and the images {images.shape[1]} channels."
+            )
         painted = torch.tensor(list(colour), dtype=images.dtype).reshape(-1, 1, 1).expand(images.shape[1:])
         return torch.where(where, painted, images)
 
@@ -192,15 +197,21 @@ def shortcut(  # noqa: PLR0913 - each is a question of its own
     )
 
 
-def _check(pool: Data, held: Data, patch: Patch, how: ShortcutSizes, kinds: Mapping[str, object]) -> None:
+def _check(pool: Data, held: Data, patch: Patch, how: ShortcutSizes, kinds: Mapping[str, Any]) -> None:
     if tuple(pool[0].shape[2:]) != patch.inside.shape:
         raise ShapeError(f"The patch is for images of {patch.inside.shape}; the data has {tuple(pool[0].shape[2:])}.")
     for name, one, where in (("on", patch.on, pool), ("probe", patch.probe, held), ("on", patch.on, held)):
         if not bool((where[1] == one).any()):
             part = "training" if where is pool else "test"
             raise ArgumentError(f"The patch's class {name}={one} has no {part} images. Choose one of the labels.")
-    if not how.fractions or not all(0 <= one <= 1 for one in how.fractions):
+    if not how.fractions or not all(is_number(one) and 0 <= one <= 1 for one in how.fractions):
         raise ArgumentError(f"`fractions` must be shares of a class, 0 to 1; got {list(how.fractions)}.")
+    if not is_number(how.percent) or how.percent <= 0 or how.percent > 100:
+        raise ArgumentError(f"`percent` is a share of the pixels, above 0 and at most 100; got {how.percent!r}.")
+    check_seed(how.seed)
+    for kind, make in kinds.items():
+        if not isinstance(make, Recipe) and not callable(make):
+            raise ArgumentError(f"The map {kind!r} is a Recipe, or a function that makes maps; got {make!r}.")
     if CONTROL in kinds:
         raise ArgumentError(f"{CONTROL!r} is the name of the control. Give your map another name.")
 

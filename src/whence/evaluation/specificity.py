@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import check_seed
 from whence._statistics import mean_interval
-from whence.evaluation.inputs import as_count, as_maps, named
+from whence.evaluation.inputs import as_count, as_maps, check_classes, check_pictures, named
 from whence.evaluation.masks import fitting, mass_inside
 from whence.evaluation.table import Table, table_of
 
@@ -57,9 +58,14 @@ def two_digits(
         seed: Of all draws.
 
     Raises:
-        ArgumentError: If ``count`` is none, a class has a single image, or there is but one class.
+        ArgumentError: If ``count`` or the seed is none, classes are no whole numbers from 0, a class has a single
+            image, or there is but one class.
+        ShapeError: If these are no images.
     """
     as_count(count, "count")
+    check_seed(seed)
+    check_pictures(images)
+    check_classes(classes, len(images))
     sizes = torch.bincount(classes)
     if int((sizes > 0).sum()) < 2 or bool((sizes == 1).any()):
         raise ArgumentError("Two digits need at least two classes with at least two images each; there are fewer.")

@@ -12,7 +12,7 @@ from typing import Any, final
 import numpy as np
 import xarray as xr
 
-from whence._errors import DataError
+from whence._errors import DataError, LabelError
 from whence._files import make_folder, write_atomically
 from whence._statistics import Interval
 from whence.audit.storage import refuse_existing
@@ -46,9 +46,13 @@ class Table:
             row, column: As in the coordinates.
 
         Raises:
-            KeyError: If there is no such row or column.
+            LabelError: If there is no such row or column.
         """
         down, across = self.data["estimate"].dims
+        for dim, given in ((down, row), (across, column)):
+            known = self.data.coords[dim].values.tolist()
+            if given not in known:
+                raise LabelError(f"No {dim} {given!r} in the table; there are {', '.join(map(repr, known))}.")
         entry = self.data.sel({down: row, across: column})
         return Interval(*(float(entry[part]) for part in PARTS))
 

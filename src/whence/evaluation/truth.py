@@ -19,7 +19,7 @@ from torch import nn
 
 from whence._errors import ArgumentError, DataError
 from whence._files import checksum
-from whence._numbers import even_parts, random_ids
+from whence._numbers import check_seed, even_parts, random_ids
 from whence._processes import kept_arrays
 from whence.audit.identity import identity_of
 from whence.audit.storage import save_dataset
@@ -110,6 +110,7 @@ def random_parts(count: int, *, share: float = 0.5, sets: int = 100, seed: int =
         ArgumentError: If a number is outside what is listed.
     """
     whole, parts = as_count(count, "count", 2), as_count(sets, "sets")
+    check_seed(seed)
     size = min(whole - 1, max(1, round(as_share(share, "share") * whole)))
     return np.stack([members(random_ids(whole, size, one), whole) for one in range(seed, seed + parts)])
 
@@ -145,6 +146,7 @@ def subset_losses(
         DataError: If targets, or files of ``path``, cannot be read.
         DiskError: If the disk is full or refuses to write.
     """
+    check_seed(seed)
     if not len(parts) or not parts.any(1).all():
         raise ArgumentError(f"`parts` must each hold an example; got shape {parts.shape}. Draw them with random_parts.")
     examples, seeds = as_examples(targets), range(seed, seed + len(parts))

@@ -53,8 +53,9 @@ class Trained:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+        """Where the model is; the CPU, if it has no parameters."""
+        first = next(self.model.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
 
 
 def as_trained(source: Run | Trained | nn.Module, train_data: Any = None, *, loss: Any = None) -> Trained:

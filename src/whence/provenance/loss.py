@@ -29,6 +29,10 @@ def provenance_loss(
 ) -> Losses:
     """Return the losses of a batch, for any training loop.
 
+    Ids that change from epoch to epoch are told by labels that are not those the ids had. Where they change among
+    examples of one label alone, a batch does not show it: inputs may be distorted on purpose. `train`
+    holds the data's fingerprint against it too.
+
     Args:
         network: The network, in training mode.
         inputs: The batch, as the backbone takes it.

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, DataError, ShapeError
+from whence._numbers import is_whole
 from whence.datasets import as_examples, call_model
 from whence.provenance.cosine import CosineHead
 from whence.provenance.heads import IndexHead, MakeHead
@@ -48,12 +49,20 @@ class Branches:
         index: Features, with one-hot classes behind them if the network is conditional, to the embedding. By default a
             linear layer to ``width`` numbers; before a head that is not trained nothing, and no classes.
         width: Of the embedding, where ``index`` is left out.
+
+    Raises:
+        ArgumentError: If the width is no whole number of at least 1.
     """
 
     pool: nn.Module | None = None
     classes: nn.Module | Literal["linear"] | None = "linear"
     index: nn.Module | None = None
     width: int = 128
+
+    def __post_init__(self) -> None:
+        """Check the width, a whole number of at least 1."""
+        if not is_whole(self.width) or self.width < 1:
+            raise ArgumentError(f"`width` is a whole number, at least 1; got {self.width!r}.")
 
 
 @final
@@ -100,7 +109,8 @@ class ProvenanceNetwork(nn.Module):
 
     Raises:
         DataError: If labels are no class numbers and there is no task with groups, or not one group an example.
-        ArgumentError: If branches and head do not go together, or backbone and data are of different dtypes.
+        ArgumentError: If branches and head do not go together, backbone and data are of different dtypes, or a part
+            does not take what comes before it.
         ShapeError: If the features are not a vector an example.
 
     Examples:
@@ -122,6 +132,10 @@ class ProvenanceNetwork(nn.Module):
         class_count: int | None = None,
     ) -> None:
         super().__init__()
+        if not callable(head):
+            raise ArgumentError(
+                f"`head` makes the index head of width and examples, such as CosineHead or MemoryBank; got {head!r}."
+            )
         parts, examples = Branches() if branches is None else branches, as_examples(train_data)
         self.index = class_index(examples.labels if task is None else task.groups, classes=class_count)
         if len(self.index) != len(examples):
@@ -258,8 +272,7 @@ def _tried(module: nn.Module, inputs: Any) -> Tensor:
 
     Raises:
         ShapeError: If it does not give a vector a row.
-        ArgumentError: If the module is of another dtype than the inputs.
-        RuntimeError: What else the module raises.
+        ArgumentError: If the module is of another dtype than the inputs, or does not take them.
     """
     own = next(module.parameters(), None)
     try:
@@ -268,7 +281,11 @@ def _tried(module: nn.Module, inputs: Any) -> Tensor:
     except RuntimeError as error:
         dtypes = {one.dtype for one in leaves(inputs) if one.is_floating_point()}
         if own is None or not dtypes or own.dtype in dtypes:
-            raise
+            shapes = ", ".join(str(tuple(one.shape)) for one in leaves(inputs))
+            raise ArgumentError(
+                f"A {type(module).__name__} does not take a batch of shape {shapes}: {error}. The backbone takes the "
+                "training data's inputs, what follows it takes its features."
+            ) from error
         raise ArgumentError(
             f"The network computes in {own.dtype} and is given {dtypes.pop()}: {error}. Give the data as {own.dtype}, "
             "such as inputs.float(), or all parts of the network in the data's dtype, such as backbone.double()."

@@ -93,7 +93,7 @@ def retrieve(
 
     Raises:
         ArgumentError: If k or considered is not from 1 to what there is, or there is no input.
-        DataError: If inputs are not tensors.
+        DataError: If inputs are not tensors, or the network's answer to one is no number.
         ShapeError: If they have not as many axes as a batch of the training data.
     """
     index = network.index
@@ -111,6 +111,12 @@ def retrieve(
         if read.classes is not None:
             sure[rows] = read.classes.amax(1).cpu()
         within[rows], entropy[rows], logit[rows] = read.within.cpu(), read.entropy.cpu(), read.logit.cpu()
+    if np.isnan(values).any():
+        wrong = int(np.isnan(values).any(1).argmax())
+        raise DataError(
+            f"What the network says of input {wrong} is no number (nan). Look for numbers that are not finite in the "
+            "inputs, torch.isfinite(inputs), and in the network's parameters."
+        )
     no_more = np.isneginf(values)
     return xr.Dataset(
         {

@@ -52,7 +52,7 @@ def setting(recipe: Recipe, trained: Trained, entry: Entry) -> Setting:
     if recipe.smooth == 0:
         return Setting(recipe, baseline, torch.zeros_like(inputs[:1]))
     low, high = inputs.aminmax()
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed % 2**63)
     drawn = torch.randn(recipe.smooth, *inputs.shape[1:], generator=generator, dtype=torch.float64)
     return Setting(recipe, baseline, drawn.to(inputs) * (recipe.noise * (high - low)))
 

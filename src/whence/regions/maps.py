@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Integer
+from numpy.typing import NDArray
 from torch import nn
 
 from whence._errors import ArgumentError, GradientError
@@ -65,8 +66,8 @@ def region_map(  # noqa: PLR0913 - each is a question of its own
         unit, sign and recipe.
 
     Raises:
-        ArgumentError: If an argument is outside what is listed, inputs cannot be differentiated, or the engine does
-            not suit the score or the network.
+        ArgumentError: If an argument is outside what is listed, inputs cannot be differentiated, a score is no finite
+            number, or the engine does not suit the score or the network.
         LabelError: If there is no such target, training example, layer, entry or step.
         GradientError: If the score does not depend on the training inputs at all, or the model cannot be differentiated
             twice.
@@ -141,11 +142,9 @@ def _labelled(
     chosen: Integer[np.ndarray, "pairs 2"],
     attrs: dict[str, Any],
 ) -> xr.DataArray:
-    coords = {
-        "target": chosen[:, 0],
-        "train": chosen[:, 1],
-        "score": torch.cat([one.scores for one in maps])[back].cpu().numpy(),
-    }
+    scores = torch.cat([one.scores for one in maps])[back].cpu().numpy()
+    refuse_not_finite(scores, chosen)
+    coords = {"target": chosen[:, 0], "train": chosen[:, 1], "score": scores}
     remainders = [one.remainder for one in maps if one.remainder is not None]
     if remainders:
         coords["remainder"] = torch.cat(remainders)[back].cpu().numpy()
@@ -199,6 +198,21 @@ def refuse_vanished(maps: list[Maps], recipe: Recipe) -> None:
         "second derivative is identically 0), so no region can matter. A loss that is linear in the outputs does this "
         "to biases and to all but the first layers it reaches. Choose other `layers` or a smooth loss."
     )
+
+
+def refuse_not_finite(scores: NDArray[np.floating], chosen: Integer[np.ndarray, "pairs 2"]) -> None:
+    """Refuse scores that are no numbers, which no region can share.
+
+    Raises:
+        ArgumentError: If there is one.
+    """
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        target, train = chosen[wrong[0]].tolist()
+        raise ArgumentError(
+            f"The score of target {target} and training example {train} is {scores[wrong[0]]}, so no region has a "
+            "share of it. Look at the target's input, label and loss, and at the model's weights; leave such pairs out."
+        )
 
 
 def described(recipe: Recipe, quantity: Quantity) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxtyping import Integer
 
 from whence._errors import ArgumentError, LabelError
 from whence._numbers import is_whole
+from whence.attribution.scores import check_scores
 
 Pairs = Sequence[tuple[int, int]] | Integer[np.ndarray, "pairs 2"]
 """Ids: (target, training example)."""
@@ -32,11 +33,7 @@ def top_pairs(scores: xr.DataArray, count: int = 5, *, harmful: bool = False) ->
         >>> top_pairs(found, 2)
         [(7, 0), (7, 2)]
     """
-    if scores.dims != ("target", "train") or scores.attrs.get("helps") not in {-1, 1}:
-        raise ArgumentError(
-            f"`scores` are those of whence.attribution.attribute, dims ('target', 'train') and attrs['helps']; got "
-            f"dims {scores.dims}."
-        )
+    check_scores(scores)
     if not is_whole(count) or not 1 <= count <= scores.sizes["train"]:
         raise ArgumentError(f"`count` is 1 to {scores.sizes['train']}, the scored examples; got {count!r}.")
     sign = scores.attrs["helps"] * (1 if harmful else -1)

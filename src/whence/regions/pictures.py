@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from whence._errors import ArgumentError, ShapeError
+from whence._numbers import is_whole
 
 _RAISES, _LOWERS = np.array([214.0, 96.0, 20.0]), np.array([35.0, 110.0, 200.0])  # orange and blue: told apart by all
 _QUANTILE = 0.99  # of the map's absolute values, which is drawn at full strength
@@ -90,7 +91,12 @@ def as_image(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     array = np.asarray(picture)
-    if array.dtype != np.uint8 or array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] != 3):
+    if (
+        array.dtype != np.uint8
+        or not array.size
+        or array.ndim not in {2, 3}
+        or (array.ndim == 3 and array.shape[2] != 3)
+    ):
         raise ArgumentError(
             "A picture is a Pillow image, or bytes (height, width) or (height, width, 3), as examples.picture(id) "
             f"gives; got {array.dtype} of shape {array.shape}."
@@ -104,8 +110,8 @@ def enlarged(image: Image.Image, size: int) -> Image.Image:
     Raises:
         ArgumentError: If the size is below 1.
     """
-    if size < 1:
-        raise ArgumentError(f"`size` is a number of pixels, at least 1; got {size!r}.")
+    if not is_whole(size) or size < 1:
+        raise ArgumentError(f"`size` is a whole number of pixels, at least 1; got {size!r}.")
     scale = size / max(image.size)
     side = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(side, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)

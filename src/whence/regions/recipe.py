@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import is_number, is_whole
+from whence._numbers import check_seed, is_number, is_whole
 from whence.attribution import GradCos, GradDot, Influence, Layers
 from whence.audit.quadrature import rule
 from whence.audit.quantities import Numbers
@@ -208,8 +208,9 @@ class Recipe:
             raise ArgumentError("A region map needs exact gradients: leave `projection` of its score out.")
         if not is_whole(self.smooth) or self.smooth < 0:
             raise ArgumentError(f"`smooth` is how many noisy copies to average, at least 0; got {self.smooth!r}.")
-        if not 0 < self.noise < float("inf"):
+        if not is_number(self.noise) or self.noise <= 0:
             raise ArgumentError(f"`noise` is a share of the inputs' range, above 0; got {self.noise!r}.")
+        check_seed(self.seed)
 
 
 def check_parts(score: object, way: object, baseline: object) -> None:

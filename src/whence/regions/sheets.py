@@ -39,12 +39,14 @@ def draw_maps(
         The files, one a pair, in the order of the maps.
 
     Raises:
-        ArgumentError: If targets or training examples are no images, or ``folder`` is a file.
-        LabelError: If a map beside them lacks one of the targets.
+        ArgumentError: If maps or control are something else, targets or training examples are no images, or ``folder``
+            is a file.
+        LabelError: If the control lacks one of the training examples, or a map beside them one of the targets.
         DiskError: If the disk is full or refuses to write.
     """
     explained, known, place = as_examples(targets), as_examples(train_data), Path(folder)
     others = dict(beside or {})
+    check_maps(maps, control)
     for name, one in others.items():
         missing = sorted(set(maps.coords["target"].values.tolist()) - set(one.coords["target"].values.tolist()))
         if missing:
@@ -65,6 +67,31 @@ def draw_maps(
         files.append(place / f"target-{target}-train-{train}.png")
         write_atomically(files[-1], _png(side_by_side(panels)))
     return files
+
+
+def check_maps(maps: Any, control: Any) -> None:
+    """Refuse what are no maps of pairs, and a control without all of their training examples.
+
+    Args:
+        maps, control: As `draw_maps` takes them.
+
+    Raises:
+        ArgumentError: If one of them is something else.
+        LabelError: If a training example is missing.
+    """
+    for name, one, first, maker in (
+        ("maps", maps, "pair", "region_map"),
+        ("control", control, "train", "own_saliency"),
+    ):
+        if not isinstance(one, xr.DataArray) or first not in one.dims:
+            given = f"dims {one.dims}" if isinstance(one, xr.DataArray) else type(one).__name__
+            raise ArgumentError(f"`{name}` are those of whence.regions.{maker}, with the dim {first!r}; got {given}.")
+    missing = sorted(set(maps.coords["train"].values.tolist()) - set(control.coords["train"].values.tolist()))
+    if missing:
+        raise LabelError(
+            f"The control has no training example {missing[0]}. Make it of every one in the maps: own_saliency(source, "
+            'sorted(set(maps["train"].values.tolist()))).'
+        )
 
 
 def picture_of(examples: Examples, index: int, what: str) -> np.ndarray:

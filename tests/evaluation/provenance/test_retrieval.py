@@ -187,8 +187,8 @@ def test_reading_a_part_at_a_time_changes_nothing(
     case: tuple[ProvenanceNetwork, Images, Images], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, data, test = case
-    whole = evaluate_provenance(network, data, test, k=4)
+    whole = evaluate_provenance(network, data, test, k=4, limit=24)
     monkeypatch.setattr(retrieval, "_CHUNK", 7)
-    parts = evaluate_provenance(network, data, test, k=4)
+    parts = evaluate_provenance(network, data, test, k=4, limit=24)
     for name, table in whole.parts.items():
         xr.testing.assert_allclose(parts[name].data, table.data)

@@ -22,6 +22,7 @@ from whence.provenance.generative.coders import (
 )
 from whence.provenance.generative.heads import ClassHeads
 from whence.provenance.indices import ClassIndex
+from whence.provenance.modes import rest
 from whence.runs import kept_randomness
 
 Head = Callable[[int, ClassIndex], nn.Module]
@@ -169,6 +170,17 @@ class GenerativeNetwork(nn.Module):
             coders = ConnectedEncoder(of, size, (first, second)), ConnectedDecoder(of, size, (first, second))
             return cls(index, *coders, shape=of, latent=size, width=second, head=head)
 
+    def train(self, mode: bool = True) -> GenerativeNetwork:
+        """Set the mode as torch does, but leave frozen parts in evaluation mode, as `ProvenanceNetwork.train` does.
+
+        Args:
+            mode: Whether to train.
+        """
+        super().train(mode)
+        if mode:
+            rest(self)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
@@ -217,18 +229,6 @@ class GenerativeNetwork(nn.Module):
     def outside(self, labels: Int[Tensor, " batch"]) -> Bool[Tensor, "batch examples"]:
         """Return which examples are of another class."""
         return labels[:, None] != self.labels
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Have a network in evaluation mode and without gradients, and then as it was."""
-    before = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(before)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from whence._errors import ArgumentError, LabelError
 from whence.provenance.generative.checks import whole
-from whence.provenance.generative.networks import GenerativeNetwork, evaluating
+from whence.provenance.generative.networks import GenerativeNetwork
 from whence.provenance.generative.scoring import Scoring, best, within_class
+from whence.provenance.modes import evaluating
 
 _AT_ONCE = 256  # samples
 _ROUNDS = 50  # of samples drawn for a class before giving up
@@ -53,7 +54,7 @@ def generate(
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     if label is not None:
         _check_class(network, label, named, scoring)
-    with evaluating(network):
+    with evaluating(network), torch.no_grad():
         latent = _drawn(network, many, generator) if label is None else _of_class(network, many, label, generator)
         parts = [_described(network, part, named, scoring) for part in latent.split(_AT_ONCE)]
     found = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
