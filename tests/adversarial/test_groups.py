@@ -114,7 +114,7 @@ def test_inputs_without_labels_cannot_be_attacked_and_the_reason_is_told(run: Ru
 
 def test_inputs_that_are_no_numbers_or_no_inputs_of_the_model_cannot_be_attacked(run: Run) -> None:
     inputs, labels = digits("test", 10)
-    with pytest.raises(ArgumentError, match=r"two finite numbers; got \(nan, nan\)"):
+    with pytest.raises(ArgumentError, match=r"Inputs go from nan to nan: .* no numbers, or all the same\. .* `bounds`"):
         attack(run, (torch.where(inputs > 0.9, float("nan"), inputs), labels), count=1)
     for wrong in (inputs[:, :7], inputs.float()):
         with pytest.raises(ArgumentError, match="The model cannot be called with the targets' inputs"):
@@ -155,6 +155,21 @@ def test_inputs_at_bounds_that_their_type_rounds_are_within_them() -> None:
     check_within(inputs[:0], (0.1, 0.6))
     with pytest.raises(ArgumentError, match=r"Inputs go from nan to nan, which is not within"):
         check_within(inputs / 0 * 0, (0.1, 0.6))
+
+
+def test_inputs_that_are_all_the_same_want_bounds(run: Run) -> None:
+    inputs, labels = digits("test", 10)
+    with pytest.raises(ArgumentError, match=r"Inputs go from 0 to 0: .* all the same\. Give .* `bounds`"):
+        attack(run, (torch.zeros_like(inputs), labels), count=1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scipy, when foolbox is imported
+def test_an_attack_by_class_that_needs_a_size_asks_for_it_and_one_that_is_made_already_for_its_class(run: Run) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    with pytest.raises(ArgumentError, match=r"LinfProjectedGradientDescentAttack makes .* Give `epsilon`"):
+        attack(run, digits("test", 60), count=1, method=foolbox.attacks.LinfPGD)
+    with pytest.raises(ArgumentError, match=r"`method` is called without arguments .* Give the attack's class"):
+        attack(run, digits("test", 60), count=1, method=foolbox.attacks.LinfPGD())
 
 
 def test_an_attack_without_a_size_that_finds_too_little_says_nothing_of_a_size(run: Run) -> None:

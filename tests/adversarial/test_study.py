@@ -16,11 +16,12 @@ from torch.nn.functional import cross_entropy
 
 import whence
 from tests.adversarial.small import PLAN, digits, network
-from tests.report.making import read
+from tests.report.making import Reader, picture_case, read
 from whence._errors import ArgumentError, AuditError
 from whence.adversarial import Groups, Plan, Recipe, Study, findings, outcomes, study, with_cure
 from whence.report import save_study, study_run, write_report
 from whence.report.attack_plots import attacked_figures
+from whence.report.words import number
 from whence.runs import Run
 
 
@@ -192,6 +193,52 @@ def test_the_page_says_what_came_out_and_each_claim(run: Run, studied: Study, tm
     assert text.count("holds") >= 1
     keys = {element.attributes.get("data-figure") for element in page.of("div")}
     assert {"attacked-gross", "attacked-modes", "attacked-cancellation", "attacked-regime"} <= keys
+
+
+def headings(page: Reader) -> list[str]:
+    """Return the headings of the targets explained."""
+    return [one.text for one in page.of("h3") if (one.attributes.get("id") or "").startswith("head-t")]
+
+
+def test_every_adversarial_input_is_explained_under_its_name_beside_its_clean_twin(
+    run: Run, studied: Study, tmp_path: Path
+) -> None:
+    page = read(write_report(run, studied.audit, studied.targets, tmp_path / "p.html", adversarial=studied))
+    heads = [one.split(":")[0] for one in headings(page)]
+    many, ids = len(studied.groups), studied.groups.ids
+    attacked = [f"Target {2 * many + place} (adversarial, of example {one})" for place, one in enumerate(ids)]
+    assert heads == [*attacked, *(f"Target {place} (clean, of example {one})" for place, one in enumerate(ids))]
+    chosen, place = [many, len(studied.targets[1]) - 2], tmp_path / "p.html"
+    page = read(write_report(run, studied.audit, studied.targets, place, chosen=chosen, adversarial=studied))
+    heads = [one.split(":")[0] for one in headings(page)]
+    points = studied.plan.points
+    assert heads == [
+        f"Target {many} (random, of example {ids[0]})",
+        f"Target {3 * many + points - 2} ({number((points - 2) / (points - 1), 2)} of the way from example {ids[0]})",
+    ]
+
+
+def test_a_study_of_another_run_is_not_shown(studied: Study, tmp_path: Path) -> None:
+    case = picture_case(tmp_path)
+    with pytest.raises(AuditError, match="The study is of another run"):
+        write_report(case.run, case.audit, case.targets, tmp_path / "p.html", adversarial=studied)
+
+
+def test_a_study_beside_an_audit_of_other_inputs_leaves_the_choice_of_targets_as_it_is(
+    run: Run, studied: Study, tmp_path: Path
+) -> None:
+    others = digits("test", 5)
+    page = read(write_report(run, whence.audit(run, others), others, tmp_path / "p.html", adversarial=studied))
+    heads = headings(page)
+    assert heads
+    assert not any("adversarial" in one or "of example" in one for one in heads)
+
+
+def test_plots_of_a_study_count_epochs_from_1_as_the_rest_of_the_page_does(studied: Study) -> None:
+    by_epoch = [one for one in attacked_figures(studied) if one.layout["xaxis"]["title"]["text"] == "epoch"]
+    assert len(by_epoch) == 5
+    for one in by_epoch:
+        assert list(one.traces[0]["x"]) == list(range(1, studied.influences.sizes["epoch"] + 1))
 
 
 def test_the_plot_of_twins_is_of_the_first_clean_input_and_its_adversarial_one(studied: Study) -> None:

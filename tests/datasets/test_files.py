@@ -150,13 +150,17 @@ def test_a_damaged_mnist_file_is_named(mnist: Path, name: str, content: bytes, w
 def test_a_missing_mnist_file_or_folder_is_named(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (mnist / TRAIN_IMAGES).unlink()
     with pytest.raises(
-        DataError, match=r"No train-images-idx3-ubyte or .*\.gz in .* \(it has 3 other entries\).*--data-dir"
+        DataError,
+        match=r"No train-images-idx3-ubyte or .*\.gz in .* \(it has 3 other entries\).*mnist:FOLDER, or --data-dir",
     ):
         load_mnist(mnist)
     with pytest.raises(DataError, match=r"the folder does not exist"):
         load_mnist(mnist / "nowhere")
     monkeypatch.delenv("WHENCE_DATA", raising=False)
-    with pytest.raises(DataError, match=r"No folder for MNIST: give --data-dir .* WHENCE_DATA"):
+    with pytest.raises(
+        DataError,
+        match=r"No folder for MNIST: give folder= .*mnist:FOLDER, or --data-dir of demo\), or set WHENCE_DATA",
+    ):
         load_mnist()
 
 

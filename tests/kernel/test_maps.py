@@ -88,7 +88,7 @@ def test_what_is_no_map_is_refused(given: dict[str, Any], error: Any, message: s
 
 def test_extremes_of_no_class_are_refused() -> None:
     places = layout(_groups(2))
-    with pytest.raises(ArgumentError, match="of the 0 of class 9"):
+    with pytest.raises(ArgumentError, match=r"No example of this map is of class 9: its classes are 0\."):
         extremes(places, np.zeros(6), 9)
     with pytest.raises(ShapeError, match="`labels` needs one class for each of 6"):
         extremes(places, np.zeros(5), 9)

@@ -88,6 +88,10 @@ def test_blocks_and_chosen_examples_give_the_same_sketches(run: Run) -> None:
     ("given", "message"),
     [
         ({"width": 0}, "`width` is how many"),
+        (
+            {"width": 10**15},
+            r"of width 1,000,000,000,000,000 .* 16,000,000,000,000,000 bytes, .* Give a smaller `width`",
+        ),
         ({"seed": -1}, "`seed` is a"),
         ({"precision": "mixed"}, "No precision 'mixed'"),
     ],

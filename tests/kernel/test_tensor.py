@@ -63,6 +63,8 @@ def test_an_audit_like_share_is_the_tensor_summed_over_parameter(run: Run) -> No
 def test_a_tensor_that_does_not_fit_says_what_does(run: Run) -> None:
     with pytest.raises(ArgumentError, match=r"7 examples at 3 times, of 53 parameters, take 8,904 bytes.* holds 2 exa"):
         gradient_tensor(run, data("perceptron", 7), memory_budget=3_000)
+    with pytest.raises(ArgumentError, match=r"budget of 600\. It holds none of these examples at these times, nor"):
+        gradient_tensor(run, data("perceptron", 7), memory_budget=600)
     with pytest.raises(ArgumentError, match=r"1,272 bytes for the states .* of 4,000, which holds 2 times"):
         time_kernel(run, data("perceptron", 7), memory_budget=4_000)
     with pytest.raises(ArgumentError, match=r"which holds 0 times\. Choose `times` or `layers`"):

@@ -164,6 +164,9 @@ def test_targets_without_classes_or_too_few_of_them_are_refused(case: Case, tmp_
     with pytest.raises(ArgumentError, match=r"these targets have none as labels: it is for classifiers\. Leave the"):
         write_report(numbers.run, numbers.audit, numbers.targets, tmp_path / "p.html", alike=True)
     assert not (tmp_path / "p.html").exists()
+    inputs, labels = case.targets.batch(range(8))
+    with pytest.raises(ArgumentError, match=r"these targets have none as labels"):
+        likeness_map(case.run, (inputs, labels.float()))
     with pytest.raises(DataError, match="label"):
         likeness_map(case.run, torch.zeros(8, 1, 6, 6))
 

@@ -59,7 +59,7 @@ def attack(
             makes an attack of foolbox.
         epsilon: Largest change that the attack may make, in the norm of its name. None is a tenth of the range of
             the inputs for a largest change, and of the length of its diagonal for a Euclidean one; attacks that look
-            for the smallest change are not bounded then.
+            for the smallest change are not bounded then, and others that go by no name here need it.
         bounds: The least and the greatest value an input may have; None takes those found in the examples that may be
             attacked, all of which are read for it.
         ids: Which examples may be attacked; all when left out. They are tried in a random order.
@@ -87,7 +87,13 @@ def attack(
     size = epsilon if epsilon is not None else _default_size(data, method, limits)
     if size is not None and (not is_number(size) or size <= 0):
         raise ArgumentError(f"`epsilon` is the largest change an attack may make, above 0; got {size!r}.")
-    found = _search(model, data, order, int(count), _Tried(_made(method), size, limits, seed))
+    made = _made(method)
+    if size is None and isinstance(made, _imported("foolbox.attacks.base").FixedEpsilonAttack):
+        raise ArgumentError(
+            f"{type(made).__name__} makes changes of a given size, which has a default for the attacks that go by a "
+            "name here. Give `epsilon`."
+        )
+    found = _search(model, data, order, int(count), _Tried(made, size, limits, seed))
     clean, adversarial, labels, kept = found
     if len(kept) < count:
         raise AttackError(
@@ -177,7 +183,13 @@ def _check_answers(model: nn.Module, data: Examples, order: Tensor) -> None:
 def _bounds(data: Examples, order: Tensor, bounds: Any) -> tuple[float, float]:
     if bounds is None:
         ends = torch.stack([torch.stack(data.batch(rows)[0].aminmax()) for rows in order.split(_AT_ONCE)])
-        bounds = float(ends[:, 0].amin()), float(ends[:, 1].amax())
+        low, high = float(ends[:, 0].amin()), float(ends[:, 1].amax())
+        if not is_number(low) or not is_number(high) or low >= high:
+            raise ArgumentError(
+                f"Inputs go from {low:g} to {high:g}: some are no numbers, or all the same. Give inputs that are "
+                "numbers, and `bounds`, the least and the greatest value that one may have."
+            )
+        bounds = low, high
     check_bounds(bounds)
     return float(bounds[0]), float(bounds[1])
 
@@ -193,7 +205,13 @@ def _default_size(data: Examples, method: Any, bounds: tuple[float, float]) -> f
 
 def _made(method: str | Callable[[], Any]) -> Any:
     if not isinstance(method, str) and callable(method):
-        made = method()
+        try:
+            made = method()
+        except TypeError as error:
+            raise ArgumentError(
+                f"`method` is called without arguments to make an attack of foolbox; {_called(method)} cannot be: "
+                f"{error}. Give the attack's class, or a function that returns one."
+            ) from error
         if not callable(made):
             raise ArgumentError(
                 f"`method` makes an attack of foolbox when it is called; {_called(method)} made {made!r}. Give the "

@@ -38,7 +38,7 @@ from whence.runs import Run
 
 CURED, CONTROL, CURED_RANDOM = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}", f"cured {RANDOM}"
 WITHOUT_MODES = f"{CURED}, no modes"
-_THREE = (CLEAN, RANDOM, ADVERSARIAL)
+AUDITED = (CLEAN, RANDOM, ADVERSARIAL)
 _TOP = 10  # leading modes, which findings compare with the others
 
 
@@ -135,7 +135,7 @@ class Study:
     @property
     def targets(self) -> tuple[Tensor, Tensor]:
         """The audited inputs with their labels, in the order of the audit."""
-        return _targets(self.groups.only(_THREE), self.plan)
+        return _targets(self.groups.only(AUDITED), self.plan)
 
 
 def study(
@@ -189,8 +189,8 @@ def study(
     groups = groups.with_group(WITHOUT_MODES, plainly)
     leading = first_modes(found, min(plan.sensitive, plan.modes))
     audited = _audited(run, three, plan, path, memory_budget)
-    whole = audited.influence.isel(target=slice(0, len(three) * len(_THREE)))
-    line = audited.influence.isel(target=slice(len(three) * len(_THREE), None))
+    whole = audited.influence.isel(target=slice(0, len(three) * len(AUDITED)))
+    line = audited.influence.isel(target=slice(len(three) * len(AUDITED), None))
     values = mode_coefficients(found, run, three)
     apart = [mode_differences(found, values, of=name) for name in (ADVERSARIAL, RANDOM)]
     ends = np.asarray(ends_of_epochs(run))

@@ -65,7 +65,8 @@ def _folder(folder: str | os.PathLike[str] | None) -> Path:
     root = os.environ.get("WHENCE_DATA")
     if not root:
         raise DataError(
-            "No folder for MNIST: give --data-dir (folder=), or set WHENCE_DATA to the folder above mnist/."
+            "No folder for MNIST: give folder= (on the command line mnist:FOLDER, or --data-dir of demo), or set "
+            "WHENCE_DATA to the folder above mnist/."
         )
     return Path(root) / "mnist"
 
@@ -82,7 +83,7 @@ def _find(folder: Path, name: str) -> Path:
     )
     raise DataError(
         f"No {name} or {name}.gz in {folder} ({there}). Put the four MNIST files there, or name their folder "
-        "with --data-dir (folder=)."
+        "with folder= (on the command line mnist:FOLDER, or --data-dir of demo)."
     )
 
 

@@ -90,11 +90,11 @@ def extremes(places: Any, labels: Any, of: Any, count: int = 5) -> xr.DataArray:
     if known.shape != (places.sizes["example"],):
         raise ShapeError(f"`labels` needs one class for each of {places.sizes['example']}; got shape {known.shape}.")
     own = places.isel(example=np.flatnonzero(known == of))
-    if not is_whole(count) or count < 1 or own.sizes["example"] == 0:
-        raise ArgumentError(
-            f"`count`, {count!r}, is how many examples to show at each end, at least 1, of the "
-            f"{own.sizes['example']} of class {of!r}."
-        )
+    if own.sizes["example"] == 0:
+        classes = ", ".join(map(str, np.unique(known).tolist()))
+        raise ArgumentError(f"No example of this map is of class {of!r}: its classes are {classes}.")
+    if not is_whole(count) or count < 1:
+        raise ArgumentError(f"`count` is how many examples to show at each end, at least 1; got {count!r}.")
     order = np.argsort(own.values, axis=0, kind="stable").T[:, None]
     ids = own["example"].values[np.concatenate([order, order[:, :, ::-1]], 1)[:, :, :count]]
     return xr.DataArray(

@@ -76,7 +76,8 @@ def path_features(  # noqa: PLR0913 - each is a question of its own
         root mean square.
 
     Raises:
-        ArgumentError: If an argument is outside what is listed, or examples have no labels.
+        ArgumentError: If an argument is outside what is listed, examples have no labels, or memory does not hold the
+            sketches.
         LabelError: If there is no layer of a name.
         DataError: If the data is of a kind that cannot be read.
         ReplayError: If the run does not replay.
@@ -104,7 +105,7 @@ def _sketches(
 ) -> tuple[Float[Tensor, "examples width"], Float[Tensor, "some some"]]:
     """Return the sketches of examples, and exact products of the first few."""
     features, (width, seed) = looked_at.features(data, rows), form
-    found = torch.zeros(len(rows), width, dtype=looked_at.dtype, device=looked_at.trained.device)
+    found = _empty(looked_at, len(rows), width)
     few = min(_MEASURED, len(rows))
     exact = found.new_zeros(few, few)
     for step, moment in zip(looked_at.steps, looked_at.moments(), strict=True):
@@ -118,6 +119,23 @@ def _sketches(
         first: Gradients = features.exact(moment, few)
         exact += inner_products(first, first, moment.scales, max(_LEAST, memory_budget // 8))
     return found, exact
+
+
+def _empty(looked_at: Subject, examples: int, width: int) -> Float[Tensor, "examples width"]:
+    """Return room for the sketches.
+
+    Raises:
+        ArgumentError: If there is none.
+    """
+    try:
+        return torch.zeros(examples, width, dtype=looked_at.dtype, device=looked_at.trained.device)
+    except RuntimeError as error:  # torch has no type of its own for this on CPUs
+        size = examples * width * looked_at.dtype.itemsize
+        raise ArgumentError(
+            f"Sketches of width {width:,} of {examples} examples take {size:,} bytes, and there is no room for them. "
+            f"Give a smaller `width`, or fewer `ids`; the features themselves have {looked_at.parameters:,} entries a "
+            "state."
+        ) from error
 
 
 class _Draw:

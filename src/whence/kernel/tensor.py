@@ -173,11 +173,13 @@ def _refuse_too_large(looked_at: Subject, examples: int, memory_budget: int) -> 
     if examples * each > memory_budget:
         fitting = memory_budget // each
         times = memory_budget // (looked_at.parameters * looked_at.dtype.itemsize * examples)
+        held = [f"{fitting} examples at these times"] if fitting else []
+        held += [f"these at {times} times"] if times else []
+        holds = ", or ".join(held) or "none of these examples at these times, nor all of them at one"
         raise ArgumentError(
             f"The gradients of {examples} examples at {len(looked_at.steps)} times, of {looked_at.parameters} "
             f"parameters, take {examples * each:,} bytes, more than the memory budget of {memory_budget:,}. It holds "
-            f"{fitting} examples at these times, or these at {times} times: choose `ids`, `times` or `layers`, or "
-            "raise `memory_budget`."
+            f"{holds}: choose `ids`, `times` or `layers`, or raise `memory_budget`."
         )
 
 

@@ -167,8 +167,9 @@ def likeness_map(
         raise ArgumentError(
             f"A map is of at least {FEWEST} targets; got {len(shown)}. Give more targets, or leave the map out."
         )
-    answers = Answerer(run).at(run.steps, examples, shown)
-    if answers.labels is None:
+    kinds = labels_of(examples)
+    answers = None if kinds is None or kinds.is_floating_point() else Answerer(run).at(run.steps, examples, shown)
+    if answers is None or answers.labels is None:
         raise ArgumentError(
             "The map shows classes, and these targets have none as labels: it is for classifiers. Leave the map out."
         )

@@ -71,7 +71,7 @@ class _Curves:
 
 def _of_influence(study: Study) -> tuple[_Curves, ...]:
     """PLGK, figures 10, 11 and 13."""
-    epochs, unit = study.influences.epoch.values, str(study.influences.attrs.get("unit", ""))
+    epochs, unit = study.influences.epoch.values + 1, str(study.influences.attrs.get("unit", ""))
     gross, net = (study.influences[name].mean("example") for name in ("cumulative_gross", "cumulative_net"))
     by_layer = study.influences["gross"].mean("example").sel(group=ADVERSARIAL)
     layers = {str(name): by_layer.sel(layer=name) for name in by_layer.layer.values}
@@ -112,7 +112,7 @@ def _of_modes(study: Study) -> tuple[_Curves, ...]:
     felt = study.sensitivity["corrected"].mean("example")
     ratio = study.course["cancellation"].mean("example")
     last = ratio.isel(time=-1)
-    slope = "Slope of each coefficient in the input, over the length of the loss gradient."
+    slope = "Slope of the coefficient in the input, over the length of the loss gradient."
     course = study.course["corrected"].mean("example")
     learned = {
         f"{name}, {what}": course.sel(group=name)[:, part].mean("mode")
@@ -124,9 +124,11 @@ def _of_modes(study: Study) -> tuple[_Curves, ...]:
     times, whole = ratio.time.values, _groups(ratio.isel(modes=-1))
     return (
         _Curves("sensitivity", "How strongly inputs move each mode", slope, "mode", unit, modes, _groups(felt)),
-        _Curves("learned", "The same along training", slope, "step", unit, course.time.values, learned),
+        _Curves(
+            "learned", "How strongly modes are moved, in training", slope, "step", unit, course.time.values, learned
+        ),
         _Curves("cancellation", "Cancellation ratio along training", cancel, "step", "ratio", times, whole),
-        _Curves("share", "The same at the end, by modes", cancel, "modes", "ratio", last.modes.values, _groups(last)),
+        _Curves("share", "Cancellation ratio at the end", cancel, "modes", "ratio", last.modes.values, _groups(last)),
     )
 
 
@@ -195,10 +197,10 @@ def _modes(study: Study) -> Figure:
     return Figure(
         "attacked-modes",
         "In which modes adversarial inputs differ from clean ones",
-        "Size: mean difference of the coefficient. Right: modes with large singular values. Above 0: training examples "
-        "push the mode one way on balance, below the other.",
+        "Size: mean difference of the coefficient. Right: modes with large singular values. The alignment says which "
+        "way training examples push the mode on balance: above 0 one way, below the other.",
         (trace,),
-        layout(axis("singular value", type="log"), axis("alignment of the training examples")),
+        layout(axis("singular value", type="log"), axis("alignment")),
         ("", "|Δc|", "singular value", "alignment"),
         rows,
     )

@@ -8,13 +8,16 @@ from typing import final
 import torch
 
 from whence.adversarial import Study, findings
-from whence.adversarial.groups import RANDOM
-from whence.adversarial.study import CONTROL, CURED, CURED_RANDOM, WITHOUT_MODES
+from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM
+from whence.adversarial.study import AUDITED, CONTROL, CURED, CURED_RANDOM, WITHOUT_MODES
+from whence.audit import Audit
 from whence.datasets import as_examples
 from whence.report.attack_plots import attacked_figures
+from whence.report.choice import refuse_another_run
 from whence.report.figures import Figure, Rows
 from whence.report.pictures import png
 from whence.report.words import count, number, percent
+from whence.runs import Run
 
 _SHOWN = 8
 
@@ -61,6 +64,20 @@ class Attacked:
     figures: tuple[Figure, ...]
 
 
+@final
+@dataclass(frozen=True)
+class Inputs:
+    """What the targets of a page are, where a study made them.
+
+    Attributes:
+        names: By row of the audit.
+        explained: The rows to explain: each adversarial input, then each clean one.
+    """
+
+    names: dict[int, str]
+    explained: list[int]
+
+
 def attacked(study: Study) -> Attacked:
     """Return what the page says of a study.
 
@@ -76,18 +93,42 @@ def attacked(study: Study) -> Attacked:
         f"{percent(float(right.sel(group=WITHOUT_MODES)))} after the same steps without modes, "
         f"{percent(float(right.sel(group=CONTROL)))} after a random change of the same length. Of the random inputs, "
         f"{percent(float(right.sel(group=RANDOM)))} are answered rightly before the same cure and "
-        f"{percent(float(right.sel(group=CURED_RANDOM)))} after it. {held} of the {len(told)} claims of the paper hold "
-        "on this run."
+        f"{percent(float(right.sel(group=CURED_RANDOM)))} after it. {held} of the {len(told)} claims below hold on "
+        "this run."
     )
     note = (
-        "Claims are those of the paper on path-integrated loss-gradient kernels, section 6.3; each stands beside the "
-        "numbers that decide it here. The cure sees neither label nor clean input, "
+        "Claims are those of the paper on path-integrated loss-gradient kernels, section 6.3, and a control of its "
+        "cure; each stands beside the numbers that decide it here. The cure sees neither label nor clean input, "
         "and does not know a wrong answer from a right one."
     )
     claims = tuple(
         (one.where, one.claim, "holds" if one.holds else "does not hold", _numbers(one.numbers)) for one in told
     )
     return Attacked(verdict, note, _outcomes(study), claims, _pictures(study), attacked_figures(study))
+
+
+def audited_inputs(run: Run, study: Study | None, audit: Audit) -> Inputs:
+    """Return what the audited inputs of a study are.
+
+    Args:
+        run: The run.
+        study: The study, if there is one.
+        audit: The audit that the page is about; where it is of other inputs than the study's, nothing is told of them.
+
+    Raises:
+        AuditError: If the study is of another run.
+    """
+    if study is not None:
+        refuse_another_run(run, study.audit.data.attrs, "study", "study")
+    if study is None or audit.data.attrs.get("targets_fingerprint") != study.audit.data.attrs["targets_fingerprint"]:
+        return Inputs({}, [])
+    ids, points = study.groups.ids, study.plan.points
+    rows = {name: range(group * len(ids), (group + 1) * len(ids)) for group, name in enumerate(AUDITED)}
+    names = {row: f"{name}, of example {one}" for name in AUDITED for row, one in zip(rows[name], ids, strict=True)}
+    start = len(names)
+    for point in range(points):
+        names[start + point] = f"{number(point / (points - 1), 2)} of the way from example {ids[0]}"
+    return Inputs(names, [*rows[ADVERSARIAL], *rows[CLEAN]])
 
 
 def _outcomes(study: Study) -> Rows:

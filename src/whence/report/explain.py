@@ -49,6 +49,7 @@ class Explanation:
         seen: The target with what its logit rests on in itself, by the name of the method, as data URIs.
         traced: What a provenance network takes it for, if one was given.
         indistinct: Inputs on which the network answers the same, if they were looked for.
+        origin: What kind of input it is, where targets were made and not taken as they are.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Explanation:
     seen: tuple[tuple[str, str], ...] = ()
     traced: Traced | None = None
     indistinct: Indistinct | None = None
+    origin: str = ""
 
     @property
     def all_rankings(self) -> tuple[Ranking, ...]:

@@ -19,7 +19,7 @@ from whence.evaluation import Table
 from whence.provenance import ProvenanceNetwork
 from whence.report.alike import LikenessMap, MapSettings, likeness_map
 from whence.report.answers import Answerer
-from whence.report.attacked import Attacked, attacked
+from whence.report.attacked import Attacked, attacked, audited_inputs
 from whence.report.choice import (
     choice_said,
     example_indices,
@@ -97,6 +97,9 @@ class Page:
         return (*self.proof.figures, *self.training, *measured, *mapped, *studied, *shown)
 
 
+_EXPLAINED = "Every adversarial input, then the clean ones that they were made of."
+
+
 def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
     run: Run,
     audit: Audit,
@@ -127,7 +130,8 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
         targets: The examples that were audited, in the order of the audit: any form that `as_examples` reads.
         path: Where to write the page; missing folders are made.
         chosen: Ids of the targets to explain, as in ``audit.influence.coords["target"]``. When left out: up to 24 wrong
-            predictions, largest loss first, then a few right ones.
+            predictions, largest loss first, then a few right ones; of a study's own audit every adversarial input and
+            its clean twin.
         k: How many training examples to list each time.
         remove: How many training examples to propose for removal, for every wrong answer among them, so that it becomes
             right; 0 for none. See `whence.counterfactual.repairs`.
@@ -151,7 +155,7 @@ def write_report(  # noqa: PLR0913 - the page's parts, all but four by keyword
 
     Raises:
         ArgumentError: If ``k`` is not positive, ``targets`` are not the audited ones, or ``path`` is a folder.
-        AuditError: If the audit or the evaluation is of another run.
+        AuditError: If the audit, the evaluation or the study is of another run.
         DataError: If ``targets`` cannot be read.
         LabelError: If a chosen target was not audited.
         ChangedDataError: If the provenance network was trained on other data.
@@ -202,11 +206,12 @@ def make_page(  # noqa: PLR0913 - as `write_report`
 
     Raises:
         ArgumentError: If ``k`` is not positive, or ``targets`` are not the audited ones.
-        AuditError: If the audit or the evaluation is of another run.
+        AuditError: If the audit, the evaluation or the study is of another run.
     """
     if k < 1:
         raise ArgumentError(f"`k` must be at least 1 to list training examples, got {k}.")
     refuse_another_run(run, audit.data.attrs)
+    made = audited_inputs(run, adversarial, audit)
     measured = None if evaluation is None else trust(run, evaluation)
     recogniser = None if provenance is None else Recogniser(provenance, run.examples)
     indices = example_indices(audit, targets)
@@ -214,13 +219,21 @@ def make_page(  # noqa: PLR0913 - as `write_report`
     answerer = Answerer(run)
     answers = answerer.at(run.steps, targets, asked)
     names = targets.class_names or run.examples.class_names
-    positions = positions_of(audit, chosen) if chosen is not None else worth_explaining(answers, asked, indices)
+    positions = (
+        positions_of(audit, chosen)
+        if chosen is not None
+        else made.explained or worth_explaining(answers, asked, indices)
+    )
     explainer = Explainer(audit, answers, asked, targets.labels, names, k, layer_names(run))
     wrong = wrong_of(answers, asked)
     mistaken = [index for index in dict.fromkeys(indices[position] for position in positions) if index in wrong]
     mended = repairs(run, targets, mistaken, k=remove, retrained=retrain) if remove and mistaken else {}
     explanations = tuple(
-        explainer.explain(position, indices[position], mended.get(indices[position])) for position in positions
+        replace(
+            explainer.explain(position, indices[position], mended.get(indices[position])),
+            origin=made.names.get(position, ""),
+        )
+        for position in positions
     )
     if methods:
         explanations = _with_others(run, targets, explanations, methods, names, k)
@@ -247,7 +260,7 @@ def make_page(  # noqa: PLR0913 - as `write_report`
         audit.unit,
         short_unit(audit.unit),
         _rule(audit),
-        choice_said(explanations, answers),
+        _EXPLAINED if made.explained and chosen is None else choice_said(explanations, answers),
         measured,
         recognised,
         None if adversarial is None else attacked(adversarial),
