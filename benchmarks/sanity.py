@@ -65,7 +65,7 @@ def main() -> None:
     lines = [
         f"Small convolutional network, first {TRAIN} training images of MNIST, {TARGETS} targets; see the script.",
         f"Machine: {json.dumps(found['machine'], sort_keys=True)}",
-        *(str(one) for one in tables.values()),
+        *(f"## {name.capitalize()}\n\n{one}" for name, one in tables.items()),
     ]
     (options.results / "sanity.md").write_text("\n\n".join(lines) + "\n")
 

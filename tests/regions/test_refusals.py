@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from whence.regions import (
     Gradient,
     Integrated,
     Recipe,
+    draw_maps,
     grad_cam,
     integrated_gradients,
     layer_map,
@@ -256,6 +258,27 @@ def test_a_control_without_a_training_example_and_what_are_no_maps_are_refused()
         check_maps(control, maps)
     with pytest.raises(ArgumentError, match=r"`control` are those of whence\.regions\.own_saliency.*got NoneType"):
         check_maps(maps, None)
+
+
+def test_maps_beside_that_are_of_no_targets_are_refused(tmp_path: Path) -> None:
+    where = {"target": ("pair", [0, 0]), "train": ("pair", [3, 3])}
+    maps = xr.DataArray(np.zeros((2, 4, 4)), where, ("pair", "height", "width"))
+    control = xr.DataArray(np.zeros((1, 4, 4)), {"train": [3]}, ("train", "height", "width"))
+    pictures = (torch.rand(6, 1, 4, 4), torch.zeros(6))
+    unnamed = xr.DataArray(np.zeros((1, 4, 4)), dims=("target", "height", "width"))
+    for other in (maps, unnamed):
+        with pytest.raises(ArgumentError, match=r"The map 'other' beside is none of targets: .* Give one of grad_cam"):
+            draw_maps(maps, control, pictures, pictures, tmp_path / "sheets", beside={"other": other})
+    with pytest.raises(LabelError, match=r"The map 'other' beside has no target 0\. Map every target of the pairs\."):
+        draw_maps(
+            maps,
+            control,
+            pictures,
+            pictures,
+            tmp_path / "sheets",
+            beside={"other": unnamed.assign_coords(target=[1])},
+        )
+    assert not (tmp_path / "sheets").exists()
 
 
 def test_pictures_that_do_not_fit_are_refused() -> None:

@@ -39,18 +39,15 @@ def draw_maps(
         The files, one a pair, in the order of the maps.
 
     Raises:
-        ArgumentError: If maps or control are something else, targets or training examples are no images, or ``folder``
-            is a file.
+        ArgumentError: If maps, control or a map beside them are something else, targets or training examples are no
+            images, or ``folder`` is a file.
         LabelError: If the control lacks one of the training examples, or a map beside them one of the targets.
         DiskError: If the disk is full or refuses to write.
     """
     explained, known, place = as_examples(targets), as_examples(train_data), Path(folder)
     others = dict(beside or {})
     check_maps(maps, control)
-    for name, one in others.items():
-        missing = sorted(set(maps.coords["target"].values.tolist()) - set(one.coords["target"].values.tolist()))
-        if missing:
-            raise LabelError(f"The map {name!r} beside has no target {missing[0]}. Map every target of the pairs.")
+    _check_beside(maps, others)
     make_folder(place)
     files = []
     for one in maps:
@@ -92,6 +89,23 @@ def check_maps(maps: Any, control: Any) -> None:
             f"The control has no training example {missing[0]}. Make it of every one in the maps: own_saliency(source, "
             'sorted(set(maps["train"].values.tolist()))).'
         )
+
+
+def _check_beside(maps: xr.DataArray, beside: Mapping[str, Any]) -> None:
+    for name, one in beside.items():
+        if not isinstance(one, xr.DataArray) or "target" not in one.dims or "target" not in one.coords:
+            given = (
+                f"dims {one.dims} and coords {list(one.coords)}"
+                if isinstance(one, xr.DataArray)
+                else type(one).__name__
+            )
+            raise ArgumentError(
+                f"The map {name!r} beside is none of targets: got {given}. Give one of grad_cam or "
+                "integrated_gradients, with the dim 'target' and the targets' ids along it."
+            )
+        missing = sorted(set(maps.coords["target"].values.tolist()) - set(one.coords["target"].values.tolist()))
+        if missing:
+            raise LabelError(f"The map {name!r} beside has no target {missing[0]}. Map every target of the pairs.")
 
 
 def picture_of(examples: Examples, index: int, what: str) -> np.ndarray:
