@@ -35,22 +35,21 @@ from whence.adversarial import (
     PAPER,
     SMALLEST,
     Groups,
+    Hardening,
     Pgd,
     Plan,
     Study,
     agreement,
     attack,
+    compare_hardened,
     findings,
     outcomes,
     study,
-    train_against,
     with_cure,
 )
-from whence.attribution import GradDot, self_influence
 from whence.datasets import load_parquet
 from whence.kernel import Trained, as_trained, modes
 from whence.report.attack_plots import attacked_figures
-from whence.runs.trees import to_device
 
 Data = tuple[Tensor, Tensor]
 PARTS = ("study", "cures", "hardened", "cifar")
@@ -69,7 +68,7 @@ RECIPES = {
     "no modes: loss, until left": replace(SMALLEST, aim="loss"),
 }
 COUNT, TESTS = 64, 10_000
-HARD_EPOCHS, HARD_RATE, HARD_EXAMPLES, HARD_MODES = 10, 1e-4, 10_240, 250
+HARDENING = Hardening(learning_rate=1e-4, attack=Pgd(epsilon=0.1, steps=5), modes=250, examples=10_240)
 CIFAR_TRAIN, CIFAR_EPOCHS, CIFAR_BATCH, CIFAR_RATE = 10_000, 12, 100, 3e-4
 CIFAR_TOLERANCE = 0.008  # nats: with ReLU and max-pooling gradients turn within a step
 
@@ -168,36 +167,17 @@ def measured_cure(trained: Trained, made: Groups) -> dict[str, float]:
     }
 
 
-def hardened(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
+def hardened(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Train on adversarial and on clean inputs in the same way, and compare their modes."""
-    data, tests = training_data(options.data_dir), target_data(options.data_dir, TESTS)
-    rows = {}
-    for name, against in (("standard", Pgd(epsilon=1e-9, steps=1)), ("PGD-AT", Pgd(epsilon=0.1, steps=5))):
-        model = lenet5().to(options.device)
-        train_against(model, Adam(model.parameters(), HARD_RATE), data, epochs=HARD_EPOCHS, attack=against)
-        rows[name] = robust(model, data, tests)
-        print(json.dumps({name: rows[name]}), flush=True)
-    return {"rows": rows, "examples": HARD_EXAMPLES, "modes": HARD_MODES}
-
-
-def robust(model: nn.Module, data: Data, tests: Data) -> dict[str, float]:
-    """Return accuracies with and without an attack, energy of its gradients, and how many modes hold the energy."""
-    trained = as_trained(model, data, loss=F.cross_entropy)
-    found = modes(trained, count=HARD_MODES, ids=range(HARD_EXAMPLES))
-    torch.manual_seed(0)
-    some = to_device((tests[0][:1000], tests[1][:1000]), next(model.parameters()).device)
-    changed = Pgd(epsilon=0.1, steps=20).changed(trained.model, *some)
-    with torch.no_grad():
-        right, robustly = ((trained.model(one).argmax(1) == some[1]).float().mean() for one in (some[0], changed))
-    held = {f"K@{share}": float(1 + int((found.captured < share / 100).sum())) for share in (90, 95, 99)}
-    parts = [energy(trained, one, some[1]) for one in (some[0], changed)]
-    return {"accuracy": float(right), "robust": float(robustly), **held, "energy_ratio": parts[1] / parts[0]}
-
-
-def energy(trained: Trained, inputs: Tensor, labels: Tensor) -> float:
-    """Return the mean squared length of the examples' loss gradients."""
-    there = as_trained(trained.model, (inputs.cpu(), labels.cpu()), loss=F.cross_entropy)
-    return float(self_influence(GradDot(), there).mean())
+    made = compare_hardened(mnist_run(options, scratch), target_data(options.data_dir, TESTS), HARDENING)
+    rows = {
+        str(name): {
+            **{key: float(one[key]) for key in ("accuracy", "robust", "energy_ratio")},
+            **{f"K@{100 * float(share):.0f}": float(one["modes"].sel(share=share)) for share in one["share"]},
+        }
+        for name, one in ((name, made.sel(network=name)) for name in made["network"].values)
+    }
+    return {"rows": rows, "examples": HARDENING.examples, "modes": HARDENING.modes}
 
 
 def cifar_network() -> nn.Module:

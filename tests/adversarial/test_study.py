@@ -18,7 +18,7 @@ import whence
 from tests.adversarial.small import PLAN, digits, network
 from tests.report.making import Reader, picture_case, read
 from whence._errors import ArgumentError, AuditError
-from whence.adversarial import Groups, Plan, Recipe, Study, findings, outcomes, study, with_cure
+from whence.adversarial import Groups, Hardening, Plan, Recipe, Study, findings, outcomes, study, with_cure
 from whence.report import save_study, study_run, write_report
 from whence.report.attack_plots import attacked_figures
 from whence.report.words import number
@@ -178,10 +178,17 @@ def test_a_run_is_studied_into_a_folder_whose_audit_serves_the_next_study(run: R
         study(run, digits("test", 60), plan=replace(PLAN, quadrature="gauss2"), path=tmp_path / "out" / "audit.zarr")
 
 
-def test_a_study_audits_by_the_quadrature_that_is_asked(run: Run, studied: Study) -> None:
-    finer = study(run, digits("test", 60), plan=replace(PLAN, quadrature="gauss3"))
+def test_a_study_audits_and_hardens_as_it_is_asked(run: Run, studied: Study, tmp_path: Path) -> None:
+    hardening = Hardening(epochs=1, modes=2, examples=20)
+    finer = study(run, digits("test", 60), plan=replace(PLAN, quadrature="gauss3", hardening=hardening))
     assert finer.audit.data.attrs["quadrature"] == "gauss3"
     assert finer.audit.completeness.mean_error < studied.audit.completeness.mean_error
+    page = read(write_report(run, finer.audit, finer.targets, tmp_path / "p.html", adversarial=finer))
+    text = " ".join(element.text for element in page.of("table"))
+    assert "PGD-AT" in text
+    assert "over 2" in text
+    save_study(finer, tmp_path / "tables")
+    assert (tmp_path / "tables" / "hardened.zarr").is_dir()
 
 
 def test_the_page_says_what_came_out_and_each_claim(run: Run, studied: Study, tmp_path: Path) -> None:

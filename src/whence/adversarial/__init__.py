@@ -13,7 +13,7 @@ from whence.adversarial.cancelling import (
 from whence.adversarial.cure import PAPER, SMALLEST, Recipe, cure, with_cure
 from whence.adversarial.findings import Finding, findings
 from whence.adversarial.groups import Groups, random_like
-from whence.adversarial.hardening import Pgd, train_against
+from whence.adversarial.hardening import Hardening, Pgd, compare_hardened, train_against
 from whence.adversarial.influences import (
     audit_groups,
     influence_agreement,
@@ -31,6 +31,7 @@ __all__ = [
     "SMALLEST",
     "Finding",
     "Groups",
+    "Hardening",
     "Pgd",
     "Plan",
     "Recipe",
@@ -39,6 +40,7 @@ __all__ = [
     "attack",
     "audit_groups",
     "cancellation_ratio",
+    "compare_hardened",
     "cure",
     "findings",
     "first_modes",

@@ -1,23 +1,29 @@
-"""Training on adversarial inputs, for comparison with the network trained on clean ones."""
+"""Training on adversarial inputs, and what it changes beside the same training on clean ones (PLGK, table 3)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from whence._errors import ArgumentError
 from whence._numbers import check_seed, is_number, is_whole
 from whence._progress import progress
 from whence.adversarial.groups import check_within
 from whence.datasets import as_examples, call_model
-from whence.runs import to_device
+from whence.kernel import Trained, modes
+from whence.kernel.slopes import LossPerExample
+from whence.kernel.trained import at_step, check_run
+from whence.runs import Run, to_device
+
+_SHARES = (0.9, 0.95, 0.99)  # of the energy
 
 
 @final
@@ -109,12 +115,146 @@ def train_against(
             attack's bounds.
         DataError: If the data is of a kind that cannot be read.
     """
+    made = Pgd() if attack is None else attack
+    _train(model, optimizer, train_data, (epochs, batch_size, seed), loss, made)
+
+
+@final
+@dataclass(frozen=True)
+class Hardening:
+    """How a run's network is trained anew, on adversarial inputs and in the same way on clean ones.
+
+    Attributes:
+        epochs: Passes over the training data.
+        learning_rate: Of Adam.
+        batch_size: Examples a step.
+        attack: How inputs are made; by default `Pgd` by a tenth of the inputs' range.
+        against: Steps of the attack by which both are tested.
+        tests: Examples on which they are tested, the first ones.
+        modes: How many modes of the training gradients are looked for.
+        examples: Training examples that the modes are of, the first ones.
+        seed: Of order, random starts and modes.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    attack: Pgd | None = None
+    against: int = 20
+    tests: int = 1000
+    modes: int = 125
+    examples: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ArgumentError: If one is outside what it may be.
+        """
+        for name in ("epochs", "batch_size", "against", "tests", "modes", "examples"):
+            if not is_whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise ArgumentError(f"`{name}` is a whole number, at least 1; got {getattr(self, name)!r}.")
+        if not is_number(self.learning_rate) or self.learning_rate <= 0:
+            raise ArgumentError(f"`learning_rate` is a number above 0; got {self.learning_rate!r}.")
+        check_seed(self.seed)
+
+
+def compare_hardened(
+    run: Run,
+    examples: Any,
+    plan: Hardening | None = None,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    memory_budget: int = 2**29,
+) -> xr.Dataset:
+    """Train a run's network anew from its first parameters, on clean and on adversarial inputs, and compare (table 3).
+
+    Args:
+        run: The recorded run: of its network, first parameters, data and loss.
+        examples: On which both are tested: anything `as_examples` takes, with classes as labels.
+        plan: How; ``Hardening()`` if left out.
+        bounds: The least and the greatest value an input may have, where the plan names no attack.
+        memory_budget: Bytes that gradients may take.
+
+    Returns:
+        By ``"network"``, ``"standard"`` and ``"PGD-AT"``: ``accuracy``, ``robust`` (accuracy on attacked inputs),
+        ``energy_ratio`` (mean squared length of the loss gradients on attacked inputs over that on clean ones); and by
+        ``"share"`` of the training gradients' energy, 0.9, 0.95 and 0.99, how many ``modes`` hold it, nan where
+        it is more than were looked for.
+
+    Raises:
+        ArgumentError: If there is no run with steps, it has fewer examples than modes, or inputs are outside the
+            bounds.
+        DataError: If the data is of a kind that cannot be read.
+    """
+    check_run(run, "A hardened network")
+    goal = Hardening() if plan is None else plan
+    span = bounds[1] - bounds[0]
+    made = Pgd(epsilon=span / 10, bounds=bounds) if goal.attack is None else goal.attack
+    tests = as_examples(examples)
+    some = tests.batch(range(min(goal.tests, len(tests))))
+    ids = range(min(goal.examples, len(run.examples)))
+    rows = []
+    for way in (None, made):
+        network = replace(at_step(run, 0), run=None)
+        optimizer = Adam(network.model.parameters(), goal.learning_rate)
+        loss = _mean_of(network.loss.per_example)
+        _train(network.model, optimizer, run.examples, (goal.epochs, goal.batch_size, goal.seed), loss, way)
+        inputs, labels = to_device(some, network.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(goal.seed)
+            harder = replace(made, steps=goal.against).changed(network.model, inputs, labels, loss)
+        rows.append(_measured(network, (inputs, harder, labels), ids, goal, memory_budget))
+    return xr.concat(rows, xr.Variable("network", ["standard", "PGD-AT"]))
+
+
+def _measured(
+    network: Trained, tested: tuple[Tensor, Tensor, Tensor], ids: range, goal: Hardening, memory_budget: int
+) -> xr.Dataset:
+    clean, harder, labels = tested
+    with torch.no_grad():
+        right = [float((call_model(network.model, one).argmax(1) == labels).float().mean()) for one in (clean, harder)]
+    found = modes(network, count=goal.modes, ids=ids, seed=goal.seed, memory_budget=memory_budget)
+    energies = [
+        modes(replace(network, examples=as_examples((one.cpu(), labels.cpu()))), count=1, memory_budget=memory_budget)
+        for one in (clean, harder)
+    ]
+    held = [1 + int((found.captured < share).sum()) for share in _SHARES]
+    return xr.Dataset(
+        {
+            "accuracy": right[0],
+            "robust": right[1],
+            "energy_ratio": energies[1].energy / energies[0].energy,
+            "modes": ("share", [float(one) if one <= goal.modes else float("nan") for one in held]),
+        },
+        {"share": list(_SHARES)},
+    )
+
+
+def _mean_of(loss: LossPerExample) -> Callable[[Any, Tensor], Tensor]:
+    def mean(outputs: Any, labels: Tensor) -> Tensor:
+        return loss(outputs, labels).mean()
+
+    return mean
+
+
+def _train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    train_data: Any,
+    plan: tuple[int, int, int],
+    loss: Callable[[Any, Tensor], Tensor],
+    made: Pgd | None,
+) -> None:
+    """Train on what an attack makes of each batch, or on the batch as it is; ``plan``: epochs, batch size, seed."""
+    epochs, batch_size, seed = plan
     if not all(is_whole(one) and one >= 1 for one in (epochs, batch_size)):
         raise ArgumentError(
             f"Training takes at least 1 epoch of batches of at least 1; got {epochs!r} and {batch_size!r}."
         )
     check_seed(seed)
-    data, made = as_examples(train_data), Pgd() if attack is None else attack
+    data = as_examples(train_data)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     with progress("adversarial training", epochs * len(data)) as advance, torch.random.fork_rng():
@@ -123,7 +263,7 @@ def train_against(
             for rows in torch.randperm(len(data), generator=generator).split(batch_size):
                 x, y = to_device(data.batch(rows, epoch=epoch), device)
                 model.eval()
-                harder = made.changed(model, x, y, loss)
+                harder = x if made is None else made.changed(model, x, y, loss)
                 model.train()
                 optimizer.zero_grad()
                 loss(call_model(model, harder), y).backward()

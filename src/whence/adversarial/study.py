@@ -25,6 +25,7 @@ from whence.adversarial.cancelling import (
 )
 from whence.adversarial.cure import SMALLEST, Recipe, cure, with_cure
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, RANDOM, Groups
+from whence.adversarial.hardening import Hardening, compare_hardened
 from whence.adversarial.influences import influence_agreement, influence_over_time, path_profile, perturbation_path
 from whence.adversarial.outcomes import agreement, loss_over_time, outcomes
 from whence.adversarial.regime import kernel_regime
@@ -58,6 +59,7 @@ class Plan:
         points: Inputs on the path from a clean input to its adversarial twin, at least 3: one lies between the ends.
         recipe: The cure.
         quadrature, tolerance: Of the audit, as in `whence.audit`: a network of large steps needs more than the default.
+        hardening: How the network is trained anew on adversarial inputs, to compare; None leaves that out.
         seed: Of every draw.
     """
 
@@ -73,6 +75,7 @@ class Plan:
     recipe: Recipe = SMALLEST
     quadrature: str = "trapezoid"
     tolerance: float | None = None
+    hardening: Hardening | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class Study:
         losses: `loss_over_time` of all groups.
         outcomes: `outcomes` of all groups.
         undoing: Cosine of each cure with the attack before it.
+        hardened: `compare_hardened`, if the plan asks for it.
     """
 
     plan: Plan
@@ -131,6 +135,7 @@ class Study:
     losses: xr.DataArray
     outcomes: xr.Dataset
     undoing: xr.DataArray
+    hardened: xr.Dataset | None = None
 
     @property
     def targets(self) -> tuple[Tensor, Tensor]:
@@ -220,6 +225,11 @@ def study(
         losses=loss_over_time(run, groups),
         outcomes=outcomes(run, groups),
         undoing=agreement(groups, ADVERSARIAL, CURED),
+        hardened=(
+            None
+            if plan.hardening is None
+            else compare_hardened(run, examples, plan.hardening, bounds=three.bounds, memory_budget=memory_budget)
+        ),
     )
 
 

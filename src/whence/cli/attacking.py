@@ -49,13 +49,16 @@ def adversarial(
     times: Annotated[int, typer.Option(help="States of the run at which they are followed.")] = 11,
     quadrature: Annotated[str, typer.Option(help="Of the audit; see `whence audit`.")] = "trapezoid",
     tolerance: Annotated[float | None, typer.Option(help="Of the audit; see `whence audit`.")] = None,
+    harden: Annotated[
+        int, typer.Option(help="Epochs to train anew on adversarial and on clean inputs, to compare; 0 for none.")
+    ] = 0,
     loss: Loss = CROSS_ENTROPY,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Attack the network, and explain why its training did not teach it the attacked inputs."""
     with expected(AGAIN):
-        from whence.adversarial import Plan
+        from whence.adversarial import Hardening, Plan
         from whence.report import study_run
         from whence.report.sources import named_data
 
@@ -70,6 +73,7 @@ def adversarial(
             times=times,
             quadrature=quadrature,
             tolerance=tolerance,
+            hardening=Hardening(epochs=harden, modes=modes, examples=examples, seed=seed) if harden else None,
             seed=seed,
         )
         opened = open_named(run, model, data, loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -54,6 +55,8 @@ class Attacked:
         claims: Rows of the table of claims: where, what, whether it holds, the numbers.
         rows: Inputs, each under every change.
         figures: Plots.
+        hardened: Rows of the table of networks trained anew, on clean and on adversarial inputs: network, accuracy,
+            robust accuracy, modes that hold shares of the energy, ratio of energies.
     """
 
     verdict: str
@@ -62,6 +65,7 @@ class Attacked:
     claims: Rows
     rows: tuple[tuple[Shown, ...], ...]
     figures: tuple[Figure, ...]
+    hardened: Rows
 
 
 @final
@@ -104,7 +108,9 @@ def attacked(study: Study) -> Attacked:
     claims = tuple(
         (one.where, one.claim, "holds" if one.holds else "does not hold", _numbers(one.numbers)) for one in told
     )
-    return Attacked(verdict, note, _outcomes(study), claims, _pictures(study), attacked_figures(study))
+    return Attacked(
+        verdict, note, _outcomes(study), claims, _pictures(study), attacked_figures(study), _hardened(study)
+    )
 
 
 def audited_inputs(run: Run, study: Study | None, audit: Audit) -> Inputs:
@@ -141,6 +147,22 @@ def _outcomes(study: Study) -> Rows:
             number(float(means["size"].sel(group=name))),
         )
         for name in study.groups.names
+    )
+
+
+def _hardened(study: Study) -> Rows:
+    if study.hardened is None:
+        return ()
+    most = 0 if study.plan.hardening is None else study.plan.hardening.modes
+    return tuple(
+        (
+            str(one["network"].item()),
+            percent(float(one["accuracy"])),
+            percent(float(one["robust"])),
+            *(f"over {most}" if math.isnan(value) else f"{value:.0f}" for value in one["modes"].values.tolist()),
+            number(float(one["energy_ratio"])),
+        )
+        for one in (study.hardened.isel(network=place) for place in range(study.hardened.sizes["network"]))
     )
 
 

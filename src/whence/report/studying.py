@@ -93,6 +93,8 @@ def save_study(found: Study, folder: str | Path) -> None:
         "outcomes": found.outcomes,
         "undoing": found.undoing.to_dataset(name="cosine"),
     }
+    if found.hardened is not None:
+        arrays["hardened"] = found.hardened
     for name, one in arrays.items():
         save_dataset(one, place / f"{name}.zarr")
     inputs = {name: one.contiguous().cpu() for name, one in found.groups.inputs.items()}
