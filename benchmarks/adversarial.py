@@ -5,8 +5,9 @@
     python -m benchmarks.adversarial --part study --run RUN --audit AUDIT.zarr
 
 ``study``: `whence.adversarial.study` on the paper's MNIST setting, with every claim of the paper and the numbers that
-decide it. ``cures``: several recipes against several attacks; ``sizes``: two of them on more inputs. ``hardened``: LeNet-5 trained on adversarial inputs, and
-one trained in the same way on clean ones (PLGK, table 3). ``cifar``: the study on a small convolutional network.
+decide it. ``cures``: several recipes against several attacks; ``sizes``: two of them on more inputs. ``hardened``:
+LeNet-5 trained on adversarial inputs, and one trained in the same way on clean ones (PLGK, table 3). ``cifar``: the
+study on a small convolutional network.
 Results go to ``benchmarks/results/adversarial.json`` and ``.md``, a picture of each plot beside them.
 """
 
