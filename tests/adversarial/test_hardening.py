@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tests.adversarial.small import digits, gradients, network
 from whence._errors import ArgumentError
-from whence.adversarial import Hardening, Pgd, compare_hardened
+from whence.adversarial import Hardening, Pgd, compare_hardened, train_against
 from whence.kernel import as_trained
 from whence.runs import Run
 
@@ -55,3 +55,8 @@ def test_hardened_and_standard_networks_are_trained_and_measured_as_by_hand(run:
 def test_a_hardening_that_is_none_is_refused_in_words(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         Hardening(**given)
+
+
+def test_an_optimizer_of_another_model_is_refused_in_words() -> None:
+    with pytest.raises(ArgumentError, match="The optimizer has none of the model's parameters, so nothing learns"):
+        train_against(network(), torch.optim.SGD(network().parameters(), 0.1), digits("train", 10), epochs=1)

@@ -111,8 +111,8 @@ def train_against(
         seed: Of order and random starts.
 
     Raises:
-        ArgumentError: If ``epochs`` or ``batch_size`` is less than 1, the seed is none, or inputs are outside the
-            attack's bounds.
+        ArgumentError: If ``epochs`` or ``batch_size`` is less than 1, the seed is none, the optimizer is of another
+            model, or inputs are outside the attack's bounds.
         DataError: If the data is of a kind that cannot be read.
     """
     made = Pgd() if attack is None else attack
@@ -239,6 +239,10 @@ def _mean_of(loss: LossPerExample) -> Callable[[Any, Tensor], Tensor]:
     return mean
 
 
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [one for group in optimizer.param_groups for one in group["params"]]
+
+
 def _train(
     model: nn.Module,
     optimizer: Optimizer,
@@ -254,6 +258,9 @@ def _train(
             f"Training takes at least 1 epoch of batches of at least 1; got {epochs!r} and {batch_size!r}."
         )
     check_seed(seed)
+    own, given = ({id(one) for one in some} for some in (model.parameters(), _parameters(optimizer)))
+    if own.isdisjoint(given):
+        raise ArgumentError("The optimizer has none of the model's parameters, so nothing learns. Make it of them.")
     data = as_examples(train_data)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
