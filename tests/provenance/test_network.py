@@ -573,3 +573,79 @@ def test_ids_may_be_any_whole_numbers_along_an_axis() -> None:
         assert torch.equal(provenance_loss(network, DATA[0][ids], DATA[1][ids], given).total, wanted)
     with pytest.raises(ArgumentError, match="ids must be whole numbers; torch makes no tensor of them"):
         provenance_loss(network, DATA[0][:2], DATA[1][:2], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.zeros(3, 5), r"does not take these inputs, shape \(3, 5\), .*: mat1 .* Give inputs of the sizes and"),
+        (
+            torch.zeros(3, 6),
+            r"does not take these inputs, shape \(3, 6\), torch.float32: .* the dtype of the training",
+        ),
+        ((DATA[0], DATA[1]), "A batch of the training data is 1 tensor; got 2. Give the inputs alone, without labels"),
+    ],
+    ids=["width", "dtype", "pair"],
+)
+def test_inputs_that_the_backbone_does_not_take_are_refused_in_words(inputs: Any, words: str) -> None:
+    for ask in (retrieve, embeddings):
+        with pytest.raises((ArgumentError, ShapeError), match=words):
+            ask(made(), inputs)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pool": lambda x: x}, "`pool` of Branches is a torch module or None; got <function"),
+        ({"index": 3}, "`index` of Branches is a torch module or None; got 3"),
+        ({"classes": 10}, "`classes` of Branches is a torch module, 'linear' or None; got 10"),
+        ({"classes": "cosine"}, "`classes` of Branches is a torch module, 'linear' or None; got 'cosine'"),
+    ],
+    ids=["pool", "index", "classes", "name"],
+)
+def test_branches_that_are_no_modules_are_refused_in_words(given: dict[str, Any], words: str) -> None:
+    make = inspect.unwrap(Branches.__init__)  # without the type check of the tests
+    with pytest.raises(ArgumentError, match=words):
+        make(Branches.__new__(Branches), **given)
+
+
+def test_a_backbone_or_branches_of_another_kind_are_refused_in_words() -> None:
+    make, empty = inspect.unwrap(ProvenanceNetwork.__init__), ProvenanceNetwork.__new__(ProvenanceNetwork)
+    with pytest.raises(ArgumentError, match="`backbone` is a torch module from inputs to features; got None"):
+        make(empty, None, DATA)
+    with pytest.raises(ArgumentError, match=r"`branches` are Branches.*; got 'linear'"):
+        make(empty, nn.Linear(6, 3).double(), DATA, branches="linear")
+
+
+def test_a_schedule_a_distortion_and_a_seed_that_are_none_are_refused_in_words() -> None:
+    make = inspect.unwrap(Optimization.__init__)
+    with pytest.raises(ArgumentError, match=r"`schedule` is a function .*, such as one_cycle; got 0\.5"):
+        make(Optimization.__new__(Optimization), schedule=0.5)
+    fit = inspect.unwrap(train)
+    with pytest.raises(ArgumentError, match=r"`distort` is a function .* such as Mixture\(\); got 'shift'"):
+        fit(made(), DATA, 1, distort="shift")
+    with pytest.raises(ArgumentError, match="`seed` is a whole number, at least 0; got -1"):
+        train(made(), DATA, 1, seed=-1)
+    for name, words in (("objective", r"Objective\(mixing=0.5\)"), ("optimization", r"Optimization\(rate=1e-3\)")):
+        with pytest.raises(ArgumentError, match=rf"`{name}` is an {name.title()}, such as {words}; got {{}}"):
+            fit(made(), DATA, 1, **{name: {}})
+
+
+def test_views_of_another_shape_than_their_inputs_are_refused() -> None:
+    network = made()
+    with pytest.raises(ShapeError, match=r"Views need the shapes of their inputs, \(4, 6\); got \(4, 5\)\. A"):
+        provenance_loss(network, DATA[0][:4], DATA[1][:4], range(4), views=DATA[0][:4, :5])
+
+
+@pytest.mark.parametrize("channels", [(), (4, -4), "abc"], ids=["none", "negative", "letters"])
+@pytest.mark.parametrize("make", [single_branch, two_branches])
+def test_channels_that_are_none_are_refused_in_words(make: Any, channels: Any) -> None:
+    pictures = (torch.rand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ArgumentError, match="`channels` are whole numbers, at least 1, one a convolution; got"):
+        inspect.unwrap(make)(pictures, channels=channels)
+
+
+def test_a_level_that_is_no_whole_number_is_refused_in_words() -> None:
+    pictures = (torch.rand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ArgumentError, match=r"`level` 1 to 4; got 'small' and 2\.0"):
+        inspect.unwrap(shared_levels)(pictures, level=2.0)

@@ -39,9 +39,10 @@ from whence.provenance.heads import IndexHead, LinearHead, SharedHead
 from whence.provenance.indices import ClassIndex, class_index
 from whence.provenance.loss import provenance_loss
 from whence.provenance.mixture import DISTORT, Mixture, mixture_for
-from whence.provenance.network import Answer, Branches, ProvenanceNetwork, Task
+from whence.provenance.network import Answer, ProvenanceNetwork
 from whence.provenance.objective import Losses, Objective, index_loss, neighbourhood_loss
 from whence.provenance.papers import shared_levels, single_branch, two_branches
+from whence.provenance.parts import Branches, Task
 from whence.provenance.retrieval import embeddings, reading, retrieve
 from whence.provenance.sheets import retrieval_sheet
 from whence.provenance.storage import load_network, save_network

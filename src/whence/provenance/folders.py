@@ -24,8 +24,9 @@ from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
 from whence.provenance.distortions import Distortion
 from whence.provenance.heads import SharedHead
 from whence.provenance.mixture import Mixture, mixture_for
-from whence.provenance.network import Branches, ProvenanceNetwork
+from whence.provenance.network import ProvenanceNetwork
 from whence.provenance.objective import Objective
+from whence.provenance.parts import Branches
 from whence.provenance.storage import load_network, save_network
 from whence.provenance.training import Optimization, one_cycle, train, warm_up_and_decay
 

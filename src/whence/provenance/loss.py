@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError, HeadMemoryError, LabelError
+from whence._errors import ArgumentError, HeadMemoryError, LabelError, ShapeError
 from whence.provenance.cosine import MemoryBank
 from whence.provenance.network import ProvenanceNetwork, device_of
 from whence.provenance.objective import Compared, Losses, Objective, candidates, index_loss, neighbourhood_loss
@@ -45,6 +45,7 @@ def provenance_loss(
     Raises:
         ArgumentError: If an id has another label than it had when the network was made, so that ids have changed;
             labels are mixed and a class has one example; or there is not one id, label and view an input.
+        ShapeError: If views have not the shapes of their inputs.
         LabelError: If an id is none of the training examples.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
     """
@@ -131,6 +132,7 @@ def _known_ids(network: ProvenanceNetwork, given: Any, inputs: Any, views: Any) 
 
     Raises:
         ArgumentError: If they are not whole numbers along one axis, one an input and view.
+        ShapeError: If views have not the shapes of their inputs.
         LabelError: If one is none of the training examples.
     """
     try:
@@ -145,6 +147,12 @@ def _known_ids(network: ProvenanceNetwork, given: Any, inputs: Any, views: Any) 
         counts = {len(one) for one in leaves(batch) if one.dim()}
         if counts - {len(ids)}:
             raise ArgumentError(f"There are {len(ids)} ids and {max(counts - {len(ids)})} {name}: give one id each.")
+    shapes, seen = ([tuple(one.shape) for one in leaves(batch)] for batch in (inputs, views))
+    if views is not None and shapes != seen:
+        raise ShapeError(
+            f"Views need the shapes of their inputs, {', '.join(map(str, shapes))}; got "
+            f"{', '.join(map(str, seen)) or type(views).__name__}. A distortion returns what it is given, changed."
+        )
     low, high = (int(extreme) for extreme in ids.aminmax())
     if low < 0 or high >= len(network.index):
         raise LabelError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -13,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError, DataError, ShapeError
-from whence._numbers import is_whole
 from whence.datasets import as_examples, call_model
 from whence.provenance.cosine import CosineHead
 from whence.provenance.heads import IndexHead, MakeHead
 from whence.provenance.indices import ClassIndex, class_index
 from whence.provenance.modes import evaluating, rest
+from whence.provenance.parts import Branches, Task
 from whence.runs.trees import leaves, to_device
 
 
@@ -36,50 +34,6 @@ class Answer(NamedTuple):
     embedding: Tensor
     features: Tensor
     task: Any = None
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Branches:
-    """What stands between backbone and answers.
-
-    Attributes:
-        pool: Applied to what the backbone gives, before class and index branch: it must leave a vector an example.
-        classes: Features to class logits; ``"linear"`` for a linear layer; None for none, a single-branch network.
-        index: Features, with one-hot classes behind them if the network is conditional, to the embedding. By default a
-            linear layer to ``width`` numbers; before a head that is not trained nothing, and no classes.
-        width: Of the embedding, where ``index`` is left out.
-
-    Raises:
-        ArgumentError: If the width is no whole number of at least 1.
-    """
-
-    pool: nn.Module | None = None
-    classes: nn.Module | Literal["linear"] | None = "linear"
-    index: nn.Module | None = None
-    width: int = 128
-
-    def __post_init__(self) -> None:
-        """Check the width, a whole number of at least 1."""
-        if not is_whole(self.width) or self.width < 1:
-            raise ArgumentError(f"`width` is a whole number, at least 1; got {self.width!r}.")
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A task that is no classification, with the signal that the index is conditioned on (3.2, last paragraph).
-
-    Attributes:
-        branch: What the backbone gives, not pooled, to the task's answer.
-        loss: Of (answer, labels), a mean over the batch.
-        groups: A whole number an example, such as a class of scenes or a bin of the label; the class branch predicts
-            it, and it stands for the class everywhere.
-    """
-
-    branch: nn.Module
-    loss: Callable[[Any, Any], Tensor]
-    groups: Any
 
 
 @final
@@ -109,8 +63,8 @@ class ProvenanceNetwork(nn.Module):
 
     Raises:
         DataError: If labels are no class numbers and there is no task with groups, or not one group an example.
-        ArgumentError: If branches and head do not go together, backbone and data are of different dtypes, or a part
-            does not take what comes before it.
+        ArgumentError: If backbone, head or branches are of another kind, branches and head do not go together, backbone
+            and data are of different dtypes, or a part does not take what comes before it.
         ShapeError: If the features are not a vector an example.
 
     Examples:
@@ -132,10 +86,7 @@ class ProvenanceNetwork(nn.Module):
         class_count: int | None = None,
     ) -> None:
         super().__init__()
-        if not callable(head):
-            raise ArgumentError(
-                f"`head` makes the index head of width and examples, such as CosineHead or MemoryBank; got {head!r}."
-            )
+        _check_kinds(backbone, head, branches)
         parts, examples = Branches() if branches is None else branches, as_examples(train_data)
         self.index = class_index(examples.labels if task is None else task.groups, classes=class_count)
         if len(self.index) != len(examples):
@@ -240,18 +191,32 @@ def is_trained(head: MakeHead, index: ClassIndex | None = None) -> bool:
     return bool(getattr(told, "trained", True))
 
 
-def _class_branch(given: nn.Module | str | None, pooled: Tensor, classes: int) -> nn.Module | None:
+def _check_kinds(backbone: Any, head: Any, branches: Any) -> None:
+    """Refuse parts of another kind than they are to be.
+
+    Raises:
+        ArgumentError: If one is.
+    """
+    if not isinstance(backbone, nn.Module):
+        raise ArgumentError(f"`backbone` is a torch module from inputs to features; got {backbone!r}.")
+    if branches is not None and not isinstance(branches, Branches):
+        raise ArgumentError(f"`branches` are Branches(pool=..., classes=..., index=...); got {branches!r}.")
+    if not callable(head):
+        raise ArgumentError(
+            f"`head` makes the index head of width and examples, such as CosineHead or MemoryBank; got {head!r}."
+        )
+
+
+def _class_branch(given: nn.Module | Literal["linear"] | None, pooled: Tensor, classes: int) -> nn.Module | None:
     """Return the class branch of some features, as `Branches` describes it.
 
     Raises:
-        ArgumentError: If it is no module, or does not give a number a class.
+        ArgumentError: If it does not give a number a class.
     """
-    if given == "linear":
+    if isinstance(given, str):
         return nn.Linear(pooled.shape[1], classes).to(pooled)
     if given is None:
         return None
-    if isinstance(given, str):
-        raise ArgumentError(f"`classes` is a module, 'linear' or None; got {given!r}.")
     found = _tried(given, pooled).shape[1]
     if found != classes:
         raise ArgumentError(

@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whence._errors import ArgumentError
+from whence._numbers import is_whole
 from whence.datasets import as_examples
 from whence.provenance.heads import LinearHead, MakeHead, SharedHead
-from whence.provenance.network import Branches, ProvenanceNetwork, is_trained
+from whence.provenance.network import ProvenanceNetwork, is_trained
+from whence.provenance.parts import Branches
 
 SIZES = {"small": (32, 64, 128), "medium": (64, 128, 256), "large": (128, 256, 512), "xlarge": (256, 512, 1024)}
 _GRID = 4  # side of the pooled map
@@ -30,9 +32,10 @@ def single_branch(train_data: Any, *, channels: tuple[int, ...] = (128, 256, 512
         channels: Of the convolutions.
 
     Raises:
-        ArgumentError: If the data is not of pictures, or they are too small to be halved before each convolution but
-            the first.
+        ArgumentError: If the data is not of pictures, they are too small to be halved before each convolution but
+            the first, or channels are no whole numbers of at least 1.
     """
+    _check_channels(channels)
     inside = channels[-1] * _GRID**2
     hidden = nn.Sequential(
         *_hidden(inside, 4096, 0.4),
@@ -65,9 +68,10 @@ def two_branches(
             as `Neighbours`, compares what the projection gives: there is no index branch before it.
 
     Raises:
-        ArgumentError: If the data is not of pictures, or they are too small to be halved before each convolution but
-            the first.
+        ArgumentError: If the data is not of pictures, they are too small to be halved before each convolution but
+            the first, or channels are no whole numbers of at least 1.
     """
+    _check_channels(channels)
     inside, classes = channels[-1] * _GRID**2, int(as_examples(train_data).labels.max()) + 1
     projection = nn.Sequential(nn.Flatten(), nn.Linear(inside, 2048), nn.ReLU(), nn.BatchNorm1d(2048), nn.Dropout(0.3))
     chosen = head or (SharedHead if conditional else LinearHead)
@@ -99,7 +103,7 @@ def shared_levels(
         ArgumentError: If there is no such size or level, the data is not of pictures of 8×8 or more, or the head is one
             that is not trained.
     """
-    if size not in SIZES or level not in range(1, 5):
+    if size not in tuple(SIZES) or not is_whole(level) or not 1 <= level <= 4:
         raise ArgumentError(f"`size` is one of {', '.join(SIZES)} and `level` 1 to 4; got {size!r} and {level!r}.")
     if not is_trained(head):
         raise ArgumentError(
@@ -194,6 +198,16 @@ def _convolutions(train_data: Any, channels: tuple[int, ...]) -> nn.Module:
         convolution = nn.Conv2d(one, two, 3, padding=1)
         blocks[f"block{place + 1}"] = nn.Sequential(convolution, nn.BatchNorm2d(two), nn.ReLU(), pool)
     return nn.Sequential(blocks)
+
+
+def _check_channels(channels: Any) -> None:
+    """Refuse channels that no convolution has.
+
+    Raises:
+        ArgumentError: If there is none, or one is no whole number of at least 1.
+    """
+    if len(channels) == 0 or not all(is_whole(one) and one >= 1 for one in channels):
+        raise ArgumentError(f"`channels` are whole numbers, at least 1, one a convolution; got {channels!r}.")
 
 
 def _hidden(one: int, two: int, dropout: float) -> tuple[nn.Module, ...]:

@@ -16,7 +16,7 @@ from whence._errors import ArgumentError, DataError, ShapeError
 from whence._numbers import is_whole
 from whence._progress import progress
 from whence.provenance.modes import evaluating
-from whence.provenance.network import ProvenanceNetwork, device_of
+from whence.provenance.network import Answer, ProvenanceNetwork, device_of
 from whence.runs.trees import leaves, rows, to_device
 
 _FLOATS_A_LOGIT = 4  # logits, their logarithm, and what topk holds
@@ -92,9 +92,10 @@ def retrieve(
         the temperature: what tells members best).
 
     Raises:
-        ArgumentError: If k or considered is not from 1 to what there is, or there is no input.
+        ArgumentError: If k or considered is not from 1 to what there is, there is no input, or the network does not
+            take one.
         DataError: If inputs are not tensors, or the network's answer to one is no number.
-        ShapeError: If they have not as many axes as a batch of the training data.
+        ShapeError: If they have not the axes or the number of tensors of a batch of the training data.
     """
     index = network.index
     _in_range("considered", considered, index.classes)
@@ -169,11 +170,17 @@ def embeddings(
         inputs: A batch of any length.
         labels: The classes that a conditional index branch sees; the predicted ones by default.
         chunk: Inputs at a time.
+
+    Raises:
+        ArgumentError: If there is no input, or the network does not take one.
+        DataError: If inputs are not tensors.
+        ShapeError: If they have not the axes or the number of tensors of a batch of the training data.
     """
     device = device_of(network)
     with evaluating(network), torch.no_grad():
         found = [
-            network(
+            _answer(
+                network,
                 to_device(rows(inputs, start, start + chunk), device),
                 None if labels is None else labels[start : start + chunk].to(device),
             ).embedding
@@ -183,7 +190,7 @@ def embeddings(
 
 
 def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
-    answer = network(inputs)
+    answer = _answer(network, inputs)
     classes = None if answer.classes is None else torch.log_softmax(answer.classes, 1)
     many = len(network.index)
     if not network.conditional:
@@ -208,12 +215,33 @@ def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     return Read(classes, torch.cat(joint, 1), columns, many, first.amax(1), entropy, largest)
 
 
+def _answer(network: ProvenanceNetwork, inputs: Any, labels: Tensor | None = None) -> Answer:
+    """Return what the network says of inputs.
+
+    Raises:
+        OutOfMemoryError: Torch's own, if the device's memory does not hold the answer.
+        ArgumentError: If it does not take them.
+    """
+    try:
+        found: Answer = network(inputs, labels)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        given = "; ".join(f"shape {tuple(one.shape)}, {one.dtype}" for one in leaves(inputs))
+        raise ArgumentError(
+            f"The network does not take these inputs, {given}: {error}. Give inputs of the sizes and the dtype of the "
+            "training data, such as inputs.float()."
+        ) from error
+    return found
+
+
 def _count(network: ProvenanceNetwork, inputs: Any) -> int:
     """Return how many inputs a batch has.
 
     Raises:
         DataError: If it is not of tensors.
-        ShapeError: If its tensors have not as many axes as a batch of the training data, such as a single input.
+        ShapeError: If its tensors are more or fewer than those of a batch of the training data, such as inputs with
+            their labels, or have not as many axes, such as a single input.
         ArgumentError: If it has none.
     """
     found = tuple(leaves(inputs))
@@ -224,6 +252,11 @@ def _count(network: ProvenanceNetwork, inputs: Any) -> int:
             f"{type(inputs).__name__}. torch.as_tensor makes one of an array."
         )
     axes = tuple(one.dim() for one in found)
+    if isinstance(inputs, tuple) and len(axes) != len(network.axes):
+        tensors = "1 tensor" if len(network.axes) == 1 else f"{len(network.axes)} tensors"
+        raise ShapeError(
+            f"A batch of the training data is {tensors}; got {len(axes)}. Give the inputs alone, without labels."
+        )
     if len(axes) == len(network.axes) and axes != network.axes:
         which = next(place for place, one in enumerate(axes) if one != network.axes[place])
         single = "Give a single input its batch axis with inputs[None]." if axes[which] < network.axes[which] else ""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer, SparseAdam
 
 from whence._errors import ArgumentError, ChangedDataError
-from whence._numbers import is_number, is_whole
+from whence._numbers import check_seed, is_number, is_whole
 from whence._progress import Advance, progress
 from whence.datasets import Examples, as_examples
 from whence.provenance.checkpoints import Checkpoint, head_settings, parts_of, same_everywhere
@@ -59,7 +59,7 @@ class Optimization:
         mixed_precision: Compute in bfloat16 where torch sees fit (the paper: float16); on CUDA only.
 
     Raises:
-        ArgumentError: If a number is not what it should be.
+        ArgumentError: If a number is not what it should be, or the schedule no function.
     """
 
     rate: float = 2e-3
@@ -79,6 +79,10 @@ class Optimization:
             raise ArgumentError(f"`batch_size` is a whole number, at least 2; got {self.batch_size!r}.")
         if not is_whole(self.warm_up) or self.warm_up < 0:
             raise ArgumentError(f"`warm_up` is a whole number of epochs, at least 0; got {self.warm_up!r}.")
+        if not callable(self.schedule):
+            raise ArgumentError(
+                f"`schedule` is a function of epoch and epochs, such as one_cycle; got {self.schedule!r}."
+            )
 
 
 def train(
@@ -117,7 +121,9 @@ def train(
     Raises:
         ChangedDataError: If the data is not the one that the network was made with, or that the checkpoint is of.
         ArgumentError: If the checkpoint is of another network or other settings, a number is not what it should be, no
-            loss reaches a parameter that is not frozen, or the loss is no finite number any more.
+            loss reaches a parameter that is not frozen, the loss is no finite number any more, or objective,
+            optimization or distort is of another kind.
+        ShapeError: If distorted inputs have not the shapes of the inputs.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
         DiskError: If the disk is full or refuses to write.
     """
@@ -125,7 +131,8 @@ def train(
     same_data(network, examples)
     if not is_whole(epochs) or epochs < 1:
         raise ArgumentError(f"`epochs` is a whole number, at least 1; got {epochs!r}.")
-    goal, steps = objective or Objective(), optimization or Optimization()
+    check_seed(seed)
+    goal, steps = _how(objective, optimization, distort)
     if steps.warm_up and network.class_branch is None:
         raise ArgumentError("A single-branch network has nothing to learn without the index loss: give warm_up=0.")
     told = {"fingerprint": network.fingerprint, "epochs": epochs, "seed": seed, **head_settings(network)}
@@ -151,6 +158,23 @@ def train(
     return xr.DataArray(
         np.array(history), {"epoch": np.arange(1, epochs + 1), "measure": list(MEASURES)}, ("epoch", "measure")
     )
+
+
+def _how(objective: Any, optimization: Any, distort: Any) -> tuple[Objective, Optimization]:
+    """Return what to train on and how, by default the paper's.
+
+    Raises:
+        ArgumentError: If one of them is of another kind.
+    """
+    goal = Objective() if objective is None else objective
+    steps = Optimization() if optimization is None else optimization
+    if not isinstance(goal, Objective):
+        raise ArgumentError(f"`objective` is an Objective, such as Objective(mixing=0.5); got {goal!r}.")
+    if not isinstance(steps, Optimization):
+        raise ArgumentError(f"`optimization` is an Optimization, such as Optimization(rate=1e-3); got {steps!r}.")
+    if distort is not None and not callable(distort):
+        raise ArgumentError(f"`distort` is a function of inputs and a generator, such as Mixture(); got {distort!r}.")
+    return goal, steps
 
 
 def same_data(network: ProvenanceNetwork, examples: Examples) -> None:
