@@ -60,12 +60,18 @@ CALLS = {
     "autoencoder_figures(model, '2', coder, x, memory_budget='1G')": "memory_budget is a number of bytes, .* got '1G'",
     "InvariantSettings('fourier')": "`prior` is a prior, .* got a str",
     "study_invariants(model, kept, q.numpy(), InvariantSettings(prior))": "The query is one input, a tensor .* ndarray",
+    "Fourier(torch.rand(5, 1, 8, 8))": r"A shape is .*; got a Tensor of shape \(5, 1, 8, 8\)",
+    "most_telling(invariants(kept, q, prior, 2, pool=4), real='digits')": "`real` is a tensor of inputs .* got a str",
+    "spectral_deviation(kept, invariants(kept, q, prior, 2, pool=4), [])": r"cutoffs are one or more .* got \[\]",
+    "spectral_deviation(kept, invariants(kept, q, prior, 2, pool=4), 0.5)": r"cutoffs are one or more .* got 0\.5",
+    "spectral_deviation(kept, q)": r"`found` is an InvariantSet, .* got a Tensor",
     "precision(q.numpy(), q)": "`points` is a tensor, a row of features for each image; got a ndarray",
 }
 SCRIPT = """
 import json, sys
 import torch
 from whence._errors import WhenceError
+from whence.evaluation.invariance import spectral_deviation
 from whence.invariants import *
 from whence.report import InvariantSettings, study_invariants
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))

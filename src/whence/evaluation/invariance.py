@@ -86,7 +86,14 @@ def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Seque
         Distances from the query's own, unfiltered, values, dims ``("input", "cutoff")``: the first row is the query,
         the others the samples. Where the query's curve and the samples' agree, they carry the value at the same
         frequencies; samples that move at cutoffs where the query does not carry it in details that no eye sees.
+
+    Raises:
+        ArgumentError: If there are no samples in ``found``'s place, or no cutoffs, or one is not above 0 to 1.
     """
+    if not isinstance(found, InvariantSet):
+        raise ArgumentError(f"`found` is an InvariantSet, as `invariants` returns; got a {type(found).__name__}.")
+    if not isinstance(cutoffs, Sequence | np.ndarray) or not len(cutoffs):
+        raise ArgumentError(f"cutoffs are one or more shares of the highest frequency; got {cutoffs!r}.")
     inputs = torch.cat([found.query[None], found.inputs])
     with torch.no_grad():
         goal = objective(found.query[None])[0]

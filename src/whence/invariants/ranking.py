@@ -43,7 +43,7 @@ def most_telling(
         Their rows, most telling first; fewer than ``k`` if fewer are solved.
 
     Raises:
-        ArgumentError: If ``k`` is not a whole number above 0, or there are too few real inputs.
+        ArgumentError: If ``k`` is not a whole number above 0, or real inputs are no tensor or too few.
         ShapeError: If features give no row of numbers for each input.
     """
     if not is_whole(k) or k < 1:
@@ -78,15 +78,15 @@ def realism_weights(
         real: Real inputs, more than three.
 
     Raises:
-        ArgumentError: If there are too few real inputs.
+        ArgumentError: If real inputs are no tensor, or too few.
         ShapeError: If features give no row of numbers for each input.
     """
     quantile = found.certificate["latent_quantile"].values.astype(np.float64)
     weights = np.clip(2 * np.minimum(quantile, 1 - quantile) / _TAIL, _LEAST, 1)
     if real is not None:
-        inside = within(
-            _points(found.inputs, features), _points(torch.as_tensor(real).to(found.inputs), features), _NEIGHBOUR
-        )
+        if not isinstance(real, Tensor):
+            raise ArgumentError(f"`real` is a tensor of inputs like the query; got a {type(real).__name__}.")
+        inside = within(_points(found.inputs, features), _points(real.to(found.inputs), features), _NEIGHBOUR)
         weights = np.where(inside.cpu().numpy(), weights, _LEAST)
     return np.asarray(weights)
 

@@ -176,6 +176,7 @@ def checked_shape(shape: Any) -> tuple[int, int, int]:
     """
     known = isinstance(shape, Sequence) and len(shape) == _CHANNELS_AND_SIDES
     if not known or not all(is_whole(side) and side >= 1 for side in shape):
-        raise ArgumentError(f"A shape is (channels, height, width), whole numbers above 0; got {shape!r}.")
+        told = f"a Tensor of shape {tuple(shape.shape)}" if isinstance(shape, Tensor) else repr(shape)
+        raise ArgumentError(f"A shape is (channels, height, width), whole numbers above 0; got {told}.")
     channels, height, width = shape
     return int(channels), int(height), int(width)
