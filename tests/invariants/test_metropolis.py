@@ -115,7 +115,8 @@ def test_where_the_slope_grows_samples_gather_at_the_flat_end_and_only_by_the_wa
 def _valley(points: Tensor) -> Tensor:
     """Return a curved value of three numbers; its level sets are graphs over the first and last, in one piece."""
     first, second, last = points.T
-    return second + 0.6 * first.square() + 0.5 * (first * last).tanh()
+    value: Tensor = second + 0.6 * first.square() + 0.5 * (first * last).tanh()
+    return value
 
 
 def test_the_walk_s_law_is_that_of_rejection_sampling_and_the_search_s_alone_is_not() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -92,8 +92,9 @@ def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Seque
     """
     if not isinstance(found, InvariantSet):
         raise ArgumentError(f"`found` is an InvariantSet, as `invariants` returns; got a {type(found).__name__}.")
-    if not isinstance(cutoffs, Sequence | np.ndarray) or not len(cutoffs):
-        raise ArgumentError(f"cutoffs are one or more shares of the highest frequency; got {cutoffs!r}.")
+    given: Any = cutoffs
+    if not isinstance(given, Sequence | np.ndarray) or len(given) == 0:
+        raise ArgumentError(f"cutoffs are one or more shares of the highest frequency; got {given!r}.")
     inputs = torch.cat([found.query[None], found.inputs])
     with torch.no_grad():
         goal = objective(found.query[None])[0]

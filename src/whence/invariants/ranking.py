@@ -84,9 +84,10 @@ def realism_weights(
     quantile = found.certificate["latent_quantile"].values.astype(np.float64)
     weights = np.clip(2 * np.minimum(quantile, 1 - quantile) / _TAIL, _LEAST, 1)
     if real is not None:
-        if not isinstance(real, Tensor):
+        if not isinstance(real, Tensor | np.ndarray):
             raise ArgumentError(f"`real` is a tensor of inputs like the query; got a {type(real).__name__}.")
-        inside = within(_points(found.inputs, features), _points(real.to(found.inputs), features), _NEIGHBOUR)
+        known = torch.as_tensor(real).to(found.inputs)
+        inside = within(_points(found.inputs, features), _points(known, features), _NEIGHBOUR)
         weights = np.where(inside.cpu().numpy(), weights, _LEAST)
     return np.asarray(weights)
 
