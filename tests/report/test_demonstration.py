@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.report.making import read
+from whence._errors import ArgumentError
 from whence.report import demonstrate
+from whence.report.demo import _plan
 
 
 @pytest.fixture
@@ -34,3 +36,15 @@ def test_the_page_has_a_map_of_the_targets_if_there_are_enough_to_lay_out(
     assert page.wrong == []
     sections = {element.attributes.get("id") for element in page.of("section")}
     assert ("alike" in sections) is mapped
+
+
+@pytest.mark.parametrize(
+    ("targets", "ids"), [(None, list(range(355))), (4, [0, 118, 236, 354]), (900, list(range(355)))]
+)
+def test_targets_among_the_digits_are_all_or_so_many_evenly_spaced(targets: int | None, ids: list[int]) -> None:
+    assert list(_plan("digits", None, 1, 40, targets).ids) == ids
+
+
+def test_a_demonstration_without_a_target_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="`targets` must be at least 1, got 0"):
+        demonstrate(targets=0)

@@ -87,7 +87,7 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of MNIST's four files.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data (digits: 12, mnist: 6).")] = None,
     batches: Annotated[int, typer.Option(help="mnist: training batches of 256 images.")] = 40,
-    targets: Annotated[int, typer.Option(help="mnist: test images to explain.")] = 256,
+    targets: Annotated[int | None, typer.Option(help="Test images to audit (digits: all, mnist: 256).")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a small network with recording, audit it, and write a page that explains its mistakes."""

@@ -127,12 +127,12 @@ def demonstrate(
     data_dir: str | Path | None = None,
     epochs: int | None = None,
     batches: int = 40,
-    targets: int = 256,
+    targets: int | None = None,
 ) -> Demonstration:
     """Train with recording, audit, and write a page; what is there already of an earlier, stopped call is used.
 
-    ``"digits"``: a small convolutional network on scikit-learn's digits, Adam, batch 64; every test digit is a target.
-    ``"mnist"``: LeNet-5 on the first ``batches`` × 256 images of MNIST, Adam; ``targets`` evenly spaced test images.
+    ``"digits"``: a small convolutional network on scikit-learn's digits, Adam, batch 64.
+    ``"mnist"``: LeNet-5 on the first ``batches`` × 256 images of MNIST, Adam.
     Its learning rate is small: steps across fewer kinks of the ReLUs make a more exact audit, and leave wrong answers.
 
     Args:
@@ -141,7 +141,7 @@ def demonstrate(
         data_dir: Where MNIST's four files are; see `whence.datasets.load_mnist`.
         epochs: Passes over the training data; 12 for digits and 6 for MNIST when left out.
         batches: For MNIST: how many batches of 256 the training data has.
-        targets: For MNIST: how many test images are audited.
+        targets: How many test images are audited, evenly spaced; all for digits and 256 for MNIST when left out.
 
     Raises:
         ArgumentError: If the data is unknown, a number is not positive, or ``out`` holds another demonstration.
@@ -250,21 +250,25 @@ def _refuse_another(plan: Plan, folder: Path) -> None:
         )
 
 
-def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: int, targets: int) -> Plan:
+def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: int, targets: int | None) -> Plan:
     for name, value in (("epochs", epochs), ("batches", batches), ("targets", targets)):
         if value is not None and value < 1:
             raise ArgumentError(f"`{name}` must be at least 1, got {value}.")
     if data == "digits":
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
-        model, way, mapped = small_network(), "simpson", MapSettings(limit=200, times=5)
+        model, way, ids = small_network(), "simpson", spaced(len(test), len(test) if targets is None else targets)
         passes = epochs or 12
         prior = PriorSettings(width=16, epochs=min(40, 4 * passes), flow_steps=100 * passes)
-        return Plan(digits, test, range(len(test)), model, 3e-3, 64, passes, way, 20, 1, 8, True, mapped, prior)
+        return Plan(digits, test, ids, model, 3e-3, 64, passes, way, 20, 1, 8, True, _mapped(ids), prior)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
     images, test = load_mnist(data_dir, "train"), as_examples(load_mnist(data_dir, "test"))
     first = (images.pixels[: 256 * batches], images.labels[: 256 * batches])
     known = as_examples(Images(*first, divisor=images.divisor, class_names=images.class_names))
-    ids = spaced(len(test), targets)
-    alike: MapSettings | bool = MapSettings(limit=200, times=5) if len(ids) >= FEWEST else False
-    return Plan(known, test, ids, lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0, True, alike)
+    ids = spaced(len(test), 256 if targets is None else targets)
+    return Plan(known, test, ids, lenet5(), 7e-5, 256, epochs or 6, "gauss2", 0, 0, 0, True, _mapped(ids))
+
+
+def _mapped(ids: Sequence[int]) -> MapSettings | bool:
+    """Return how targets are mapped; too few are not."""
+    return MapSettings(limit=200, times=5) if len(ids) >= FEWEST else False
