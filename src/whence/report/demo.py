@@ -258,7 +258,7 @@ def _plan(data: str, data_dir: str | Path | None, epochs: int | None, batches: i
         digits, test = as_examples(load_digits("train")), as_examples(load_digits("test"))
         model, way, ids = small_network(), "simpson", spaced(len(test), len(test) if targets is None else targets)
         passes = epochs or 12
-        prior = PriorSettings(width=16, epochs=min(40, 4 * passes), flow_steps=100 * passes)
+        prior = PriorSettings(width=16, epochs=min(40, max(8, 4 * passes)), flow_steps=max(300, 100 * passes))
         return Plan(digits, test, ids, model, 3e-3, 64, passes, way, 20, 1, 8, True, _mapped(ids), prior)
     if data != "mnist":
         raise ArgumentError(f"The demonstration knows the data 'digits' and 'mnist', not {data!r}.")
