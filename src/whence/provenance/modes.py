@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import nn
 
@@ -16,6 +17,28 @@ def rest(module: nn.Module) -> None:
             part.eval()
         else:
             rest(part)
+
+
+_Own = TypeVar("_Own", bound="Resting")
+
+
+class Resting(nn.Module):
+    """A module whose frozen parts stay in evaluation mode."""
+
+    def train(self: _Own, mode: bool = True) -> _Own:  # beartype does not know Self here
+        """Set the mode as torch does, but leave parts that are frozen in evaluation mode.
+
+        A part is frozen if it has parameters and none of them requires a gradient. Its batch normalisation then keeps
+        its statistics and its dropout rests, so that a part which does not learn stays as it is. To let one adapt
+        in a loop of your own, call its ``train`` after this one.
+
+        Args:
+            mode: Whether to train.
+        """
+        super().train(mode)
+        if mode:
+            rest(self)
+        return self
 
 
 @contextmanager

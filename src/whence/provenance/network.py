@@ -15,7 +15,7 @@ from whence.datasets import as_examples, call_model
 from whence.provenance.cosine import CosineHead
 from whence.provenance.heads import IndexHead, MakeHead
 from whence.provenance.indices import ClassIndex, class_index
-from whence.provenance.modes import evaluating, rest
+from whence.provenance.modes import Resting, evaluating
 from whence.provenance.parts import Branches, Task
 from whence.runs.trees import leaves, to_device
 
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 @final
-class ProvenanceNetwork(nn.Module):
+class ProvenanceNetwork(Resting):
     """Any backbone, with a head that names training examples (3.1, 3.2).
 
     By default two branches, a linear one for the class and a linear one to an embedding that a cosine head compares
@@ -116,21 +116,6 @@ class ProvenanceNetwork(nn.Module):
             self.head.to(embedded)
         if getattr(self.head, "only_within", False) and not conditional:
             raise ArgumentError("SharedHead numbers examples within their class: give conditional=True beside it.")
-
-    def train(self, mode: bool = True) -> ProvenanceNetwork:
-        """Set the mode as torch does, but leave parts that are frozen in evaluation mode.
-
-        A part is frozen if it has parameters and none of them requires a gradient. Its batch normalisation then keeps
-        its statistics and its dropout rests, so that a backbone which does not learn stays as it is. To let one adapt
-        in a loop of your own, call its ``train`` after this one.
-
-        Args:
-            mode: Whether to train.
-        """
-        super().train(mode)
-        if mode:
-            rest(self)
-        return self
 
     def forward(self, inputs: Any, labels: Int[Tensor, " batch"] | None = None) -> Answer:
         """Answer a batch.

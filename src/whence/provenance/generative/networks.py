@@ -22,7 +22,7 @@ from whence.provenance.generative.coders import (
 )
 from whence.provenance.generative.heads import ClassHeads
 from whence.provenance.indices import ClassIndex
-from whence.provenance.modes import rest
+from whence.provenance.modes import Resting
 from whence.runs import kept_randomness
 
 Head = Callable[[int, ClassIndex], nn.Module]
@@ -53,7 +53,7 @@ class Reconstruction(NamedTuple):
 
 
 @final
-class GenerativeNetwork(nn.Module):
+class GenerativeNetwork(Resting):
     """A variational autoencoder with a class head and index heads on the decoder's feature (7.10 to 7.13, figure 27).
 
     Made by `GenerativeNetwork.convolutional` or `GenerativeNetwork.fully_connected`, or of an encoder and a decoder
@@ -169,17 +169,6 @@ class GenerativeNetwork(nn.Module):
         with _seeded(seed):
             coders = ConnectedEncoder(of, size, (first, second)), ConnectedDecoder(of, size, (first, second))
             return cls(index, *coders, shape=of, latent=size, width=second, head=head)
-
-    def train(self, mode: bool = True) -> GenerativeNetwork:
-        """Set the mode as torch does, but leave frozen parts in evaluation mode, as `ProvenanceNetwork.train` does.
-
-        Args:
-            mode: Whether to train.
-        """
-        super().train(mode)
-        if mode:
-            rest(self)
-        return self
 
     @property
     def device(self) -> torch.device:
