@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.adversarial.small import digits, network
 from whence._errors import ArgumentError, ShapeError, WhenceError
 from whence.adversarial import (
     Groups,
+    Plan,
     Recipe,
     Study,
     attack,
@@ -35,6 +37,14 @@ from whence.runs import Run
 
 Call = Callable[[Run, Groups, Study], Any]
 SHORT = Recipe(modes=2, steps=1)
+
+
+def _with(plan: Plan, **changed: Any) -> Plan:
+    """Return a plan with settings of any type, unchecked."""
+    found = copy.copy(plan)
+    vars(found).update(changed)
+    return found
+
 
 REFUSED: dict[str, tuple[Call, type[WhenceError], str]] = {
     "a seed below 0": (
@@ -63,6 +73,16 @@ REFUSED: dict[str, tuple[Call, type[WhenceError], str]] = {
         lambda _run, groups, _: random_like(groups.inputs["clean"], groups.inputs["clean"], (1.0, 0.0)),
         ArgumentError,
         r"least and the greatest value of an input, two finite numbers; got \(1\.0, 0\.0\)",
+    ),
+    "inputs of a cure that the model does not take": (
+        lambda run, groups, found: cure(found.modes, run, groups.inputs["clean"][:, :3], recipe=SHORT),
+        ArgumentError,
+        r"cannot be called with the targets' inputs \(torch\.float64 of shape \(1, 3\)\)",
+    ),
+    "a recipe that is none": (
+        lambda _run, _groups, found: Plan.__post_init__(_with(found.plan, recipe="paper")),
+        ArgumentError,
+        r"A study's `recipe` is such as SMALLEST; got 'paper'",
     ),
     "bounds of a cure": (
         lambda run, groups, found: cure(found.modes, run, groups.inputs["clean"], recipe=SHORT, bounds=(1.0, 1.0)),

@@ -205,6 +205,18 @@ def test_targets_that_do_not_suit_the_model_are_refused_in_words(tmp_path: Path)
         whence.audit(run, (x, torch.full_like(y, 9)))
 
 
+def test_targets_whose_loss_is_no_number_are_refused_before_the_walk(tmp_path: Path) -> None:
+    model = tanh_net()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
+    x, y = blobs(seed=1)
+    x[[3, 7]] = torch.nan
+    for budget in (2**29, 2**12):  # in one chunk, and in several
+        with pytest.raises(
+            ArgumentError, match=r"The loss of \d+ of \d+ examples is nan or infinite\. Look for nan in"
+        ):
+            whence.audit(run, (x, y), memory_budget=budget)
+
+
 def test_a_quantity_that_cannot_be_differentiated_is_refused(tmp_path: Path) -> None:
     model = tanh_net()
     run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())

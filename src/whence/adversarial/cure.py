@@ -14,7 +14,8 @@ from whence._numbers import check_seed, even_parts, is_number, is_whole
 from whence._progress import progress
 from whence.adversarial.cancelling import first_modes
 from whence.adversarial.groups import Groups, check_within, lengths, random_like
-from whence.datasets import call_model
+from whence.audit.chunks import outputs_on_one
+from whence.datasets import as_examples, call_model
 from whence.kernel import Modes, Trained, as_trained, coefficients_of
 from whence.kernel.slopes import LossPerExample
 from whence.runs import Run
@@ -114,8 +115,8 @@ def cure(
         The changed inputs.
 
     Raises:
-        ArgumentError: If there are fewer modes than the recipe shifts, the model is not that of the modes, or inputs
-            are outside the bounds.
+        ArgumentError: If there are fewer modes than the recipe shifts, the model is not that of the modes or cannot
+            be called with the inputs, or these are outside the bounds.
         ShapeError: If there is not one reference change an input.
         GradientError: If the model cannot be differentiated example by example, or not twice.
     """
@@ -129,6 +130,7 @@ def cure(
             f"The recipe shifts {recipe.modes} modes, and {len(found)} were found. Ask modes() for more."
         )
     trained = as_trained(source)
+    outputs_on_one(trained.model, as_examples((inputs, torch.zeros(len(inputs)))), torch.arange(1))
     at_once = max(1, memory_budget // 8 // (found.layout.parameters * inputs.element_size()))
     cured = torch.empty_like(inputs)
     with progress("cure", len(inputs) * recipe.steps) as advance:

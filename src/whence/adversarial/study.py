@@ -82,8 +82,12 @@ class Plan:
         """Check what can be checked before any work.
 
         Raises:
-            ArgumentError: If a number is too small for what is compared.
+            ArgumentError: If a number is too small for what is compared, or the recipe or hardening is none.
         """
+        kinds = {"recipe": (Recipe, "SMALLEST"), "hardening": (Hardening | None, "Hardening() or None")}
+        for name, (kind, such) in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ArgumentError(f"A study's `{name}` is such as {such}; got {getattr(self, name)!r}.")
         least = {"count": 1, "modes": _TOP + 1, "sensitive": _TOP + 1, "examples": self.modes, "times": 2, "points": 3}
         for name, smallest in least.items():
             given = getattr(self, name)

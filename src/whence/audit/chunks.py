@@ -227,7 +227,8 @@ def outputs_on_one(model: nn.Module, examples: Batched, ids: Tensor) -> Any:
     model.eval()
     try:
         with torch.no_grad():
-            return call_model(model, to_device(inputs, next(model.parameters()).device))
+            own = next(model.parameters(), None)
+            return call_model(model, inputs if own is None else to_device(inputs, own.device))
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ArgumentError(
             f"The model cannot be called with the targets' inputs ({_shapes(inputs)}): {error}. Give targets of the "

@@ -113,13 +113,14 @@ def examples_of(strategies: dict[str, Order | Keep]) -> int:
     Raises:
         ArgumentError: If they are not.
     """
-    sizes = {name: len(one) for name, one in strategies.items() if not callable(one)}
-    for name, one in strategies.items():
-        if not callable(one) and not np.array_equal(np.sort(one), np.arange(len(one))):
+    orders = {name: np.asarray(one) for name, one in strategies.items() if not callable(one)}
+    for name, order in orders.items():
+        if order.ndim != 1 or not np.array_equal(np.sort(order), np.arange(len(order))):
             raise ArgumentError(
-                f"The order {name!r} must name each id from 0 to {len(one) - 1} once. Make it with one of the orders "
+                f"The order {name!r} must name each id from 0 to {order.size - 1} once. Make it with one of the orders "
                 "of whence.evaluation."
             )
+    sizes = {name: len(order) for name, order in orders.items()}
     if len(set(sizes.values())) > 1:
         raise ArgumentError(f"Orders must be of the same training examples; they are of {sizes}.")
     if sizes:

@@ -92,11 +92,16 @@ def retrieve(
         the temperature: what tells members best).
 
     Raises:
-        ArgumentError: If k or considered is not from 1 to what there is, there is no input, or the network does not
-            take one.
+        ArgumentError: If k or considered is not from 1 to what there is, there is no input, the network does not take
+            one, or is none.
         DataError: If inputs are not tensors, or the network's answer to one is no number.
         ShapeError: If they have not the axes or the number of tensors of a batch of the training data.
     """
+    if not isinstance(network, ProvenanceNetwork):
+        raise ArgumentError(
+            f"retrieve reads a trained ProvenanceNetwork; got {type(network).__name__}. A generative network names the "
+            "examples behind what it makes with generate."
+        )
     index = network.index
     _in_range("considered", considered, index.classes)
     _in_range("k", k, considered * index.largest if network.conditional else len(index))

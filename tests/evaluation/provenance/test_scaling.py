@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from whence.evaluation import (
     sharing_by_size,
     subset_scaling,
 )
+from whence.evaluation.pruning import examples_of
 from whence.provenance import Objective, ProvenanceNetwork, shared_levels
 
 HOW = Trainings(30, seeds=2, objective=Objective(smoothing=0.0), optimization=FAST, processes=1)
@@ -118,6 +120,8 @@ def test_what_cannot_be_chosen_is_refused_by_name() -> None:
         subset_scaling(flat_network, data, data, HOW, shares=[0])
     with pytest.raises(ArgumentError, match="The strategies are of 5 training examples; there are 36"):
         subset_scaling(flat_network, data, data, HOW, strategies=np.arange(5))
+    with pytest.raises(ArgumentError, match=r"The order 'a' must name each id from 0 to 0 once\. Make it with one of"):
+        inspect.unwrap(examples_of)({"a": "b"})
     with pytest.raises(ArgumentError, match=r"A subset needs five examples to retrieve; 'stratified' keeps 4 at 0\.1"):
         subset_scaling(flat_network, data, data, HOW, shares=[0.1])
     with pytest.raises(ShapeError, match=r"Labels must be one for each of 36 training examples; got shape \(2,\)"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError, ShapeError
 from whence._numbers import even_parts
 from whence._progress import progress
+from whence.audit.chunks import outputs_on_one
 from whence.datasets import as_examples, call_model
 from whence.evaluation.inputs import named
 from whence.evaluation.provenance.measures import (
@@ -70,8 +71,8 @@ def robustness(
 
     Raises:
         LabelError: If there is no condition of a name.
-        ArgumentError: If there is no network or condition, there are fewer than five training examples, or a network
-            has a name of the other columns.
+        ArgumentError: If there is no network or condition, there are fewer than five training examples, a network has
+            a name of the other columns, or the classifier cannot be called with the pictures.
         ShapeError: If inputs are not one tensor, or the classifier's outputs are not (examples, classes).
 
     Example:
@@ -84,6 +85,7 @@ def robustness(
     data, (inputs, labels) = as_data(train_data, "training"), as_data(test_data, "test")
     if len(data[1]) < FIVE:
         raise ArgumentError(f"Retrieval names five training examples; there are {len(data[1])}.")
+    outputs_on_one(isolated_classifier, as_examples((inputs, labels)), torch.arange(1))
     columns: dict[str, _Classes] = {name: lambda some, one=one: exemplars(one, some)[1] for name, one in given.items()}  # type: ignore[misc]
     columns[CLASSIFIER] = lambda some: _likely(isolated_classifier, some)
     columns[PIXELS] = lambda some: data[1].numpy()[nearest(some, data[0], FIVE)]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from whence._errors import ShapeError
+from whence._errors import ArgumentError, ShapeError
 from whence.provenance.generative.checks import Shape, as_shape, check_full, whole
 from whence.provenance.generative.coders import (
     POOLED,
@@ -165,6 +165,8 @@ class GenerativeNetwork(Resting):
             ArgumentError: If a class has no example, or a number or shape is none.
         """
         of, size = as_shape(shape), whole("latent", latent, 1)
+        if len(widths) != 2:
+            raise ArgumentError(f"`widths` are of the encoder's first and second layer; got {tuple(widths)!r}.")
         first, second = (whole("widths", one, 1) for one in widths)
         with _seeded(seed):
             coders = ConnectedEncoder(of, size, (first, second)), ConnectedDecoder(of, size, (first, second))
