@@ -1,5 +1,6 @@
 """What holds for every test: shapes are checked, seeds are fixed, one thread."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ os.environ.setdefault("WHENCE_PROGRESS", "0")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for one: tests are of the CPU, on every machine
 settings.register_profile("whence", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("whence")
+gc.set_threshold(50_000, 20, 20)  # so many modules are compiled that to walk all objects for 700 new ones takes long
 torch.set_num_threads(1)  # networks this small gain nothing from a second thread: two wait for each other
 
 
