@@ -51,6 +51,7 @@ from whence.invariants.traversal import Inputs
 
 SAMPLES, LEVELS, TOLERANCE = 256, (0.0, 3.0), 1e-3
 RATES = (1e-3, 1e-2, 1e-1, 1.0)
+NOISE = 1.5  # deviation of the starts of searches over inputs, which know nothing of the data
 WINDOW = 4.0  # figure 3.1's level sets are contoured in the square of this half side
 BARS = {
     "residual": 1e-3, "distance": 2e-3, "identity": 0.05, "coverage": 0.99, "hausdorff": 0.06, "realism": 0.94,
@@ -65,11 +66,11 @@ WORDS = {
 }  # fmt: skip
 FAILS = {
     "Gauss-Newton": ("law",),
-    "Algorithm 1, rate 10": tuple(BARS),
-    "Adam over inputs": ("realism", "law"),
+    "Algorithm 1, rate 10": ("residual", "distance", "coverage", "hausdorff", "realism", "law"),
+    "Adam over inputs": ("residual", "distance", "realism", "law"),
     "Adam": ("law",),
 }
-"""Where the study (peers' section 6) saw a way fail."""
+"""Where the study (peers' section 6) saw a way fail; of the other cells it says nothing, or that they pass."""
 
 
 class Truth:
@@ -143,7 +144,7 @@ class Truth:
 
 def ways(data: Tensor) -> dict[str, tuple[Solver, Prior | None]]:
     """Return the ways to search; some have a prior of their own."""
-    pixels = Pixels(data.double().mean(0), data.double().std(0))
+    pixels = Pixels(data.new_zeros(2).double(), torch.full((2,), NOISE, dtype=torch.float64))
     return {
         "Gauss-Newton": (GaussNewton(), None),
         "Metropolis": (Metropolis(moves=150), None),

@@ -144,6 +144,23 @@ def test_coarse_priors_are_solved_first_and_the_last_is_the_problems_own() -> No
     np.testing.assert_allclose(search.latents.norm(dim=1), 2, atol=1e-6)
 
 
+def test_a_coarse_priors_derivatives_serve_the_next_without_a_pass_back() -> None:
+    class Shifted(Plain):
+        def decode(self, latents: Tensor) -> Tensor:
+            return super().decode(latents) + 0.5
+
+    def evaluations(coarse: tuple[Plain, ...]) -> set[float]:
+        solver, line = GaussNewton(coarse=coarse, radius=100.0), problem(lambda z: z.sum(1), [9.0], 3, tolerance=0.01)
+        search = solved_by(solver, line, latents)
+        assert (search.status == Status.SOLVED).all()
+        return set(search.evaluations.tolist())
+
+    latents = starts(5, 3)
+    forward, back = 1, 2
+    assert evaluations(()) == {forward + back + forward}  # of a linear objective one step solves all
+    assert evaluations((Shifted(3),)) == {forward + back + forward + forward + forward}
+
+
 def test_a_pull_brings_long_latents_nearer_to_the_priors_length_on_the_same_level_set() -> None:
     latents = 3 * starts(10, 12)
     plain, pulled = (

@@ -139,9 +139,10 @@ def test_the_walk_s_law_is_that_of_rejection_sampling_and_the_search_s_alone_is_
 
 def test_equations_that_repeat_each_other_leave_the_same_law() -> None:
     """The same value twice says nothing more: samples, taken moves and all."""
-    one = solved_by(Metropolis(moves=6), problem(_ellipse, [1.0], 3), starts(20, 3))
+    walk = Metropolis(moves=6, first=GaussNewton(secant=False))  # when derivatives are found anew goes by their number
+    one = solved_by(walk, problem(_ellipse, [1.0], 3), starts(20, 3))
     doubled = problem(lambda z: torch.stack([_ellipse(z), _ellipse(z)], 1), [1.0, 1.0], 3)
-    both = solved_by(Metropolis(moves=6), doubled, starts(20, 3))
+    both = solved_by(walk, doubled, starts(20, 3))
     np.testing.assert_allclose(both.latents, one.latents, atol=1e-4)  # each within 1e-5 of the value
     assert torch.equal(both.notes["accepted"], one.notes["accepted"])
 

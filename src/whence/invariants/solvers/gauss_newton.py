@@ -14,12 +14,12 @@ from whence._numbers import is_number, is_whole
 from whence.invariants.priors.protocol import Prior
 from whence.invariants.problem import Combinations, Problem, linearised
 from whence.invariants.solvers.normal_space import gram, tangent
-from whence.invariants.solvers.protocol import Search, Status
+from whence.invariants.solvers.protocol import BACKWARD, Search, Status
 
 _TINY = 1e-30
 _LEAST_RADIUS = 1e-6  # of the radius at the start: a search whose radius is below it is stalled
 _KEPT_PROMISE, _BROKEN_PROMISE = 0.75, 0.25  # share of the promised fall of the residual
-_SLOW = 0.5  # a corrected derivative that does not halve the residual is found anew
+_FRESH = 0.2  # of the residual, about what a step by derivatives just found leaves
 
 
 @final
@@ -30,8 +30,9 @@ class GaussNewton:
     At latents z with residuals r and their derivatives J, the step is -Jᵀ(JJᵀ + λI)⁻¹r: of all that solve the
     equations' linear part the shortest, so that samples stay close to where the prior drew them. It is cut at a radius
     that grows while steps do what they promised and shrinks while they do not. A step that lowers the residual is
-    taken; J is then corrected by what was seen (Broyden 1965), and found anew once the correction no longer serves.
-    There is no rate to tune, and nothing depends on the objective's unit.
+    taken; J is then corrected by what was seen (Broyden 1965), also from a coarse prior to the next, and found anew
+    where it lowers the residual less than the same evaluations would by a J found anew. There is no rate to tune, and
+    nothing depends on the objective's unit.
 
     Attributes:
         steps: At most so many for each sample and prior.
@@ -85,15 +86,16 @@ class GaussNewton:
                 raise ArgumentError(
                     f"coarse are priors of the same latents, of shape {shape}; got one of {tuple(prior.latent_shape)}."
                 )
+        slopes = None
         for prior in (*self.coarse, problem.prior):
             search.reopen()
-            _Walk(self, problem.over(prior), search).run()
+            slopes = _Walk(self, problem.over(prior), search, slopes).run()
 
 
 class _Walk:
     """The walk of all samples over one prior: each has its own radius, damping, residuals and derivatives."""
 
-    def __init__(self, settings: GaussNewton, problem: Problem, search: Search) -> None:
+    def __init__(self, settings: GaussNewton, problem: Problem, search: Search, slopes: Tensor | None = None) -> None:
         self.settings, self.problem, self.search = settings, problem, search
         count, numbers, equations = len(search.latents), search.latents[0].numel(), _equations(problem)
         rows = min(equations, settings.sketch)
@@ -105,17 +107,32 @@ class _Walk:
         self.least = _LEAST_RADIUS * start
         self.residuals = search.latents.new_zeros(count, equations)
         self.marked, self.waited = self.radius + torch.inf, torch.zeros_like(self.radius)
-        self.slopes = search.latents.new_zeros(count, rows, numbers)
-        self.stale = search.open.clone()  # whose derivatives are not known
-        self.corrected = ~search.open  # whose derivatives were corrected since they were found
+        self.slow = _FRESH ** (1 / (2 + BACKWARD * rows))  # as a step by derivatives found anew costs so many others
+        self.slopes = search.latents.new_zeros(count, rows, numbers) if slopes is None else slopes
+        size = self.slopes.abs().amax((1, 2))
+        self.stale = ~(size.isfinite() & (size > 0))  # whose derivatives are not known
+        self.corrected = ~self.stale  # whose derivatives are not those found here
 
-    def run(self) -> None:
-        """Step until every search has ended or the steps are used up."""
+    def run(self) -> Tensor | None:
+        """Step until every search has ended or the steps are used up; return the derivatives, if they are corrected."""
+        self.begin()
         for step in range(self.settings.steps):
             self.look(step)
             if not self.search.open.any():
-                return
+                break
             self.move(self.search.rows(), step)
+        return self.slopes if self.secant else None
+
+    def begin(self) -> None:
+        """Find the residuals of the samples whose derivatives are those of the prior before."""
+        rows = (self.search.open & ~self.stale).nonzero()[:, 0]
+        if not len(rows):
+            return
+        with torch.no_grad():
+            measured = self.problem.at(self.search.latents[rows])
+        self.search.went_forward(rows, self.problem.prior)
+        self.residuals[rows] = measured.residuals
+        self.search.close(rows[measured.solved], Status.SOLVED)
 
     def look(self, step: int) -> None:
         """Find the derivatives of the samples whose own no longer serve."""
@@ -154,7 +171,7 @@ class _Walk:
         if self.secant:
             miss = (after - before - foreseen) / steps.square().sum(1, keepdim=True).clamp_min(_TINY)
             self.slopes[rows[better]] += torch.einsum("nr,nd->nrd", miss[better], steps[better])
-        slow = after.norm(dim=1) > _SLOW * before.norm(dim=1)
+        slow = after.norm(dim=1) > self.slow * before.norm(dim=1)
         fresh = ~self.corrected[rows]  # a step back from derivatives just found needs a smaller radius, not new ones
         self.stale[rows] = torch.where(better, slow | (not self.secant), ~fresh) | self.sketched
         self.corrected[rows] |= self.secant & better
