@@ -10,6 +10,7 @@ from typing import Any
 
 import xarray as xr
 
+from whence._errors import ArgumentError
 from whence._files import make_folder, write_atomically
 from whence.datasets import as_examples
 from whence.provenance.network import ProvenanceNetwork
@@ -42,8 +43,9 @@ def retrieve_examples(
 
     Raises:
         LabelError: If there is no such example.
-        ArgumentError: If ids are no whole numbers, k is not from 1 to what there is, or a picture is asked of what is
-            no image.
+        ChangedDataError: If a picture is asked with other training data than the network's.
+        ArgumentError: If ids are no whole numbers, k is not from 1 to what there is, a picture is asked of what is no
+            image, or a folder stands where it would be.
         DiskError: If the disk is full or refuses to write.
     """
     examples = as_examples(data)
@@ -51,6 +53,8 @@ def retrieve_examples(
     found = retrieve(network, examples.batch(chosen)[0], k).assign_coords(query=chosen)
     if picture is not None:
         place, buffer = Path(picture), io.BytesIO()
+        if place.is_dir():
+            raise ArgumentError(f"`picture` is a file to write, such as retrieved.png; a folder stands at {place}.")
         retrieval_sheet(found, examples, chosen, train_data).save(buffer, "PNG", optimize=True)
         make_folder(place.parent)
         write_atomically(place, buffer.getvalue())

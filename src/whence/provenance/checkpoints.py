@@ -20,6 +20,7 @@ from whence.runs.randomness import RandomState
 from whence.runs.snapshots import Snapshots, TrainingState, apply_state, read_state
 
 FORMAT = 2
+_RESTORE = "Delete the folder, or restore it from a copy."
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -93,10 +94,13 @@ class Checkpoint:
         Raises:
             ChangedDataError: If it is of other data.
             ArgumentError: If it is of other settings.
+            DataError: If it has no history.
         """
-        history: list[list[float]] = found.pop("history")
         if found.pop("format", None) != FORMAT:
             raise ArgumentError(f"The checkpoint at {self.folder} is of another format. Give another `path`.")
+        history: Any = found.pop("history", None)
+        if not isinstance(history, list) or not all(isinstance(row, list) for row in history):
+            raise DataError(f"{self.folder / 'training.json'} has no history. {_RESTORE}")
         if found.get("fingerprint") != self.told["fingerprint"]:
             raise ChangedDataError(
                 f"The checkpoint at {self.folder} is of other data: {found.get('fingerprint')}, not "
@@ -108,7 +112,7 @@ class Checkpoint:
                 f"The checkpoint at {self.folder} was made with other settings: {other}. Give the same, or another "
                 "`path`."
             )
-        return history
+        return list(history)
 
 
 def head_settings(network: ProvenanceNetwork) -> dict[str, Any]:
@@ -157,7 +161,9 @@ def _read(place: Path) -> dict[str, Any]:
         DataError: If it cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads(place.read_bytes())
+        found: Any = json.loads(place.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{place} cannot be read: {error}. Delete the folder, or restore it from a copy.") from error
+        raise DataError(f"{place} cannot be read: {error}. {_RESTORE}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{place} holds no training. {_RESTORE}")
     return found

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError, ShapeError
+from whence._errors import ArgumentError
 from whence._numbers import is_whole
-from whence.provenance.heads import by_class
+from whence.provenance.heads import as_embeddings, by_class
 from whence.provenance.indices import ClassIndex
 
 _FITTED = 20_000  # embeddings that clusters are found on; the others are only assigned
@@ -81,14 +81,14 @@ class CodeHead(nn.Module):
         """Take clusters of the embeddings, and of what they leave, as digits.
 
         Raises:
-            ShapeError: If there is not one embedding an example.
+            ShapeError: If there is not one embedding of this width an example.
+            DataError: If a number is not finite.
             ArgumentError: If more examples share all clusters than the last digit tells apart.
         """
         from sklearn.cluster import MiniBatchKMeans  # here, as it takes long to import
 
-        if len(embeddings) != len(self.index):
-            raise ShapeError(f"The head needs {len(self.index)} embeddings, one an example; got {len(embeddings)}.")
-        left = F.normalize(embeddings.detach().cpu().float(), dim=1).numpy()
+        known = as_embeddings(embeddings, len(self.index), self.last.in_features)
+        left = F.normalize(known.cpu().float(), dim=1).numpy()
         drawn = np.random.default_rng(self.seed).permutation(len(left))[:_FITTED]
         digits = []
         for _ in range(self.levels):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from whence._errors import ArgumentError, ShapeError
+from whence._errors import ArgumentError
 from whence._numbers import is_number
-from whence.provenance.heads import Logits, by_class
+from whence.provenance.heads import Logits, as_embeddings, by_class
 from whence.provenance.indices import ClassIndex
 
 _SMALL = 1e-12
@@ -63,10 +63,13 @@ class CosineHead(nn.Module):
         """Take the embeddings, scaled to length 1, as rows (Liu et al., 2021).
 
         Raises:
-            ShapeError: If there is not one embedding an example.
+            ShapeError: If there is not one embedding of this width an example.
+            DataError: If a number is not finite.
         """
         with torch.no_grad():
-            self.rows.weight.copy_(F.normalize(_one_each(embeddings, self.rows.weight), dim=1))
+            self.rows.weight.copy_(
+                F.normalize(as_embeddings(embeddings, *self.rows.weight.shape).to(self.rows.weight), dim=1)
+            )
 
 
 @final
@@ -128,9 +131,10 @@ class MemoryBank(nn.Module):
         """Take the embeddings, scaled to length 1.
 
         Raises:
-            ShapeError: If there is not one embedding an example.
+            ShapeError: If there is not one embedding of this width an example.
+            DataError: If a number is not finite.
         """
-        self.bank.copy_(F.normalize(_one_each(embeddings, self.bank), dim=1))
+        self.bank.copy_(F.normalize(as_embeddings(embeddings, *self.bank.shape).to(self.bank), dim=1))
 
 
 @final
@@ -181,9 +185,10 @@ class Neighbours(nn.Module):
         """Take the embeddings, scaled to length 1.
 
         Raises:
-            ShapeError: If there is not one embedding an example.
+            ShapeError: If there is not one embedding of this width an example.
+            DataError: If a number is not finite.
         """
-        self.bank.copy_(F.normalize(_one_each(embeddings, self.bank), dim=1))
+        self.bank.copy_(F.normalize(as_embeddings(embeddings, *self.bank.shape).to(self.bank), dim=1))
 
 
 def cosines(
@@ -199,15 +204,6 @@ def to_units(
 ) -> Float[Tensor, "rows columns"]:
     """Return the cosine of each row with each of some of length 1, over the temperature."""
     return F.linear(F.normalize(one, dim=1) / temperature, units)
-
-
-def _one_each(embeddings: Tensor, rows: Tensor) -> Tensor:
-    if embeddings.shape != rows.shape:
-        raise ShapeError(
-            f"The head needs an embedding of {rows.shape[1]} numbers for each of {rows.shape[0]} examples; got "
-            f"{tuple(embeddings.shape)}."
-        )
-    return embeddings.to(rows)
 
 
 def _temperature(given: float) -> float:

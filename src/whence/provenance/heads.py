@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from whence._errors import DataError, ShapeError
 from whence.provenance.indices import ClassIndex
 
 Logits = Float[Tensor, "batch some"]
@@ -109,6 +110,27 @@ class SharedHead(nn.Module):
 
     def initialise(self, embeddings: Float[Tensor, "examples width"]) -> None:
         """Do nothing: the paper starts from random weights."""
+
+
+def as_embeddings(given: Any, examples: int, width: int) -> Float[Tensor, "examples width"]:
+    """Return the embeddings that a head is to start from.
+
+    Raises:
+        ShapeError: If there is not one of the head's width an example.
+        DataError: If a number is not finite.
+    """
+    found = torch.as_tensor(given).detach()
+    if found.shape != (examples, width):
+        raise ShapeError(
+            f"The head needs an embedding of {width} numbers for each of {examples} examples; got {tuple(found.shape)}."
+        )
+    wrong = (~torch.isfinite(found)).any(1).nonzero()[:, 0].tolist()
+    if wrong:
+        raise DataError(
+            f"The embedding of example {wrong[0]} is no finite number, as of {len(wrong)} in all. Look for numbers "
+            "that are not finite in the inputs and in the network's parameters."
+        )
+    return found
 
 
 def by_class(

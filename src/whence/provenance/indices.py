@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError, DataError, LabelError
+from whence._errors import ArgumentError, DataError, LabelError, ShapeError
 from whence._numbers import is_whole
 
 
@@ -65,16 +65,19 @@ class ClassIndex:
         Raises:
             LabelError: If there is no such class.
         """
-        if not 0 <= label < self.classes:
-            raise LabelError(f"No class {label}: the classes are 0 to {self.classes - 1}.")
+        if not is_whole(label) or not 0 <= label < self.classes:
+            raise LabelError(f"No class {label!r}: the classes are 0 to {self.classes - 1}.")
         return self.table[label, : int(self.sizes[label])]
 
     def ids(self, labels: Int[Tensor, " some"], local: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
         """Return the ids of examples by class and number within it (the paper's ``local_to_global``).
 
         Raises:
-            LabelError: If a class has no such number.
+            LabelError: If there is no such class, or it has no such number.
         """
+        wrong = labels[(labels < 0) | (labels >= self.classes)]
+        if len(wrong):
+            raise LabelError(f"No class {int(wrong[0])}: the classes are 0 to {self.classes - 1}.")
         found = self.table[labels, local.clamp(0, self.largest - 1)]
         if bool(((found < 0) | (local < 0) | (local >= self.largest)).any()):
             raise LabelError("A number within a class is beyond its end; see ClassIndex.sizes.")
@@ -98,7 +101,13 @@ def class_index(labels: Any, *, classes: int | None = None) -> ClassIndex:
         ([0, 0, 1], [0, 2])
     """
     given = _as_tensor(labels).cpu()
-    if given.dim() != 1 or len(given) == 0 or given.is_floating_point() or given.dtype == torch.bool:
+    if (
+        given.dim() != 1
+        or len(given) == 0
+        or given.is_complex()
+        or given.is_floating_point()
+        or given.dtype == torch.bool
+    ):
         raise DataError(
             f"Labels must be class numbers, one an example along one axis; got {given.dtype} of shape "
             f"{tuple(given.shape)}. For other tasks give `groups`, a whole number per example."
@@ -121,6 +130,28 @@ def class_index(labels: Any, *, classes: int | None = None) -> ClassIndex:
     return ClassIndex(known, local, sizes)
 
 
+def as_classes(index: ClassIndex, given: Any, count: int) -> Int[Tensor, " inputs"]:
+    """Return the classes of some inputs.
+
+    Args:
+        index: What classes there are.
+        given: A class an input.
+        count: How many inputs there are.
+
+    Raises:
+        DataError: If they are no numbers.
+        ShapeError: If there is not one an input.
+        LabelError: If one is no class.
+    """
+    labels = _as_tensor(given)
+    if labels.shape != (count,):
+        raise ShapeError(f"`labels` needs a class for each of {count} inputs; got shape {tuple(labels.shape)}.")
+    wrong = labels[(labels < 0) | (labels >= index.classes)]
+    if len(wrong):
+        raise LabelError(f"No class {wrong[0].item()}: the classes are 0 to {index.classes - 1}.")
+    return labels.to(torch.int64)
+
+
 def _as_tensor(labels: Any) -> Tensor:
     """Return labels as a tensor.
 
@@ -129,7 +160,7 @@ def _as_tensor(labels: Any) -> Tensor:
     """
     try:
         return torch.as_tensor(labels)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of None, or of a dict
         raise DataError(
             f"Labels must be class numbers, one an example along one axis; torch makes no tensor of them: {error}. "
             "Number the classes from 0, such as with names.index(label)."

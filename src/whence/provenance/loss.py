@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError, HeadMemoryError, LabelError, ShapeError
+from whence._errors import ArgumentError, DataError, HeadMemoryError, LabelError, ShapeError
 from whence.provenance.cosine import MemoryBank
-from whence.provenance.network import ProvenanceNetwork, device_of
+from whence.provenance.network import ProvenanceNetwork, check_network, device_of
 from whence.provenance.objective import Compared, Losses, Objective, candidates, index_loss, neighbourhood_loss
+from whence.provenance.retrieval import answered
 from whence.runs.trees import leaves
 
 
@@ -44,12 +45,17 @@ def provenance_loss(
 
     Raises:
         ArgumentError: If an id has another label than it had when the network was made, so that ids have changed;
-            labels are mixed and a class has one example; or there is not one id, label and view an input.
+            labels are mixed and a class has one example; there is not one id, label and view an input; the network
+            does not take the inputs; or network or objective are of another kind.
+        DataError: If inputs are not tensors.
         ShapeError: If views have not the shapes of their inputs.
         LabelError: If an id is none of the training examples.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
     """
+    check_network(network, "provenance_loss")
     goal = Objective() if objective is None else objective
+    if not isinstance(goal, Objective):
+        raise ArgumentError(f"`objective` is an Objective, such as Objective(mixing=0.5); got {goal!r}.")
     known = _known_ids(network, ids, inputs, views)
     groups = _same_labels(network, labels, known)
     try:
@@ -74,7 +80,7 @@ def _losses(
     times = 1 if inputs[1] is None else 2  # one pass for both, so that batch normalisation sees both
     both = inputs[0] if inputs[1] is None else joined(*inputs)
     classes = labels[1].repeat(times)
-    answer = network(both, classes)
+    answer = answered(network, both, classes)
     nothing = answer.embedding.new_zeros(())
     of_classes = index = near = task = right = nothing
     if answer.classes is not None:
@@ -134,14 +140,20 @@ def _known_ids(network: ProvenanceNetwork, given: Any, inputs: Any, views: Any) 
         ArgumentError: If they are not whole numbers along one axis, one an input and view.
         ShapeError: If views have not the shapes of their inputs.
         LabelError: If one is none of the training examples.
+        DataError: If inputs are not tensors.
     """
     try:
         ids = torch.as_tensor(given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of None
         raise ArgumentError(f"ids must be whole numbers; torch makes no tensor of them: {error}.") from error
     if ids.dim() != 1 or len(ids) == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise ArgumentError(
             f"ids must be whole numbers along one axis, at least one; got {ids.dtype}, shape {tuple(ids.shape)}."
+        )
+    if next(leaves(inputs), None) is None:
+        raise DataError(
+            f"Inputs must be a batch as the backbone takes it, a tensor or a dict or tuple of tensors; got "
+            f"{type(inputs).__name__}. torch.as_tensor makes one of an array."
         )
     for name, batch in (("inputs", inputs), ("views", views)):
         counts = {len(one) for one in leaves(batch) if one.dim()}
@@ -166,11 +178,14 @@ def _same_labels(network: ProvenanceNetwork, labels: Any, ids: Tensor) -> Tensor
     """Return the groups of a batch; its labels must be those that the ids had.
 
     Raises:
-        ArgumentError: If they are not.
+        ArgumentError: If they are not, or no numbers.
     """
     known = network.index.labels[ids.cpu()]
     if network.task_branch is None:
-        given = torch.as_tensor(labels).cpu()
+        try:
+            given = torch.as_tensor(labels).cpu()
+        except (TypeError, ValueError, RuntimeError) as error:  # the last of None
+            raise ArgumentError(f"labels must be class numbers; torch makes no tensor of them: {error}.") from error
         if given.shape != known.shape:
             raise ArgumentError(
                 f"A batch needs one label an example, ({len(known)},) as there are {len(known)} ids; got labels of "

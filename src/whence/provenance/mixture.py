@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -75,6 +75,9 @@ class Mixture:
         if self.scale == 1:
             raise ArgumentError("`scale` must be below 1: a picture that shrinks by all of it is gone.")
         check_whole(self.occlusion, "occlusion", 0)
+        given: Any = self.blur
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ArgumentError(f"`blur` is the smallest and the largest deviation, such as (0.5, 1.3); got {given!r}.")
         check_number(self.blur[0], "blur[0]", 0)
         check_number(self.blur[1], "blur[1]", self.blur[0])
         check_range(self.low, self.high)

@@ -19,6 +19,9 @@ from whence.provenance.modes import Resting, evaluating
 from whence.provenance.parts import Branches, Task
 from whence.runs.trees import leaves, to_device
 
+# what modules raise of inputs that they do not take
+REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError, IndexError)
+
 
 class Answer(NamedTuple):
     """What a provenance network says of a batch.
@@ -63,8 +66,8 @@ class ProvenanceNetwork(Resting):
 
     Raises:
         DataError: If labels are no class numbers and there is no task with groups, or not one group an example.
-        ArgumentError: If backbone, head or branches are of another kind, branches and head do not go together, backbone
-            and data are of different dtypes, or a part does not take what comes before it.
+        ArgumentError: If backbone, head, branches or task are of another kind, branches and head do not go together,
+            backbone and data are of different dtypes, or a part does not take what comes before it.
         ShapeError: If the features are not a vector an example.
 
     Examples:
@@ -86,7 +89,7 @@ class ProvenanceNetwork(Resting):
         class_count: int | None = None,
     ) -> None:
         super().__init__()
-        _check_kinds(backbone, head, branches)
+        _check_kinds(backbone, head, branches, task)
         parts, examples = Branches() if branches is None else branches, as_examples(train_data)
         self.index = class_index(examples.labels if task is None else task.groups, classes=class_count)
         if len(self.index) != len(examples):
@@ -108,7 +111,7 @@ class ProvenanceNetwork(Resting):
         seen = pooled.shape[1] + (self.index.classes if self.sees_class else 0)
         branch = (nn.Linear(seen, parts.width) if trained else nn.Identity()) if parts.index is None else parts.index
         self.index_branch = branch.to(pooled) if parts.index is None else branch
-        embedded = _tried(self.index_branch, pooled.new_zeros(2, seen))
+        embedded = _tried(self.index_branch, pooled.new_zeros(2, seen), "index branch")
         self.head: Any = head(embedded.shape[1], self.index)
         if not isinstance(self.head, IndexHead):
             raise ArgumentError(f"`head` must make an IndexHead; it made a {type(self.head).__name__}.")
@@ -176,7 +179,7 @@ def is_trained(head: MakeHead, index: ClassIndex | None = None) -> bool:
     return bool(getattr(told, "trained", True))
 
 
-def _check_kinds(backbone: Any, head: Any, branches: Any) -> None:
+def _check_kinds(backbone: Any, head: Any, branches: Any, task: Any) -> None:
     """Refuse parts of another kind than they are to be.
 
     Raises:
@@ -186,6 +189,8 @@ def _check_kinds(backbone: Any, head: Any, branches: Any) -> None:
         raise ArgumentError(f"`backbone` is a torch module from inputs to features; got {backbone!r}.")
     if branches is not None and not isinstance(branches, Branches):
         raise ArgumentError(f"`branches` are Branches(pool=..., classes=..., index=...); got {branches!r}.")
+    if task is not None and not isinstance(task, Task):
+        raise ArgumentError(f"`task` is a Task(branch, loss, groups); got {task!r}.")
     if not callable(head):
         raise ArgumentError(
             f"`head` makes the index head of width and examples, such as CosineHead or MemoryBank; got {head!r}."
@@ -202,7 +207,7 @@ def _class_branch(given: nn.Module | Literal["linear"] | None, pooled: Tensor, c
         return nn.Linear(pooled.shape[1], classes).to(pooled)
     if given is None:
         return None
-    found = _tried(given, pooled).shape[1]
+    found = _tried(given, pooled, "class branch").shape[1]
     if found != classes:
         raise ArgumentError(
             f"The class branch gives {found} numbers an example, and there are {classes} classes. Give it {classes} "
@@ -211,24 +216,37 @@ def _class_branch(given: nn.Module | Literal["linear"] | None, pooled: Tensor, c
     return given
 
 
+def check_network(given: Any, what: str) -> None:
+    """Refuse what is no provenance network; one that is compiled is one.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if not isinstance(getattr(given, "_orig_mod", given), ProvenanceNetwork):
+        raise ArgumentError(
+            f"{what} takes a ProvenanceNetwork; got {type(given).__name__}. Make one of a backbone and its training "
+            "data: ProvenanceNetwork(backbone, train_data)."
+        )
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's parameters are, or its buffers; the CPU if it has neither."""
     own = next(itertools.chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if own is None else own.device
 
 
-def _tried(module: nn.Module, inputs: Any) -> Tensor:
-    """Return what a module gives in evaluation mode, a vector a row.
+def _tried(module: nn.Module, inputs: Any, name: str = "backbone") -> Tensor:
+    """Return what a module gives of two examples in evaluation mode, a vector each.
 
     Raises:
-        ShapeError: If it does not give a vector a row.
+        ShapeError: If it does not give a vector each.
         ArgumentError: If the module is of another dtype than the inputs, or does not take them.
     """
     own = next(module.parameters(), None)
     try:
         with evaluating(module), torch.no_grad():
             found = module(to_device(inputs, device_of(module)))
-    except RuntimeError as error:
+    except REFUSALS as error:
         dtypes = {one.dtype for one in leaves(inputs) if one.is_floating_point()}
         if own is None or not dtypes or own.dtype in dtypes:
             shapes = ", ".join(str(tuple(one.shape)) for one in leaves(inputs))
@@ -240,11 +258,11 @@ def _tried(module: nn.Module, inputs: Any) -> Tensor:
             f"The network computes in {own.dtype} and is given {dtypes.pop()}: {error}. Give the data as {own.dtype}, "
             "such as inputs.float(), or all parts of the network in the data's dtype, such as backbone.double()."
         ) from error
-    if not isinstance(found, Tensor) or found.dim() != 2:
+    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != 2:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ShapeError(
-            f"The backbone must give a vector an example, (batch, features); it gives {shape}. Add what makes one: "
-            "Branches(pool=nn.Flatten()), or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) for feature maps; of "
-            "tokens take one, or their mean."
+            f"The {name} must give a vector an example, (batch, features); of two examples it gives {shape}. Add what "
+            "makes one: Branches(pool=nn.Flatten()), or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) for "
+            "feature maps; of tokens take one, or their mean."
         )
     return found

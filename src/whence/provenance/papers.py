@@ -206,7 +206,11 @@ def _check_channels(channels: Any) -> None:
     Raises:
         ArgumentError: If there is none, or one is no whole number of at least 1.
     """
-    if len(channels) == 0 or not all(is_whole(one) and one >= 1 for one in channels):
+    if (
+        not isinstance(channels, tuple | list)
+        or not channels
+        or not all(is_whole(one) and one >= 1 for one in channels)
+    ):
         raise ArgumentError(f"`channels` are whole numbers, at least 1, one a convolution; got {channels!r}.")
 
 

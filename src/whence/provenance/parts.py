@@ -55,8 +55,18 @@ class Task:
         loss: Of (answer, labels), a mean over the batch.
         groups: A whole number an example, such as a class of scenes or a bin of the label; the class branch predicts
             it, and it stands for the class everywhere.
+
+    Raises:
+        ArgumentError: If the branch is no module, or the loss no function.
     """
 
     branch: nn.Module
     loss: Callable[[Any, Any], Tensor]
     groups: Any
+
+    def __post_init__(self) -> None:
+        """Check that the branch is a module and the loss a function."""
+        if not isinstance(self.branch, nn.Module):
+            raise ArgumentError(f"`branch` of a Task is a torch module; got {self.branch!r}.")
+        if not callable(self.loss):
+            raise ArgumentError(f"`loss` of a Task is a function of answer and labels; got {self.loss!r}.")

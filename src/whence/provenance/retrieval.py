@@ -13,10 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whence._errors import ArgumentError, DataError, ShapeError
-from whence._numbers import is_whole
+from whence._numbers import check_budget, is_whole
 from whence._progress import progress
+from whence.provenance.indices import as_classes
 from whence.provenance.modes import evaluating
-from whence.provenance.network import Answer, ProvenanceNetwork, device_of
+from whence.provenance.network import REFUSALS, Answer, ProvenanceNetwork, check_network, device_of
 from whence.runs.trees import leaves, rows, to_device
 
 _FLOATS_A_LOGIT = 4  # logits, their logarithm, and what topk holds
@@ -93,7 +94,7 @@ def retrieve(
 
     Raises:
         ArgumentError: If k or considered is not from 1 to what there is, there is no input, the network does not take
-            one, or is none.
+            one, or is none, or the memory budget is no whole number, at least 1.
         DataError: If inputs are not tensors, or the network's answer to one is no number.
         ShapeError: If they have not the axes or the number of tensors of a batch of the training data.
     """
@@ -103,6 +104,7 @@ def retrieve(
             "examples behind what it makes with generate."
         )
     index = network.index
+    check_budget(memory_budget)
     _in_range("considered", considered, index.classes)
     _in_range("k", k, considered * index.largest if network.conditional else len(index))
     count, start = _count(network, inputs), 0
@@ -177,25 +179,32 @@ def embeddings(
         chunk: Inputs at a time.
 
     Raises:
-        ArgumentError: If there is no input, or the network does not take one.
+        ArgumentError: If there is no input, the network does not take one, or is none, or chunk is no whole number, at
+            least 1.
+        LabelError: If a label is none of the classes.
         DataError: If inputs are not tensors.
-        ShapeError: If they have not the axes or the number of tensors of a batch of the training data.
+        ShapeError: If they have not the axes or the number of tensors of a batch of the training data, or there is not
+            one label an input.
     """
-    device = device_of(network)
+    check_network(network, "embeddings")
+    if not is_whole(chunk) or chunk < 1:
+        raise ArgumentError(f"`chunk` is a whole number of inputs, at least 1; got {chunk!r}.")
+    count, device = _count(network, inputs), device_of(network)
+    known = None if labels is None else as_classes(network.index, labels, count).to(device)
     with evaluating(network), torch.no_grad():
         found = [
-            _answer(
+            answered(
                 network,
                 to_device(rows(inputs, start, start + chunk), device),
-                None if labels is None else labels[start : start + chunk].to(device),
+                None if known is None else known[start : start + chunk],
             ).embedding
-            for start in range(0, _count(network, inputs), chunk)
+            for start in range(0, count, chunk)
         ]
     return torch.cat(found)
 
 
 def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
-    answer = _answer(network, inputs)
+    answer = answered(network, inputs)
     classes = None if answer.classes is None else torch.log_softmax(answer.classes, 1)
     many = len(network.index)
     if not network.conditional:
@@ -220,7 +229,7 @@ def _read(network: ProvenanceNetwork, inputs: Any, considered: int) -> Read:
     return Read(classes, torch.cat(joint, 1), columns, many, first.amax(1), entropy, largest)
 
 
-def _answer(network: ProvenanceNetwork, inputs: Any, labels: Tensor | None = None) -> Answer:
+def answered(network: ProvenanceNetwork, inputs: Any, labels: Tensor | None = None) -> Answer:
     """Return what the network says of inputs.
 
     Raises:
@@ -231,7 +240,7 @@ def _answer(network: ProvenanceNetwork, inputs: Any, labels: Tensor | None = Non
         found: Answer = network(inputs, labels)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except REFUSALS as error:
         given = "; ".join(f"shape {tuple(one.shape)}, {one.dtype}" for one in leaves(inputs))
         raise ArgumentError(
             f"The network does not take these inputs, {given}: {error}. Give inputs of the sizes and the dtype of the "

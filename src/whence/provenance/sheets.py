@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image, ImageDraw
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, ChangedDataError
 from whence.datasets import Examples, as_examples
 from whence.regions.pictures import as_image, enlarged
 
@@ -30,16 +30,22 @@ def retrieval_sheet(
         found: Of `retrieve`, for ``data``'s examples ``ids`` in this order.
         data: Where the inputs are from: anything `as_examples` takes.
         ids: Which of them.
-        train_data: The training data.
+        train_data: The training data of the network that was asked.
         size: Length of the longer side of each picture, in pixels; at least 72, so that captions fit.
 
     Returns:
         A picture; its ``save("sheet.png")`` writes it.
 
     Raises:
+        ChangedDataError: If the training data is other data than the network's.
         ArgumentError: If examples are no images, there is not one id an input, or the size is too small.
     """
     inputs, known = as_examples(data), as_examples(train_data)
+    if found.attrs.get("fingerprint", known.fingerprint) != known.fingerprint:
+        raise ChangedDataError(
+            f"The exemplars are ids of {found.attrs['fingerprint']}; this is {known.fingerprint}. Give the training "
+            "data that the network was made with."
+        )
     if size < 72 or len(ids) != found.sizes["query"]:
         raise ArgumentError(
             f"`size` is at least 72, and `ids` has one id for each of {found.sizes['query']} inputs; got {size} and "

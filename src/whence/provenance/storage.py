@@ -12,7 +12,7 @@ from whence._errors import ArgumentError, ChangedDataError, DataError
 from whence._files import make_folder, write_atomically
 from whence.audit.storage import refuse_existing
 from whence.provenance.checkpoints import first_difference, head_settings
-from whence.provenance.network import ProvenanceNetwork
+from whence.provenance.network import ProvenanceNetwork, check_network
 
 
 def save_network(network: ProvenanceNetwork, path: str | Path) -> None:
@@ -20,9 +20,10 @@ def save_network(network: ProvenanceNetwork, path: str | Path) -> None:
 
     Raises:
         AuditError: If something stands at ``path``.
-        ArgumentError: If a file stands where its folder would be.
+        ArgumentError: If a file stands where its folder would be, or this is no provenance network.
         DiskError: If the disk is full or refuses to write.
     """
+    check_network(network, "save_network")
     place = Path(path)
     refuse_existing(place)
     make_folder(place.parent)
@@ -37,8 +38,10 @@ def load_network(network: ProvenanceNetwork, path: str | Path) -> ProvenanceNetw
     Raises:
         DataError: If there is no network at ``path``.
         ChangedDataError: If it was trained on other data.
-        ArgumentError: If it is of another architecture, or its head of other settings, such as another temperature.
+        ArgumentError: If it is of another architecture, or its head of other settings, such as another temperature;
+            or this is no provenance network.
     """
+    check_network(network, "load_network")
     place = Path(path)
     try:
         with safe_open(place, framework="pt") as file:

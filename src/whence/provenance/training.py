@@ -22,7 +22,7 @@ from whence.provenance.checkpoints import Checkpoint, head_settings, parts_of, s
 from whence.provenance.codes import CodeHead
 from whence.provenance.cosine import CosineHead, MemoryBank, Neighbours
 from whence.provenance.loss import provenance_loss
-from whence.provenance.network import ProvenanceNetwork, device_of
+from whence.provenance.network import ProvenanceNetwork, check_network, device_of
 from whence.provenance.objective import Objective
 from whence.provenance.retrieval import embeddings
 from whence.runs.randomness import kept_randomness
@@ -121,12 +121,14 @@ def train(
     Raises:
         ChangedDataError: If the data is not the one that the network was made with, or that the checkpoint is of.
         ArgumentError: If the checkpoint is of another network or other settings, a number is not what it should be, no
-            loss reaches a parameter that is not frozen, the loss is no finite number any more, or objective,
-            optimization or distort is of another kind.
+            loss reaches a parameter that is not frozen, the loss is no finite number any more, network, objective,
+            optimization or distort is of another kind, or distort returns nothing.
+        DataError: If the embedding of an example, which a head starts from, is no finite number.
         ShapeError: If distorted inputs have not the shapes of the inputs.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
         DiskError: If the disk is full or refuses to write.
     """
+    check_network(network, "train")
     examples = as_examples(train_data)
     same_data(network, examples)
     if not is_whole(epochs) or epochs < 1:
@@ -214,7 +216,7 @@ def _epoch(
     """Train for an epoch and return the means of what `MEASURES` lists.
 
     Raises:
-        ArgumentError: If no loss reaches a parameter, or a loss is no finite number.
+        ArgumentError: If no loss reaches a parameter, a loss is no finite number, or distort returns nothing.
     """
     (goal, steps, distort), (epoch, epochs, seed) = how, when
     if epoch < steps.warm_up:
@@ -231,6 +233,8 @@ def _epoch(
             optimizer.zero_grad()
         inputs, labels = to_device(examples.batch(ids), device)
         views = None if distort is None else distort(inputs, generator)
+        if distort is not None and views is None:
+            raise ArgumentError("`distort` returned None. It returns the inputs that it is given, changed.")
         with torch.autocast(device.type, torch.bfloat16, enabled=steps.mixed_precision and device.type == "cuda"):
             losses = provenance_loss(
                 network, inputs, labels, ids.to(device), objective=goal, views=views, generator=generator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.evaluation.provenance.cases import blobs, digits, learned
-from whence._errors import ArgumentError, MissingExtraError, ShapeError
+from whence._errors import ArgumentError, DataError, MissingExtraError, ShapeError
 from whence._extras import installed
 from whence.evaluation import TSNE, UMAP, embedding_map, map_figure, styles, styles_sheet
 from whence.provenance import Branches, ProvenanceNetwork, embeddings, retrieve
@@ -88,3 +89,10 @@ def test_what_is_no_map_is_refused_by_name() -> None:
         embedding_map(network, digits(20)[0])
     with pytest.raises(ShapeError, match=r"places of shape \(100, 2\); it gave \(100, 32\)"):
         embedding_map(network, inputs, projection=lambda points: points)
+    with pytest.raises(ArgumentError, match=r"`projection` is a function .*, such as TSNE\(\) or UMAP\(\); got 'umap'"):
+        inspect.unwrap(embedding_map)(network, inputs, projection="umap")
+    broken = inputs.clone()
+    broken[3, 0, 0, 0] = float("nan")
+    for ask in (styles, embedding_map):
+        with pytest.raises(DataError, match="The embedding of input 3 is no finite number"):
+            ask(network, broken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,10 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
         membership_by_index(network, data, (OTHERS[0], OTHERS[1] + 12 - int(OTHERS[1].max())))
     with pytest.raises(ArgumentError, match="non-members' labels are not one whole number"):
         membership_by_index(network, data, (OTHERS[0], torch.zeros(100)))
+    with pytest.raises(ArgumentError, match=r"The condition 'odd' is no function .*; got 3"):
+        inspect.unwrap(membership_by_index)(network, data, OTHERS, conditions={"odd": 3})
+    with pytest.raises(ArgumentError, match="membership_by_index takes a ProvenanceNetwork; got Linear"):
+        inspect.unwrap(membership_by_index)(torch.nn.Linear(3, 3), data, OTHERS)
     with pytest.raises(ShapeError, match="must agree after the first axis"):
         membership_by_index(network, data, (OTHERS[0][..., :4], OTHERS[1]), conditions=["no distortion"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -82,5 +83,7 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
         robustness(network, flat, data, TEST, conditions={"noise": GaussianNoise(0.1)})
     with pytest.raises(ArgumentError, match=r"cannot be called with the targets' inputs .*shape \(1, 1, 8, 8\)"):
         robustness(network, nn.Linear(3, 10), data, TEST)
+    with pytest.raises(ArgumentError, match="`isolated_classifier` is a torch module of class logits; got 'cnn'"):
+        inspect.unwrap(robustness)({"ours": network}, "cnn", data, TEST)
     with pytest.raises(ArgumentError, match="the mapping is empty"):
         robustness({}, Nearest(data), data, TEST)

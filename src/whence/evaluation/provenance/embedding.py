@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 
-from whence._errors import ArgumentError, ShapeError
+from whence._errors import ArgumentError, DataError, ShapeError
 from whence._extras import require
 from whence._numbers import is_number
 from whence.datasets import as_examples
@@ -47,9 +47,10 @@ def styles(
 
     Raises:
         ArgumentError: If a number is no whole one, at least 1, or there are fewer inputs than clusters.
+        DataError: If the embedding of an input is no finite number.
     """
     many, named = as_count(clusters, "clusters"), as_count(exemplars, "exemplars")
-    points = embeddings(network, inputs_of_a_class).cpu().double().numpy()
+    points = _points(network, inputs_of_a_class)
     if len(points) < many:
         raise ArgumentError(f"`clusters`, {many}, must be at most the {len(points)} inputs.")
     from sklearn.cluster import KMeans  # here, as it takes long to import
@@ -171,10 +172,13 @@ def embedding_map(
 
     Raises:
         ShapeError: If there is not one label an input, or the projection gives no places in the plane.
-        ArgumentError: If t-SNE's perplexity does not fit the number of inputs.
+        ArgumentError: If t-SNE's perplexity does not fit the number of inputs, or the projection is no function.
+        DataError: If the embedding of an input is no finite number.
         MissingExtraError: If UMAP is asked for and not installed.
     """
-    points = embeddings(network, inputs).cpu().double().numpy()
+    if projection is not None and not callable(projection):
+        raise ArgumentError(f"`projection` is a function of embeddings, such as TSNE() or UMAP(); got {projection!r}.")
+    points = _points(network, inputs)
     known = None if labels is None else np.asarray(labels)
     if known is not None and (known.shape != (len(points),) or known.dtype.kind not in "iu"):
         raise ShapeError(
@@ -194,6 +198,22 @@ def embedding_map(
     return xr.Dataset(
         data, {"input": np.arange(len(points)), "axis": ["x", "y"]}, {"projection": repr(projection or TSNE())}
     )
+
+
+def _points(network: ProvenanceNetwork, inputs: Any) -> Points:
+    """Return the embedding of each input.
+
+    Raises:
+        DataError: If one is no finite number.
+    """
+    found: NDArray[np.float64] = embeddings(network, inputs).cpu().double().numpy()
+    wrong = ~np.isfinite(found).all(1)
+    if wrong.any():
+        raise DataError(
+            f"The embedding of input {int(wrong.argmax())} is no finite number. Look for numbers that are not finite "
+            "in the inputs, torch.isfinite(inputs), and in the network's parameters."
+        )
+    return found
 
 
 def map_figure(found: xr.Dataset) -> Any:

@@ -21,6 +21,7 @@ from whence.evaluation.provenance.measures import as_data, class_logs, nearest, 
 from whence.evaluation.provenance.sheets import Cell, Row, class_name, picture, sheet_of
 from whence.evaluation.table import Table
 from whence.provenance import ProvenanceNetwork, retrieve
+from whence.provenance.network import check_network
 
 _EVEN = 0.5  # area under the ROC curve by chance
 SIGNS = ("low entropy", "high entropy")
@@ -80,7 +81,7 @@ def entropy_ranking(network: ProvenanceNetwork, train_data: Any, *, each: int = 
 
     Raises:
         ChangedDataError: If it is other data.
-        ArgumentError: If ``each`` is no whole number, at least 1.
+        ArgumentError: If ``each`` is no whole number, at least 1, or this is no provenance network.
     """
     many, (inputs, labels) = as_count(each, "each"), _same(network, train_data)
     values = retrieve(network, inputs, 1)["entropy"].values.astype(np.float64)
@@ -155,7 +156,8 @@ def entropy_detection(
 
     Raises:
         ChangedDataError: If it is other data.
-        ArgumentError: If there are not more examples than neighbours, or all or none are wrong.
+        ArgumentError: If there are not more examples than neighbours, all or none are wrong, or this is no provenance
+            network.
         ShapeError: If there is not one entry of ``changed`` an example.
     """
     inputs, labels = _same(network, train_data)
@@ -200,6 +202,7 @@ def _disagreement(near: Int[np.ndarray, "examples ranks"], labels: Int[Tensor, "
 
 def _same(network: ProvenanceNetwork, train_data: Any) -> tuple[Tensor, Int[Tensor, " examples"]]:
     """Return the network's own training data."""
+    check_network(network, "Entropy of the index")
     examples: Examples = as_examples(train_data)
     if examples.fingerprint != network.fingerprint:
         raise ChangedDataError(

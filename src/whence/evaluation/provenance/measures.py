@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple, final
 
@@ -144,16 +144,22 @@ def as_data(data: Any, which: str) -> Data:
     return inputs, labels
 
 
-def as_conditions(given: Sequence[str] | Mapping[str, Distortion]) -> dict[str, Distortion]:
+def as_conditions(given: Any) -> dict[str, Distortion]:
     """Return distortions by name; names alone are those of `whence.provenance.CONDITIONS`.
 
     Raises:
         LabelError: If there is no condition of a name.
-        ArgumentError: If there is none.
+        ArgumentError: If there is none, or one is no function.
     """
     if not given or isinstance(given, str):
         raise ArgumentError(f"`conditions` are names, or distortions by name, at least one; got {given!r}.")
     if isinstance(given, Mapping):
+        for name, one in given.items():
+            if not callable(one):
+                raise ArgumentError(
+                    f"The condition {name!r} is no function of pictures and a generator, such as Rotation(30); got "
+                    f"{one!r}."
+                )
         return {str(name): one for name, one in given.items()}
     for name in given:
         if name not in CONDITIONS:

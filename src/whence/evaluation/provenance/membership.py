@@ -17,6 +17,7 @@ from whence.evaluation.provenance.measures import as_conditions, as_data, class_
 from whence.evaluation.table import Table, Tables
 from whence.membership import blind_control, entropy, log_margin, nearest_distance
 from whence.provenance import Distortion, ProvenanceNetwork, embeddings, reading
+from whence.provenance.network import check_network
 
 Scores = dict[str, Float[Tensor, " examples"]]
 Values = Float[np.ndarray, " examples"]
@@ -64,10 +65,12 @@ def membership_by_index(
 
     Raises:
         LabelError: If there is no condition of a name.
-        ArgumentError: If there are fewer than five examples of a kind, a label is none of the network's classes, or
-            the index is one within the class and a predicted class has a single example, which is always sure.
+        ArgumentError: If this is no provenance network, there are fewer than five examples of a kind, a label is none
+            of the network's classes, or the index is one within the class and a predicted class has a single example,
+            which is always sure.
         ShapeError: If inputs are not one tensor, or shapes differ.
     """
+    check_network(network, "membership_by_index")
     own, others = as_data(members, "members'"), as_data(nonmembers, "non-members'")
     known = max(int(one[1].max()) for one in (own, others))
     if known >= network.index.classes:

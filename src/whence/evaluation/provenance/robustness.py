@@ -71,14 +71,17 @@ def robustness(
 
     Raises:
         LabelError: If there is no condition of a name.
-        ArgumentError: If there is no network or condition, there are fewer than five training examples, a network has
-            a name of the other columns, or the classifier cannot be called with the pictures.
+        ArgumentError: If the classifier is no module, there is no network or condition, there are fewer than five
+            training examples, a network has a name of the other columns, or the classifier cannot be called with the
+            pictures.
         ShapeError: If inputs are not one tensor, or the classifier's outputs are not (examples, classes).
 
     Example:
         ``robustness({"α = 0": network}, classifier, train, test)["first"].figure()``
     """
     given, hows = named(networks, "network"), as_conditions(conditions)
+    if not isinstance(isolated_classifier, nn.Module):
+        raise ArgumentError(f"`isolated_classifier` is a torch module of class logits; got {isolated_classifier!r}.")
     taken = [name for name in given if name in (CLASSIFIER, PIXELS)]
     if taken:
         raise ArgumentError(f"A network is called {taken[0]!r}, as another column. Name it otherwise.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,37 +38,49 @@ def positive(name: str, given: Any) -> float:
     return float(given)
 
 
-def as_weights(given: Sequence[float]) -> tuple[float, float]:
+def as_weights(given: Any) -> tuple[float, float]:
     """Return the two weights of the loss.
 
     Raises:
         ArgumentError: If they are not two numbers, none of them negative.
     """
-    if len(given) != 2 or not all(is_number(one) and one >= 0 for one in given):
+    if not hasattr(given, "__len__") or len(given) != 2 or not all(is_number(one) and one >= 0 for one in given):
         raise ArgumentError(
             f"`weights` are two numbers from 0, (lambda_gen, lambda_cls), such as (0.6, 0.4); got {given!r}."
         )
     return float(given[0]), float(given[1])
 
 
-def as_shape(given: Sequence[int]) -> Shape:
+def as_shape(given: Any) -> Shape:
     """Return the shape of a picture.
 
     Raises:
         ArgumentError: If it is not three whole numbers, at least 1.
     """
-    if len(given) != 3 or not all(is_whole(one) and one >= 1 for one in given):
+    if not hasattr(given, "__len__") or len(given) != 3 or not all(is_whole(one) and one >= 1 for one in given):
         raise ArgumentError(f"`shape` is (channels, height, width) of a picture, such as (1, 28, 28); got {given!r}.")
     channels, height, width = (int(one) for one in given)
     return channels, height, width
+
+
+def check_kind(given: object, kind: type, what: str) -> None:
+    """Refuse what is of another kind.
+
+    Raises:
+        ArgumentError: If it is.
+    """
+    if not isinstance(given, kind):
+        raise ArgumentError(f"{what} takes a {kind.__name__}; got {type(given).__name__}.")
 
 
 def check_full(index: ClassIndex) -> None:
     """Check that each class has an example.
 
     Raises:
-        ArgumentError: If one has none: there is nothing that its head could name.
+        ArgumentError: If one has none: there is nothing that its head could name; or this is no index.
     """
+    if not isinstance(index, ClassIndex):
+        raise ArgumentError(f"`index` is a ClassIndex, such as class_index(labels); got {type(index).__name__}.")
     if empty := (index.sizes == 0).nonzero().flatten().tolist():
         raise ArgumentError(
             f"Each class needs an example that its head can name; {len(empty)} of {index.classes} have none, such as "

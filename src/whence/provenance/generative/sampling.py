@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
 from whence._errors import ArgumentError, LabelError
-from whence.provenance.generative.checks import whole
+from whence._numbers import is_whole
+from whence.provenance.generative.checks import check_kind, whole
 from whence.provenance.generative.networks import GenerativeNetwork
 from whence.provenance.generative.scoring import Scoring, best, within_class
 from whence.provenance.modes import evaluating
@@ -46,10 +49,11 @@ def generate(
         first, and ``score``, their probability. ``attrs`` have ``seed``, ``scoring`` and the number of ``examples``.
 
     Raises:
-        ArgumentError: If a number is none, a predicted class has fewer than ``k`` examples, or pictures of the class
-            asked for do not come up.
+        ArgumentError: If a number is none, this is no generative network, a predicted class has fewer than ``k``
+            examples, or pictures of the class asked for do not come up.
         LabelError: If there is no such class.
     """
+    check_kind(network, GenerativeNetwork, "generate")
     many, named = whole("count", count, 1), whole("k", k, 1)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     if label is not None:
@@ -70,9 +74,9 @@ def generate(
     return xr.Dataset({one: (dims[one], values) for one, values in found.items()}, attrs=attrs)
 
 
-def _check_class(network: GenerativeNetwork, label: int, k: int, scoring: Scoring) -> None:
-    if not 0 <= label < network.index.classes:
-        raise LabelError(f"No class {label}: the network's classes are 0 to {network.index.classes - 1}.")
+def _check_class(network: GenerativeNetwork, label: Any, k: int, scoring: Scoring) -> None:
+    if not is_whole(label) or not 0 <= label < network.index.classes:
+        raise LabelError(f"No class {label!r}: the network's classes are 0 to {network.index.classes - 1}.")
     size = int(network.index.sizes[label])
     if scoring is within_class and k > size:
         raise ArgumentError(

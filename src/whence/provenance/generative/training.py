@@ -16,7 +16,7 @@ from whence._errors import ArgumentError
 from whence._progress import Advance, progress
 from whence.datasets import Examples, as_examples
 from whence.provenance.generative.checkpoints import Rows, held, shapes_of
-from whence.provenance.generative.checks import as_weights, check_labels, check_pictures, positive, whole
+from whence.provenance.generative.checks import as_weights, check_kind, check_labels, check_pictures, positive, whole
 from whence.provenance.generative.losses import WEIGHTS, GenerativeLoss, generative_loss
 from whence.provenance.generative.networks import GenerativeNetwork
 
@@ -58,8 +58,8 @@ def train_generative(
         logs them (7.15).
 
     Raises:
-        ArgumentError: If a number is none, the data's labels are not those of the network's index, the loss is no
-            number any more, or the path holds something else or more epochs.
+        ArgumentError: If a number is none, this is no generative network, the data's labels are not those of the
+            network's index, the loss is no number any more, or the path holds something else or more epochs.
         ChangedDataError: If the training at the path was begun with other data.
         DataError: If the data cannot be read, or pixels are not from 0 to 1.
         DiskError: If the disk is full or refuses to write.
@@ -69,6 +69,7 @@ def train_generative(
         ShapeError: If pictures are of another shape than the network's.
         SnapshotError: If the state at the path is truncated or altered.
     """
+    check_kind(network, GenerativeNetwork, "train_generative")
     examples, many, size = as_examples(data), whole("epochs", epochs, 1), whole("batch_size", batch_size, 1)
     check_labels(examples, network.index)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
