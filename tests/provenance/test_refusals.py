@@ -22,6 +22,7 @@ from whence.provenance import (
     MemoryBank,
     Mixture,
     Neighbours,
+    Objective,
     Optimization,
     ProvenanceNetwork,
     Task,
@@ -39,6 +40,9 @@ from whence.provenance import (
     two_branches,
 )
 from whence.provenance.generative.checks import check_full
+from whence.provenance.loss import compare
+from whence.provenance.objective import neighbourhood_loss
+from whence.provenance.retrieval import answered
 
 DATA = separable()
 QUICK = Optimization(batch_size=8)
@@ -134,6 +138,14 @@ def test_what_a_loss_does_not_take_is_said(changed: dict[str, Any], words: str) 
     given = {"network": made(), "inputs": DATA[0][:4], "labels": DATA[1][:4], "ids": range(4)} | changed
     with pytest.raises((ArgumentError, DataError), match=words):
         inspect.unwrap(provenance_loss)(**given)
+
+
+def test_the_neighbourhood_loss_is_refused_where_it_is_0_for_every_network() -> None:
+    network = made(conditional=True)
+    compared = compare(network, answered(network, DATA[0][:4], DATA[1][:4]).embedding, torch.arange(4), None)
+    assert neighbourhood_loss(compared, network.index).item() == 0
+    with pytest.raises(ArgumentError, match=r"examples of one class only, of which the neighbourhood loss is 0\."):
+        provenance_loss(network, DATA[0][:4], DATA[1][:4], range(4), objective=Objective(neighbourhood=0.1))
 
 
 def test_what_is_no_network_is_refused_by_all(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def provenance_loss(
     Raises:
         ArgumentError: If an id has another label than it had when the network was made, so that ids have changed;
             labels are mixed and a class has one example; there is not one id, label and view an input; the network
-            does not take the inputs; or network or objective are of another kind.
+            does not take the inputs; network or objective are of another kind; or a class-conditional network is
+            asked for the neighbourhood loss.
         DataError: If inputs are not tensors.
         ShapeError: If views have not the shapes of their inputs.
         LabelError: If an id is none of the training examples.
@@ -56,6 +57,11 @@ def provenance_loss(
     goal = Objective() if objective is None else objective
     if not isinstance(goal, Objective):
         raise ArgumentError(f"`objective` is an Objective, such as Objective(mixing=0.5); got {goal!r}.")
+    if goal.neighbourhood > 0 and network.conditional:
+        raise ArgumentError(
+            "A class-conditional network compares examples of one class only, of which the neighbourhood loss is 0. "
+            "Leave `neighbourhood` out, or take a class-independent network."
+        )
     known = _known_ids(network, ids, inputs, views)
     groups = _same_labels(network, labels, known)
     try:
