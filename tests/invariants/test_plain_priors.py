@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from whence._errors import ArgumentError, DataError, ShapeError
+from whence.invariants import Objective, draw_pool, invariants
+from whence.invariants.asking import check_query
 from whence.invariants.priors import Fourier, Pixels, Prior, draw, evaluations
 
 
@@ -56,6 +58,25 @@ def test_the_fourier_priors_pixels_have_its_contrast_and_its_bounds() -> None:
     before = (images / 4).logit()
     # Of 96,000 numbers, correlated over less than 64 pixels: the deviation is known to 0.7 / √(2 · 1,500).
     assert float(before.std()) == pytest.approx(0.7, abs=5 * 0.7 / math.sqrt(2 * 1500))
+
+
+def test_a_query_of_another_range_than_the_pixels_is_refused() -> None:
+    prior = Pixels.of(torch.rand(50, 1, 4, 4))
+    low, high = prior.bounds
+    assert -5 < low < 0
+    assert 1 < high < 5
+    check_query(torch.rand(1, 4, 4), prior)
+    with pytest.raises(ArgumentError, match="Scale the query as the prior's training images were"):
+        check_query(255 * torch.rand(1, 4, 4), prior)
+
+
+def test_what_holds_many_numbers_is_shown_in_a_line() -> None:
+    prior = Pixels(torch.zeros(1, 9, 9), torch.tensor(0.5))
+    pool = draw_pool(prior, 4)
+    found = invariants(Objective(lambda inputs: inputs.flatten(1).sum(1), "sum"), pool.inputs[0], prior, 3, pool=pool)
+    assert repr(prior) == "Pixels(inputs of shape (1, 9, 9), from -5 to 5 in ten deviations)"
+    assert repr(pool) == "Pool(4 draws of inputs of shape (1, 9, 9))"
+    assert repr(found) == "InvariantSet(3 of 3 solved for sum; see its summary() and certificate)"
 
 
 @pytest.mark.parametrize("prior", [Pixels(torch.zeros(1, 3, 3), torch.tensor(2.0)), Fourier((1, 3, 3))])

@@ -88,10 +88,14 @@ def spectral_deviation(objective: Objective, found: InvariantSet, cutoffs: Seque
         frequencies; samples that move at cutoffs where the query does not carry it in details that no eye sees.
 
     Raises:
-        ArgumentError: If there are no samples in ``found``'s place, or no cutoffs, or one is not above 0 to 1.
+        ArgumentError: If there is no objective or no set of samples in its place, or no cutoffs, or one is not above 0
+            to 1.
     """
     if not isinstance(found, InvariantSet):
         raise ArgumentError(f"`found` is an InvariantSet, as `invariants` returns; got a {type(found).__name__}.")
+    kept: Any = objective
+    if not isinstance(kept, Objective):
+        raise ArgumentError(f"`objective` is an Objective, such as logits(model, [3]); got a {type(kept).__name__}.")
     given: Any = cutoffs
     if not isinstance(given, Sequence | np.ndarray) or len(given) == 0:
         raise ArgumentError(f"cutoffs are one or more shares of the highest frequency; got {given!r}.")

@@ -49,7 +49,7 @@ class Objective:
             do not.
 
     Raises:
-        ArgumentError: If the tolerance is not above 0, the function cannot be called, or the name is no word.
+        ArgumentError: If the tolerance is not above 0, a function cannot be called, or the name is no word.
 
     Examples:
         >>> import torch
@@ -71,6 +71,10 @@ class Objective:
                 "An objective is a function of a batch of inputs and a name for it; got "
                 f"{type(function).__name__} and {name!r}."
             )
+        others = (("distance", self.distance, False), ("stand_in", self.stand_in, self.stand_in is None))
+        for what, one, left_out in others:
+            if not callable(one) and not left_out:
+                raise ArgumentError(f"`{what}` is a function, such as root_mean_square; got {one!r}.")
         if not is_number(self.tolerance) or self.tolerance <= 0:
             raise ArgumentError(f"tolerance is a distance above 0; got {self.tolerance!r}.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,9 @@ class Pool:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def __repr__(self) -> str:
+        return f"Pool({len(self)} draws of inputs of shape {tuple(self.inputs.shape[1:])})"
+
 
 def draw_pool(
     prior: Prior,
@@ -62,8 +65,9 @@ def draw_pool(
     """
     if not is_whole(size) or size < 1:
         raise ArgumentError(f"A pool holds one or more draws; got size={size!r}.")
-    if not dtype.is_floating_point:
-        raise ArgumentError(f"Latents are floating-point numbers; got dtype={dtype}.")
+    kind: Any = dtype
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise ArgumentError(f"Latents are floating-point numbers; got dtype={kind!r}.")
     if isinstance(prior, type) or not isinstance(prior, Prior):
         raise ArgumentError(f"A pool is drawn of a prior, such as load_prior(folder); got {prior!r}.")
     latents = draw(prior, size, seed, device=device, dtype=dtype)

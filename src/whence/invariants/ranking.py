@@ -43,11 +43,15 @@ def most_telling(
         Their rows, most telling first; fewer than ``k`` if fewer are solved.
 
     Raises:
-        ArgumentError: If ``k`` is not a whole number above 0, or real inputs are no tensor or too few.
+        ArgumentError: If ``k`` is not a whole number above 0, there are no samples in ``found``'s place, or real inputs
+            are no tensor or too few.
         ShapeError: If features give no row of numbers for each input.
     """
     if not is_whole(k) or k < 1:
         raise ArgumentError(f"k is how many samples are chosen, at least 1; got {k!r}.")
+    given: Any = found
+    if not isinstance(given, InvariantSet):
+        raise ArgumentError(f"`found` is an InvariantSet, as `invariants` returns; got a {type(given).__name__}.")
     rows = found.solved.nonzero()[0]
     if not len(rows):
         return rows

@@ -45,6 +45,10 @@ class InvariantSet:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def __repr__(self) -> str:
+        solved = int(self.solved.sum())
+        return f"InvariantSet({solved} of {len(self)} solved for {self.objective}; see its summary() and certificate)"
+
     @property
     def solved(self) -> Bool[np.ndarray, " samples"]:
         """Which samples are invariants: within the tolerance."""

@@ -17,6 +17,7 @@ from whence.kernel.answers import read_examples
 
 _AT_ONCE = 1024  # images read together
 _FLOOR = 0.05  # of the greatest deviation, below which no pixel's is taken to be
+_NEVER = 10.0  # deviations that no draw is away from the mean: one number in 10^23 is
 
 
 @final
@@ -29,8 +30,8 @@ class Pixels:
         deviation: Of each pixel, or of all.
 
     Raises:
-        ArgumentError: If one of these is no tensor of finite numbers, or the deviation is not above 0 everywhere or
-            does not go with the mean.
+        ArgumentError: If one of these is no tensor of finite numbers, the mean is empty, or the deviation is not above
+            0 everywhere or does not go with the mean.
 
     Examples:
         >>> Pixels(torch.full((1, 2, 2), 0.5), torch.tensor(0.1)).decode(torch.ones(1, 1, 2, 2)).unique().tolist()
@@ -46,6 +47,8 @@ class Pixels:
             if not isinstance(one, Tensor) or not one.is_floating_point() or not bool(one.isfinite().all()):
                 given = f"one of {one.dtype}" if isinstance(one, Tensor) else f"a {type(one).__name__}"
                 raise ArgumentError(f"`{name}` is a tensor of finite floating-point numbers; got {given}.")
+        if not self.mean.numel():
+            raise ArgumentError(f"`mean` holds a number at least; got one of shape {tuple(self.mean.shape)}.")
         if not bool((self.deviation > 0).all()):
             raise ArgumentError(f"A deviation is above 0 everywhere; got one of {float(self.deviation.min()):.4g}.")
         if not _fits(self.deviation.shape, self.mean.shape):
@@ -80,10 +83,20 @@ class Pixels:
             raise DataError("Every input of the data is the same: there is no deviation. Give other data.")
         return cls(inputs.mean(0).float(), deviation.clamp_min(_FLOOR * float(deviation.max())).float())
 
+    def __repr__(self) -> str:
+        low, high = self.bounds
+        return f"Pixels(inputs of shape {self.latent_shape}, from {low:.4g} to {high:.4g} in ten deviations)"
+
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of the inputs."""
         return tuple(self.mean.shape)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest number that a draw may have: ten deviations from the mean."""
+        away = _NEVER * self.deviation
+        return float((self.mean - away).min()), float((self.mean + away).max())
 
     def decode(self, latents: Float[Tensor, "some *latent"]) -> Float[Tensor, "some *input"]:
         """Return mean + deviation * latents.

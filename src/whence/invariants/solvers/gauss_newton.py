@@ -31,8 +31,8 @@ class GaussNewton:
     equations' linear part the shortest, so that samples stay close to where the prior drew them. It is cut at a radius
     that grows while steps do what they promised and shrinks while they do not. A step that lowers the residual is
     taken; J is then corrected by what was seen (Broyden 1965), also from a coarse prior to the next, and found anew
-    where it lowers the residual less than the same evaluations would by a J found anew. There is no rate to tune, and
-    nothing depends on the objective's unit.
+    where it lowers the residual less than the same evaluations would by a J found anew, or too little for patience.
+    There is no rate to tune, and nothing depends on the objective's unit.
 
     Attributes:
         steps: At most so many for each sample and prior.
@@ -79,6 +79,7 @@ class GaussNewton:
 
         Raises:
             ArgumentError: If a coarse prior has latents of another shape.
+            KeyboardInterrupt: As it came; a search that ended over a coarse prior is then under way again.
         """
         shape = tuple(problem.prior.latent_shape)
         for prior in self.coarse:
@@ -89,7 +90,12 @@ class GaussNewton:
         slopes = None
         for prior in (*self.coarse, problem.prior):
             search.reopen()
-            slopes = _Walk(self, problem.over(prior), search, slopes).run()
+            try:
+                slopes = _Walk(self, problem.over(prior), search, slopes).run()
+            except KeyboardInterrupt:
+                if prior is not problem.prior:  # what ended over a coarse prior has not ended
+                    search.reopen()
+                raise
 
 
 class _Walk:
@@ -107,7 +113,8 @@ class _Walk:
         self.least = _LEAST_RADIUS * start
         self.residuals = search.latents.new_zeros(count, equations)
         self.marked, self.waited = self.radius + torch.inf, torch.zeros_like(self.radius)
-        self.slow = _FRESH ** (1 / (2 + BACKWARD * rows))  # as a step by derivatives found anew costs so many others
+        # A step by derivatives found anew costs so many others; patience runs out of what does not halve it in time.
+        self.slow = min(_FRESH ** (1 / (2 + BACKWARD * rows)), 0.5 ** (1 / settings.patience))
         self.slopes = search.latents.new_zeros(count, rows, numbers) if slopes is None else slopes
         size = self.slopes.abs().amax((1, 2))
         self.stale = ~(size.isfinite() & (size > 0))  # whose derivatives are not known
