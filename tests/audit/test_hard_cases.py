@@ -211,9 +211,7 @@ def test_targets_whose_loss_is_no_number_are_refused_before_the_walk(tmp_path: P
     x, y = blobs(seed=1)
     x[[3, 7]] = torch.nan
     for budget in (2**29, 2**12):  # in one chunk, and in several
-        with pytest.raises(
-            ArgumentError, match=r"The loss of \d+ of \d+ examples is nan or infinite\. Look for nan in"
-        ):
+        with pytest.raises(ArgumentError, match=r"The loss of \d+ of \d+ targets is nan or infinite\. Look for nan in"):
             whence.audit(run, (x, y), memory_budget=budget)
 
 

@@ -68,14 +68,13 @@ class TargetPass:
             **dict(self._model.named_parameters(remove_duplicate=False)),
             **dict(self._model.named_buffers()),
         }
-        self._checked = self._finite = False
+        self._checked = False
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in names)
 
     def over(self, inputs: Any, labels: Any) -> TargetPass:
         """Return a pass over other targets with the same copy of the model."""
         found = copy.copy(self)
-        found._finite = False
         found._inputs, found._labels = cast_floating(inputs, self.dtype), labels
         found._examples = len(pytree.tree_leaves(labels)[0])
         return found
@@ -118,27 +117,23 @@ class TargetPass:
                     "that can be differentiated, so nothing can be attributed. Audit a differentiable number, not an "
                     "argmax or a comparison."
                 )
-            self._refuse_infinite(values)
             values.sum().backward()
         for parameter in self._model.parameters():
             parameter.grad = None
         return TargetGradients(values.detach().double(), captured.gradients())
 
-    def _refuse_infinite(self, values: Tensor) -> None:
-        """Refuse examples whose quantity is no number at the first state looked at: nothing of it could be shared out.
+    def refuse_infinite(self, values: Float[Tensor, " targets"]) -> None:
+        """Refuse targets whose quantity is no number: nothing of it could be shared out.
 
         Raises:
             ArgumentError: If there are such.
         """
-        if self._finite:
-            return
         lost = int((~values.isfinite()).sum())
         if lost:
             raise ArgumentError(
-                f"The {self._quantity.name} of {lost} of {len(values)} examples is nan or infinite. Look for nan in "
+                f"The {self._quantity.name} of {lost} of {len(values)} targets is nan or infinite. Look for nan in "
                 "their inputs and labels, leave them out, or see whether the training diverged."
             )
-        self._finite = True
 
     def place(self, parameters: State, buffers: State) -> None:
         """Bring the model to a state; parameters and buffers that are not named stay as they are."""
