@@ -161,6 +161,17 @@ def test_a_coarse_priors_derivatives_serve_the_next_without_a_pass_back() -> Non
     assert evaluations((Shifted(3),)) == {forward + back + forward + forward + forward}
 
 
+@pytest.mark.parametrize("scale", [-1.0, -1e8, 1e8])
+def test_a_coarse_prior_s_derivatives_that_do_not_serve_leave_the_radius_as_it_was(scale: float) -> None:
+    class Scaled(Plain):
+        def decode(self, latents: Tensor) -> Tensor:
+            return scale * super().decode(latents)
+
+    search = solved_by(GaussNewton(coarse=(Scaled(3),)), problem(lambda z: z.sum(1), [2.0], 3), starts(6, 3))
+    assert (search.status == Status.SOLVED).all()
+    assert float(search.evaluations.max()) < 50
+
+
 def test_a_search_with_many_equations_finds_derivatives_anew_before_its_patience_runs_out() -> None:
     """With 30 a step by derivatives found anew costs 62 others: it pays only where each of these leaves 97 %."""
     first, second = (torch.randn(30, 64, dtype=torch.float64) / 8 for _ in range(2))

@@ -107,10 +107,10 @@ class _Walk:
         rows = min(equations, settings.sketch)
         self.sketched = rows < equations
         self.secant = settings.secant and not self.sketched
-        start = settings.radius * numbers**0.5
-        self.radius = search.latents.new_full((count,), start)
+        self.start = settings.radius * numbers**0.5
+        self.radius = search.latents.new_full((count,), self.start)
         self.damping = search.latents.new_full((count,), settings.damping)
-        self.least = _LEAST_RADIUS * start
+        self.least = _LEAST_RADIUS * self.start
         self.residuals = search.latents.new_zeros(count, equations)
         self.marked, self.waited = self.radius + torch.inf, torch.zeros_like(self.radius)
         # A step by derivatives found anew costs so many others; patience runs out of what does not halve it in time.
@@ -119,6 +119,7 @@ class _Walk:
         size = self.slopes.abs().amax((1, 2))
         self.stale = ~(size.isfinite() & (size > 0))  # whose derivatives are not known
         self.corrected = ~self.stale  # whose derivatives are not those found here
+        self.lent = ~self.stale  # whose derivatives are those of the prior before
 
     def run(self) -> Tensor | None:
         """Step until every search has ended or the steps are used up; return the derivatives, if they are corrected."""
@@ -151,6 +152,8 @@ class _Walk:
         self.search.went_back(rows, self.problem.prior, slopes.shape[1])
         self.residuals[rows], self.slopes[rows] = measured.residuals, slopes
         self.stale[rows] = self.corrected[rows] = False
+        own = rows[self.lent[rows]]  # how far another prior's derivatives led says nothing of these
+        self.radius[own], self.damping[own], self.lent[own] = self.start, self.settings.damping, False
         self.search.close(rows[measured.solved], Status.SOLVED)
         lost = ~(slopes.flatten(1).isfinite().all(1) & measured.residuals.isfinite().all(1))
         self.search.close(rows[~measured.solved & lost], Status.LOST)
