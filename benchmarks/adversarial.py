@@ -2,7 +2,7 @@
 
     python -m benchmarks.adversarial                                  # all parts
     python -m benchmarks.adversarial --part cures --run RUN           # with a run recorded before
-    python -m benchmarks.adversarial --part study --run RUN --audit AUDIT.zarr
+    python -m benchmarks.adversarial --part study --run RUN --audits FOLDER
 
 ``study``: `whence.adversarial.study` on the paper's MNIST setting, with every claim of the paper and the numbers that
 decide it, for changes of at most 0.06; ``larger``: the same for 0.1, as the paper names no size. ``cures``: several
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, default=Path(folder) / "cifar10" if folder else None)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--run", type=Path, help="a run of the paper's setting recorded before")
-    parser.add_argument("--audit", type=Path, help="where the study's audit is, or is to be kept")
+    parser.add_argument("--audits", type=Path, help="folder of MNIST's studies' audits, to keep them")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
@@ -114,7 +114,7 @@ def mnist_study(part: str, options: argparse.Namespace, scratch: Path) -> dict[s
     """Study the paper's MNIST setting."""
     count, epsilon, pictures = STUDIED[part]
     run = mnist_run(options, scratch)
-    place = options.audit or scratch / f"{part}.zarr"
+    place = (options.audits or scratch) / f"{part}.zarr"
     plan = Plan(count=count, epsilon=epsilon, bounds=(0.0, 1.0))
     made = study(run, target_data(options.data_dir, TESTS), plan=plan, path=place)
     return told(made, options.results / f"adversarial-{pictures}")

@@ -117,7 +117,7 @@ def test_inputs_that_are_no_numbers_or_no_inputs_of_the_model_cannot_be_attacked
     with pytest.raises(ArgumentError, match=r"Inputs go from nan to nan: .* no numbers, or all the same\. .* `bounds`"):
         attack(run, (torch.where(inputs > 0.9, float("nan"), inputs), labels), count=1)
     for wrong in (inputs[:, :7], inputs.float()):
-        with pytest.raises(ArgumentError, match="The model cannot be called with the targets' inputs"):
+        with pytest.raises(ArgumentError, match="The model cannot be called with these inputs"):
             attack(run, (wrong, labels), count=1)
 
 

@@ -77,7 +77,7 @@ REFUSED: dict[str, tuple[Call, type[WhenceError], str]] = {
     "inputs of a cure that the model does not take": (
         lambda run, groups, found: cure(found.modes, run, groups.inputs["clean"][:, :3], recipe=SHORT),
         ArgumentError,
-        r"cannot be called with the targets' inputs \(torch\.float64 of shape \(1, 3\)\)",
+        r"cannot be called with these inputs \(torch\.float64 of shape \(1, 3\)\)",
     ),
     "a recipe that is none": (
         lambda _run, _groups, found: Plan.__post_init__(_with(found.plan, recipe="paper")),

@@ -198,7 +198,7 @@ def test_functions_of_one_code_are_told_apart_by_what_they_bring_along(make: Any
 def test_targets_that_do_not_suit_the_model_are_refused_in_words(tmp_path: Path) -> None:
     model = tanh_net()
     run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
-    with pytest.raises(ArgumentError, match=r"targets' inputs \(torch.float64 of shape \(1, 4\)\).* training data"):
+    with pytest.raises(ArgumentError, match=r"these inputs \(torch.float64 of shape \(1, 4\)\).* training data"):
         whence.audit(run, blobs(features=4))
     x, y = blobs(seed=1)
     with pytest.raises(UnsupportedLossError, match=r"\(12,\): Target 9 is out of bounds\. Give the loss"):

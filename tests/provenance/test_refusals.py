@@ -41,6 +41,7 @@ from whence.provenance import (
 )
 from whence.provenance.generative.checks import check_full
 from whence.provenance.loss import compare
+from whence.provenance.network import check_network
 from whence.provenance.objective import neighbourhood_loss
 from whence.provenance.retrieval import answered
 
@@ -153,6 +154,7 @@ def test_what_is_no_network_is_refused_by_all(tmp_path: Path) -> None:
     calls: tuple[tuple[Any, tuple[Any, ...]], ...] = (
         (train, (DATA, 1)),
         (embeddings, (DATA[0],)),
+        (retrieve, (DATA[0], 1)),
         (save_network, (tmp_path / "n",)),
         (load_network, (tmp_path / "n",)),
     )
@@ -162,6 +164,12 @@ def test_what_is_no_network_is_refused_by_all(tmp_path: Path) -> None:
     for generative, more in ((generate, (1,)), (train_generative, (DATA, 1))):
         with pytest.raises(ArgumentError, match=f"{generative.__name__} takes a GenerativeNetwork; got Linear"):
             inspect.unwrap(generative)(other, *more)
+
+
+def test_a_compiled_network_is_one_and_another_compiled_module_is_none() -> None:
+    check_network(torch.compile(made(), backend="eager"), "retrieve")
+    with pytest.raises(ArgumentError, match="retrieve takes a ProvenanceNetwork; got OptimizedModule"):
+        check_network(torch.compile(nn.Linear(6, 3), backend="eager"), "retrieve")
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def outputs_on_one(model: nn.Module, examples: Batched, ids: Tensor) -> Any:
             return call_model(model, inputs if own is None else to_device(inputs, own.device))
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ArgumentError(
-            f"The model cannot be called with the targets' inputs ({_shapes(inputs)}): {error}. Give targets of the "
+            f"The model cannot be called with these inputs ({_shapes(inputs)}): {error}. Give inputs of the "
             "shape and type of the training data."
         ) from error
     finally:

@@ -69,15 +69,23 @@ class ClassIndex:
             raise LabelError(f"No class {label!r}: the classes are 0 to {self.classes - 1}.")
         return self.table[label, : int(self.sizes[label])]
 
+    def check(self, labels: Int[Tensor, " some"]) -> None:
+        """Refuse labels that are none of the classes.
+
+        Raises:
+            LabelError: If there is one.
+        """
+        wrong = labels[(labels < 0) | (labels >= self.classes)]
+        if len(wrong):
+            raise LabelError(f"No class {wrong[0].item()}: the classes are 0 to {self.classes - 1}.")
+
     def ids(self, labels: Int[Tensor, " some"], local: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
         """Return the ids of examples by class and number within it (the paper's ``local_to_global``).
 
         Raises:
             LabelError: If there is no such class, or it has no such number.
         """
-        wrong = labels[(labels < 0) | (labels >= self.classes)]
-        if len(wrong):
-            raise LabelError(f"No class {int(wrong[0])}: the classes are 0 to {self.classes - 1}.")
+        self.check(labels)
         found = self.table[labels, local.clamp(0, self.largest - 1)]
         if bool(((found < 0) | (local < 0) | (local >= self.largest)).any()):
             raise LabelError("A number within a class is beyond its end; see ClassIndex.sizes.")
@@ -146,9 +154,7 @@ def as_classes(index: ClassIndex, given: Any, count: int) -> Int[Tensor, " input
     labels = _as_tensor(given)
     if labels.shape != (count,):
         raise ShapeError(f"`labels` needs a class for each of {count} inputs; got shape {tuple(labels.shape)}.")
-    wrong = labels[(labels < 0) | (labels >= index.classes)]
-    if len(wrong):
-        raise LabelError(f"No class {wrong[0].item()}: the classes are 0 to {index.classes - 1}.")
+    index.check(labels)
     return labels.to(torch.int64)
 
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whence._errors import ArgumentError, DataError, HeadMemoryError, LabelError, ShapeError
+from whence._errors import ArgumentError, HeadMemoryError, LabelError, ShapeError
 from whence.provenance.cosine import MemoryBank
 from whence.provenance.network import ProvenanceNetwork, check_network, device_of
 from whence.provenance.objective import Compared, Losses, Objective, candidates, index_loss, neighbourhood_loss
-from whence.provenance.retrieval import answered
+from whence.provenance.retrieval import answered, count_of
 from whence.runs.trees import leaves
 
 
@@ -49,7 +49,7 @@ def provenance_loss(
             does not take the inputs; network or objective are of another kind; or a class-conditional network is
             asked for the neighbourhood loss.
         DataError: If inputs are not tensors.
-        ShapeError: If views have not the shapes of their inputs.
+        ShapeError: If inputs have not the axes of a batch of the training data, or views not the shapes of inputs.
         LabelError: If an id is none of the training examples.
         HeadMemoryError: If the device's memory does not hold what the index head needs.
     """
@@ -156,11 +156,7 @@ def _known_ids(network: ProvenanceNetwork, given: Any, inputs: Any, views: Any) 
         raise ArgumentError(
             f"ids must be whole numbers along one axis, at least one; got {ids.dtype}, shape {tuple(ids.shape)}."
         )
-    if next(leaves(inputs), None) is None:
-        raise DataError(
-            f"Inputs must be a batch as the backbone takes it, a tensor or a dict or tuple of tensors; got "
-            f"{type(inputs).__name__}. torch.as_tensor makes one of an array."
-        )
+    count_of(network, inputs)
     for name, batch in (("inputs", inputs), ("views", views)):
         counts = {len(one) for one in leaves(batch) if one.dim()}
         if counts - {len(ids)}:

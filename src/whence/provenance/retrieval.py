@@ -98,16 +98,12 @@ def retrieve(
         DataError: If inputs are not tensors, or the network's answer to one is no number.
         ShapeError: If they have not the axes or the number of tensors of a batch of the training data.
     """
-    if not isinstance(network, ProvenanceNetwork):
-        raise ArgumentError(
-            f"retrieve reads a trained ProvenanceNetwork; got {type(network).__name__}. A generative network names the "
-            "examples behind what it makes with generate."
-        )
+    check_network(network, "retrieve")
     index = network.index
     check_budget(memory_budget)
     _in_range("considered", considered, index.classes)
     _in_range("k", k, considered * index.largest if network.conditional else len(index))
-    count, start = _count(network, inputs), 0
+    count, start = count_of(network, inputs), 0
     ids, values = np.empty((count, k), np.int64), np.empty((count, k))
     known, sure, within, entropy, logit = np.empty(count, np.int64), *(np.full(count, np.nan) for _ in range(4))
     # filled in place: small arrays kept from each chunk would stand between the large ones and break up the memory
@@ -153,7 +149,7 @@ def reading(
     Yields:
         What the network says of each chunk.
     """
-    count = _count(network, inputs)
+    count = count_of(network, inputs)
     columns = considered * network.index.largest if network.conditional else len(network.index)
     fits = memory_budget // (4 * _FLOATS_A_LOGIT * columns)
     chunk = max(1, min(1024, fits, max(_ROWS, _AT_ONCE // columns)))
@@ -189,7 +185,7 @@ def embeddings(
     check_network(network, "embeddings")
     if not is_whole(chunk) or chunk < 1:
         raise ArgumentError(f"`chunk` is a whole number of inputs, at least 1; got {chunk!r}.")
-    count, device = _count(network, inputs), device_of(network)
+    count, device = count_of(network, inputs), device_of(network)
     known = None if labels is None else as_classes(network.index, labels, count).to(device)
     with evaluating(network), torch.no_grad():
         found = [
@@ -249,7 +245,7 @@ def answered(network: ProvenanceNetwork, inputs: Any, labels: Tensor | None = No
     return found
 
 
-def _count(network: ProvenanceNetwork, inputs: Any) -> int:
+def count_of(network: ProvenanceNetwork, inputs: Any) -> int:
     """Return how many inputs a batch has.
 
     Raises:

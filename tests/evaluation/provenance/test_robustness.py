@@ -81,7 +81,7 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
     flat: Any = nn.Flatten(0)
     with pytest.raises(ShapeError, match=r"A classifier's outputs must be \(examples, classes\); these are \(3840,\)"):
         robustness(network, flat, data, TEST, conditions={"noise": GaussianNoise(0.1)})
-    with pytest.raises(ArgumentError, match=r"cannot be called with the targets' inputs .*shape \(1, 1, 8, 8\)"):
+    with pytest.raises(ArgumentError, match=r"cannot be called with these inputs .*shape \(1, 1, 8, 8\)"):
         robustness(network, nn.Linear(3, 10), data, TEST)
     with pytest.raises(ArgumentError, match="`isolated_classifier` is a torch module of class logits; got 'cnn'"):
         inspect.unwrap(robustness)({"ours": network}, "cnn", data, TEST)

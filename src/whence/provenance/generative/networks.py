@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -165,8 +165,9 @@ class GenerativeNetwork(Resting):
             ArgumentError: If a class has no example, or a number or shape is none.
         """
         of, size = as_shape(shape), whole("latent", latent, 1)
-        if len(widths) != 2:
-            raise ArgumentError(f"`widths` are of the encoder's first and second layer; got {tuple(widths)!r}.")
+        given: Any = widths
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ArgumentError(f"`widths` are of the encoder's first and second layer; got {given!r}.")
         first, second = (whole("widths", one, 1) for one in widths)
         with _seeded(seed):
             coders = ConnectedEncoder(of, size, (first, second)), ConnectedDecoder(of, size, (first, second))
