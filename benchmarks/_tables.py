@@ -15,7 +15,8 @@ _HOLDS = 0.05  # relative error up to which a prediction counts as right
 
 def table(results: Path) -> None:
     """Gather the results that are there into tables."""
-    scores, small, costs = (_read(results / "counterfactual" / folder) for folder in (".", "small", "cost"))
+    folders = (".", "small", "cost", "again")
+    scores, small, costs, again = (_read(results / "counterfactual" / folder) for folder in folders)
     machines = {json.dumps(one["machine"], sort_keys=True) for one in [*scores.values(), *small.values()]}
     head = (
         "Small networks on the first 5,000 training images of MNIST (convolution: 3,000; transformer: 3,000 sequences "
@@ -31,6 +32,15 @@ def table(results: Path) -> None:
     )
     if short := [row for name, one in scores.items() for row in _short(name, one)]:
         text += "\nBelow the bar set for it:\n\n" + "".join(f"- {row}\n" for row in short)
+    if again:
+        text += (
+            f"\nThe derivative again with other seeds, each with an initialisation, order, {TARGETS} targets and "
+            "removals of its own (mean over all targets, 95 % interval over targets, and each seed's mean):\n\n"
+        )
+        text += _lines(
+            "network | sets | removed | derivative | bar | seeds",
+            [row for name, one in again.items() for row in _again(name, one)],
+        )
     if small:
         text += (
             "\nThe same prediction when 5 % of the examples lose only a part of their weight: error of the predicted "
@@ -92,6 +102,15 @@ def _short(name: str, one: dict[str, Any]) -> list[str]:
             within = "reaches" if ours["high"] >= bar else "stays below"
             rows.append(f"{name}, {float(share):.0%} removed: {ours['score']:.3f} of {bar}; the interval {within} it")
     return rows
+
+
+def _again(name: str, one: dict[str, Any]) -> list[str]:
+    bars = one["bars"] or ["none"] * len(one["scores"])
+    return [
+        f"{name} | {one['sets']} | {float(share):.0%} | {found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f}) | "
+        f"{bar} | {', '.join(f'{each:.3f}' for each in found['seeds'])}"
+        for (share, found), bar in zip(one["scores"].items(), bars, strict=True)
+    ]
 
 
 def _small(name: str, one: dict[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ for each removed example. The score is the mean over targets of the rank correla
 datamodeling score); its interval is a bootstrap over targets. Beside ours: the audit of the same run, and gradient
 products at its end. With ``--small`` the examples lose only a part of their weight, in float32 and in float64: where
 the prediction holds for small parts and not for whole examples, the training bends; where it holds for neither, the
-training is rougher than any part that was tried; where only float64 holds, it is rounding. Results are written to
+training is rougher than any part that was tried; where only float64 holds, it is rounding. With ``--again`` the
+derivative alone is scored on other initialisations, orders, targets and removals. Results are written to
 ``benchmarks/results/counterfactual/`` and gathered into ``counterfactual.md``.
 """
 
@@ -32,7 +33,18 @@ from torch.func import functional_call
 import whence
 from benchmarks._machine import machine
 from benchmarks._mnist import arguments, keep_freed_memory
-from benchmarks._networks import SETS, SETTINGS, SHARES, TARGETS, Data, network, test_data, train, training_data
+from benchmarks._networks import (
+    SETS,
+    SETTINGS,
+    SHARES,
+    TARGETS,
+    Data,
+    network,
+    test_data,
+    train,
+    train_recorded,
+    training_data,
+)
 from benchmarks._scores import grad_dot, score, summed
 from benchmarks._tables import file_of, table
 from whence.runs import ModelState, Run
@@ -51,12 +63,20 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="measure the time alone")
     parser.add_argument("--score", action="store_true", help="measure the scores alone")
     parser.add_argument("--small", action="store_true", help="measure how the error depends on the weight taken away")
+    parser.add_argument("--again", type=int, help="score the derivative with so many other seeds")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     asked = [
-        what for what, wanted in ((cost, options.cost), (measure, options.score), (small, options.small)) if wanted
+        what
+        for what, wanted in (
+            (cost, options.cost),
+            (measure, options.score),
+            (small, options.small),
+            (again, options.again),
+        )
+        if wanted
     ]
     for name in options.network or SETTINGS:
         for what in asked or [cost, measure]:
@@ -109,6 +129,36 @@ def scores(check: whence.Check, scored: dict[str, NDArray[Any]]) -> dict[str, An
     held = summed(scored["held-out"], check.removals)
     slopes = {"slope": check.slope, "slope_interval": check.interval()}
     return {**slopes, "held_out_slope": float((held * retrained).sum() / (held * held).sum()), **found}
+
+
+def again(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Score the derivative with other seeds, each with targets and removals of its own, and write it."""
+    setting, sets = SETTINGS[name], options.sets or SETS
+    data, tests = training_data(setting, options.data_dir), test_data(setting, options.data_dir)
+    predicted: dict[str, list[NDArray[Any]]] = {f"{share:g}": [] for share in SHARES}
+    retrained: dict[str, list[NDArray[Any]]] = {f"{share:g}": [] for share in SHARES}
+    for seed in range(1, options.again + 1):
+        rows = slice(seed * TARGETS, (seed + 1) * TARGETS)
+        with tempfile.TemporaryDirectory() as folder:
+            train_recorded(setting, data, Path(folder) / "run", seed=seed)
+            run = whence.open_run(Path(folder) / "run", network(setting), data, loss=F.cross_entropy)
+            effects = whence.counterfactual(run, (tests[0][rows], tests[1][rows]), smoothness=0)
+            for share in SHARES:
+                drawn = range(seed * sets, (seed + 1) * sets)
+                found = whence.check(effects, int(share * setting.count), seeds=drawn, processes=options.processes)
+                predicted[f"{share:g}"].append(found.data["predicted"].values)
+                retrained[f"{share:g}"].append(found.data["retrained"].values)
+        print(name, seed, {share: score(predicted[share][-1], retrained[share][-1])["score"] for share in predicted})
+    scored = {
+        share: {
+            "seeds": [score(*one)["score"] for one in zip(predicted[share], retrained[share], strict=True)],
+            **score(np.concatenate(predicted[share], 1), np.concatenate(retrained[share], 1)),
+        }
+        for share in predicted
+    }
+    result = {"network": name, "bars": setting.bars, "sets": sets, "scores": scored, "machine": machine()}
+    keep(options.results / "counterfactual" / "again", name, result)
+    return result
 
 
 def small(name: str, options: argparse.Namespace) -> dict[str, Any]:
