@@ -107,8 +107,8 @@ def _short(name: str, one: dict[str, Any]) -> list[str]:
 def _again(name: str, one: dict[str, Any]) -> list[str]:
     bars = one["bars"] or ["none"] * len(one["scores"])
     return [
-        f"{name} | {one['sets']} | {float(share):.0%} | {found['score']:.3f} ({found['low']:.3f} to {found['high']:.3f}) | "
-        f"{bar} | {', '.join(f'{each:.3f}' for each in found['seeds'])}"
+        f"{name} | {one['sets']} | {float(share):.0%} | {found['score']:.3f} ({found['low']:.3f} to "
+        f"{found['high']:.3f}) | {bar} | {', '.join(f'{each:.3f}' for each in found['seeds'])}"
         for (share, found), bar in zip(one["scores"].items(), bars, strict=True)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from torch.nn import functional
 
 from tests.report.making import DigitPrior
-from tests.report.test_browser import browser, opened, pytestmark
+from tests.report.test_browser import Opened, browser, opened, pytestmark
 from whence.attribution import as_trained
 from whence.datasets import load_digits
 from whence.invariants import invariants, logits
@@ -28,36 +29,45 @@ def gallery_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gallery(found, objective, trained, tmp_path_factory.mktemp("gallery") / "page.html", telling=3)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_picture_and_plot_is_drawn_in_both_themes(browser: Any, gallery_file: Path, scheme: str) -> None:
-    with opened(browser, gallery_file, drawn=DRAWN, color_scheme=scheme) as page:
-        images = page.locator("img")
-        assert images.count() > 10 + 4 * 5
-        assert images.evaluate_all("all => all.every(one => one.complete && one.naturalWidth > 0)")
-        assert page.locator("#details .main-svg").count() >= 2
-        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (max(int(one) for one in paper[4:-1].split(",")) < 64) == (scheme == "dark")
+@pytest.fixture(scope="module", params=[(1280, "light"), (360, "dark")], ids=["desktop", "phone"])
+def window(browser: Any, gallery_file: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
+    width, scheme = request.param
+    with opened(browser, gallery_file, drawn=DRAWN, width=width, scheme=scheme) as found:
+        yield found
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_is_wider_than_the_window(browser: Any, gallery_file: Path, width: int) -> None:
-    with opened(browser, gallery_file, drawn=DRAWN, width=width) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+@pytest.fixture
+def page(window: Opened) -> Iterator[Any]:
+    """Return the page, large and light or on a phone and dark."""
+    yield from window.in_turn()
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-def test_no_caption_of_a_nearest_example_is_cut(browser: Any, gallery_file: Path, width: int) -> None:
-    with opened(browser, gallery_file, drawn=DRAWN, width=width) as page:
-        captions = page.locator(".beside .says")
-        assert captions.count() == 4 * 5
-        assert captions.evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
+def test_every_picture_and_plot_is_drawn_in_both_themes(page: Any, window: Opened) -> None:
+    images = page.locator("img")
+    assert images.count() > 10 + 4 * 5
+    assert images.evaluate_all("all => all.every(one => one.complete && one.naturalWidth > 0)")
+    assert page.locator("#details .main-svg").count() >= 2
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(int(one) for one in paper[4:-1].split(",")) < 64) == (window.scheme == "dark")
+
+
+def test_nothing_is_wider_than_the_window(page: Any, window: Opened) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= window.width
+
+
+def test_no_caption_of_a_nearest_example_is_cut(page: Any) -> None:
+    captions = page.locator(".beside .says")
+    assert captions.count() == 4 * 5
+    assert captions.evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
 
 
 def test_the_keyboard_reaches_the_samples_and_the_tables(browser: Any, gallery_file: Path) -> None:
-    with opened(browser, gallery_file, drawn=DRAWN) as page:
+    with opened(browser, gallery_file, drawn=DRAWN) as found:
+        page = found.page
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the samples"
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id || location.hash.slice(1)") == "samples"
         focusable = page.locator("#certificates [tabindex='0']")
         assert focusable.get_attribute("aria-label") == "Table of values"
+        assert found.troubles == []
