@@ -24,6 +24,7 @@ torch.set_num_threads(1)  # networks this small gain nothing from a second threa
 @pytest.fixture(autouse=True)
 def _seeds() -> Iterator[None]:
     """Every test starts from the same random state, and leaves torch's defaults as they were."""
+    typechecker.begin()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -19,6 +20,7 @@ from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
 import whence
+from tests import typechecker
 from tests.typechecker import checked, lean
 from whence._numbers import even_parts
 
@@ -74,6 +76,18 @@ def test_types_without_axes_are_checked_on_the_way_in_and_out() -> None:
         even_parts(range(3), "2")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("function", [halved, listed])
+def test_in_each_test_the_first_calls_are_checked_and_no_more(function: Any) -> None:
+    found = under_check(function)
+    for _ in range(2):
+        typechecker.begin()
+        for _ in range(typechecker.CALLS):
+            with pytest.raises((BeartypeCallHintViolation, TypeCheckError)):
+                found(["3"])
+        with pytest.raises(TypeError, match="unsupported operand") if function is halved else nullcontext():
+            found(["3"])
+
+
 def functions() -> Iterator[FunctionType]:
     """Give each function and method of the library."""
     for info in pkgutil.walk_packages(whence.__path__, "whence."):
@@ -84,7 +98,7 @@ def functions() -> Iterator[FunctionType]:
                 for one in vars(holder).values():
                     plain = getattr(one, "__func__", getattr(one, "fget", one))
                     if isinstance(plain, FunctionType) and plain.__module__ == info.name:
-                        yield plain
+                        yield getattr(plain, "checks", plain)
 
 
 def test_every_function_of_the_library_is_checked() -> None:

@@ -2,14 +2,16 @@
 
 Jaxtyping's import hook puts its decorator on every function, which binds and checks all arguments twice a call and
 keeps the sizes of named axes. Where no annotation has axes there is nothing to keep: beartype alone checks the same
-types, in a fraction of the time.
+types, in a fraction of the time. A function that is called over and over in one test is checked at the first `CALLS` of
+them: to check every call would take a third of the whole suite's time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from types import FunctionType, SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
@@ -17,7 +19,9 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+CALLS = 16  # of each function in each test
 _with_axes = jaxtyping.jaxtyped
+_calls: Counter[Callable[..., Any]] = Counter()  # of this test; not in the functions, whose state tells audits apart
 _known: dict[object, dict[str, Any]] = {}
 
 
@@ -27,19 +31,41 @@ def install() -> None:
     jaxtyping.install_import_hook("whence", "tests.typechecker.checked")
 
 
+def begin() -> None:
+    """Begin a test: every function is checked again."""
+    _calls.clear()
+
+
 def lean(decorated: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """Return what is decorated with its types checked, by jaxtyping where an annotation has axes."""
     if decorated is None:
         return partial(lean, typechecker=typechecker)
     function = vars(decorated).get("__init__") if dataclasses.is_dataclass(decorated) else decorated
-    if not isinstance(function, FunctionType) or any(map(_has_axes, _hints_of(function).values())):
+    if not isinstance(function, FunctionType):
         return _with_axes(decorated, typechecker=typechecker)
-    function.__annotations__ = _hints_of(function)
-    found = checked(function)
+    if any(map(_has_axes, _hints_of(function).values())):
+        found = _at_first(function, _with_axes(function, typechecker=typechecker))
+    else:
+        function.__annotations__ = _hints_of(function)
+        found = _at_first(function, checked(function))
     if function is decorated:
         return found
     decorated.__init__ = found
     return decorated
+
+
+def _at_first(plain: FunctionType, checks: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is checked at the first `CALLS` calls of a test."""
+
+    @wraps(plain)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _calls[plain] >= CALLS:
+            return plain(*args, **kwargs)
+        _calls[plain] += 1
+        return checks(*args, **kwargs)
+
+    vars(call)["checks"] = checks
+    return call
 
 
 def _hints_of(function: FunctionType) -> dict[str, Any]:
