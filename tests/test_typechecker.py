@@ -88,6 +88,14 @@ def test_in_each_test_the_first_calls_are_checked_and_no_more(function: Any) -> 
             found(["3"])
 
 
+def test_what_a_caller_without_a_type_checker_is_told_can_be_seen() -> None:
+    found = under_check(halved)
+    with typechecker.unchecked(), pytest.raises(TypeError, match="unsupported operand"):
+        found(["3"])
+    with pytest.raises(BeartypeCallHintViolation):
+        found(["3"])
+
+
 def functions() -> Iterator[FunctionType]:
     """Give each function and method of the library."""
     for info in pkgutil.walk_packages(whence.__path__, "whence."):

@@ -1,7 +1,7 @@
 """Numbers: what counts as one where a caller gives it; how to cut a range, draw some, and write them as JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,6 +18,11 @@ def is_whole(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Say whether a value is a finite number: an `int` or `float` or NumPy's, not a `bool`."""
     return not isinstance(value, bool) and isinstance(value, Real) and bool(np.isfinite(float(value)))
+
+
+def is_several(value: object) -> bool:
+    """Say whether a value holds others, in an order or not, and is no text."""
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
 def check_budget(memory_budget: object) -> None:

@@ -394,8 +394,8 @@ def test_effects_without_their_attributes_are_refused(effects: xr.DataArray) -> 
     ("call", "words"),
     [
         (lambda run: run.retrain(without=[-1]), "No training example -1"),
-        (lambda run: run.retrain(weights=[1.0]), "one number for each of the 12 training examples; got 1"),
-        (lambda run: run.retrain(weights={0: float("nan")}), "must be finite"),
+        (lambda run: run.retrain(weights=[1.0]), "one finite number for each of the 12 training examples; got"),
+        (lambda run: run.retrain(weights={0: float("nan")}), "must be finite numbers; got nan"),
     ],
 )
 def test_weights_that_are_none_are_refused(call: Callable[[Run], object], words: str, run: Run) -> None:

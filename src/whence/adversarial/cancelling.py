@@ -15,8 +15,7 @@ from whence._progress import progress
 from whence.adversarial.groups import ADVERSARIAL, CLEAN, Groups
 from whence.kernel import Modes, Trained, coefficients, input_sensitivity, modes, participation_ratio
 from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
-from whence.kernel.trained import check_run
-from whence.runs import Run
+from whence.runs import Run, check_run
 
 _TOP = 5  # modes whose share of the change is told
 

@@ -20,8 +20,8 @@ from whence.adversarial.groups import check_within
 from whence.datasets import as_examples, call_model
 from whence.kernel import Trained, modes
 from whence.kernel.slopes import LossPerExample
-from whence.kernel.trained import at_step, check_run
-from whence.runs import Run, to_device
+from whence.kernel.trained import at_step
+from whence.runs import Run, check_run, to_device
 
 _SHARES = (0.9, 0.95, 0.99)  # of the energy
 

@@ -15,8 +15,7 @@ from whence.adversarial.groups import CLEAN, Groups, lengths
 from whence.datasets import call_model
 from whence.kernel import Trained, as_trained
 from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
-from whence.kernel.trained import check_run
-from whence.runs import Run
+from whence.runs import Run, check_run
 
 
 def outcomes(source: Run | Trained, groups: Groups) -> xr.Dataset:

@@ -21,8 +21,7 @@ from whence.kernel import Trained, at_step, modes, parameters_of
 from whence.kernel.matrix import GradientMatrix
 from whence.kernel.moments import ends_of_epochs, steps_of, trained_at
 from whence.kernel.representations import activations
-from whence.kernel.trained import check_run
-from whence.runs import Run, to_device
+from whence.runs import Run, check_run, to_device
 
 _EXAMPLES = 512  # taken by default; and that go through the model at once
 

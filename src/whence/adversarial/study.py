@@ -34,8 +34,7 @@ from whence.audit.quadrature import check_tolerance, rule
 from whence.datasets import as_examples
 from whence.kernel import Modes, modes
 from whence.kernel.moments import ends_of_epochs
-from whence.kernel.trained import check_run
-from whence.runs import Run
+from whence.runs import Run, check_run
 
 CURED, CONTROL, CURED_RANDOM = f"cured {ADVERSARIAL}", f"{ADVERSARIAL} + {RANDOM}", f"cured {RANDOM}"
 WITHOUT_MODES = f"{CURED}, no modes"

@@ -20,7 +20,7 @@ from whence.audit.quantities import Numbers
 from whence.audit.result import Audit
 from whence.audit.storage import MemorySink, refuse_existing
 from whence.audit.walk import begin, residuals, walk_segment
-from whence.runs import Run
+from whence.runs import Run, check_run
 
 _SAVE_EVERY = 30.0  # seconds between two savings of an unfinished walk
 
@@ -81,6 +81,7 @@ def audit(  # noqa: PLR0913 - each is a question of its own
         ReplayError: If the run does not replay.
         GradientError: If per-example gradients of the model cannot be formed.
     """
+    check_run(run, "whence.audit")
     _check(subsample, tolerance, precision, memory_budget)
     started = time.monotonic()
     if path is not None:

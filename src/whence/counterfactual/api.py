@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from whence._errors import ArgumentError, AuditError
-from whence._numbers import check_budget, even_parts, is_whole
+from whence._numbers import check_budget, even_parts, is_number, is_whole
 from whence._processes import as_processes
 from whence._progress import progress
 from whence.audit.chunks import labels_of
@@ -29,7 +29,7 @@ from whence.counterfactual.steps import Form, frozen_steps
 from whence.counterfactual.storage import FORMAT
 from whence.counterfactual.trust import measure, not_measured
 from whence.counterfactual.walk import begin, walk_segment, walk_step
-from whence.runs import Run
+from whence.runs import Run, check_run
 
 SMOOTHING = 0.03
 """Measured best, of 0.01 to 1, on removals of 1 % and 5 % from a convolutional network trained with Adam."""
@@ -94,7 +94,8 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         training is, with ``held_out`` how well removals were predicted. An example that was in no batch has exactly 0.
 
     Raises:
-        ArgumentError: If an argument is outside what is listed, or the run was computed below float32.
+        ArgumentError: If an argument is outside what is listed, the quantity of a target is no number at the end, or
+            the run was computed below float32.
         AuditError: If the run has no step, or something stands at ``path``.
         ReplayError: If the run does not replay.
         GradientError: If the model has an operation without second derivative.
@@ -105,6 +106,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         >>> effects.sel(target=17).sortby(effects.sel(target=17))[:5]  # doctest: +SKIP
     """
     started = time.monotonic()
+    check_run(run, "whence.counterfactual")
     if run.steps == 0:
         raise AuditError(
             f"The run at {run.path} has no step, so nothing could be otherwise. Record some training first."
@@ -176,7 +178,7 @@ def _check_numbers(
     if not is_whole(held_out) or held_out < 0 or held_out == 1:
         raise ArgumentError(f"`held_out` is a number of parts, at least 2, or 0 for none; got {held_out!r}.")
     as_processes(processes, held_out)
-    if smoothing is not None and not 0 <= smoothing < float("inf"):
+    if smoothing is not None and not (is_number(smoothing) and smoothing >= 0):
         raise ArgumentError(f"`smoothing` is a share of the divisors, 0 or more; got {smoothing!r}.")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from whence._errors import ArgumentError
 from whence._files import checksum, disk_errors, write_atomically
-from whence._numbers import is_whole, random_ids
+from whence._numbers import is_several, is_whole, random_ids
 from whence._processes import as_processes
 from whence._progress import progress
 from whence._statistics import bootstrap, rank_correlations
@@ -163,7 +163,7 @@ def _sets(
         given: list[tuple[SupportsIndex, ...]] = []
         sizes = [int(removals)]  # type: ignore[arg-type]
     else:
-        if any(is_whole(ids) for ids in removals):  # type: ignore[union-attr]
+        if not is_several(removals) or not all(map(is_several, removals)):  # type: ignore[arg-type]
             raise ArgumentError(
                 f"`removals` are sets of training ids, each a list: for one set give [[...]]; got {removals!r:.80}."
             )
@@ -177,9 +177,12 @@ def _sets(
     for ids in given:
         as_weights(count, ids)  # refuses what is no set of examples
     chosen = [tuple(int(one) for one in ids) for ids in given]
-    if isinstance(seeds, int) and seeds < 0:
-        raise ArgumentError(f"`seeds` is how many random sets to draw beside each, or their seeds; got {seeds}.")
     drawn = range(seeds) if isinstance(seeds, int) else seeds
+    whole = (
+        seeds >= 0 if isinstance(seeds, int) else is_several(seeds) and all(is_whole(one) and one >= 0 for one in seeds)
+    )
+    if not whole:
+        raise ArgumentError(f"`seeds` is how many random sets to draw beside each, or their seeds; got {seeds!r}.")
     random = [random_ids(count, size, seed, place) for place, size in enumerate(sizes) for seed in drawn]
     if not chosen and not random:
         raise ArgumentError("There is nothing to check: `removals` is a size and `seeds` draws no set of it.")

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import even_parts
+from whence._numbers import even_parts, is_several
 from whence.audit.chunks import chosen_ids, labels_of, outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity
 from whence.audit.targets import TargetPass
 from whence.counterfactual.averages import averaging, end_gradients
 from whence.datasets import Examples, as_examples
-from whence.runs import ModelState, Run, to_device
+from whence.runs import ModelState, Run, check_run, to_device
 
 Over = Literal["all", "label"] | Sequence[Any] | None
 _PASS_ROWS = 512  # targets that go through the model at once, at most
@@ -60,7 +60,11 @@ class Question:
         return cls(examples, rows, kind, names, members)
 
     def gradients(self, run: Run, dtype: torch.dtype) -> dict[str, Float[Tensor, "results *shape"]]:
-        """Return the gradient of each result's quantity at the end of the run, by parameter and running average."""
+        """Return the gradient of each result's quantity at the end of the run, by parameter and running average.
+
+        Raises:
+            ArgumentError: If the quantity of a target is no number there.
+        """
         end = run.state_at(run.steps)
         device = next(run.model.parameters()).device
         own = [f"{name}.{kind}" for name in averaging(run.model) for kind in ("weight", "bias")]
@@ -71,8 +75,9 @@ class Question:
         }
         for part, targets in self._passes(run, dtype, names):
             members, share = self._members(part, dtype, device)
-            gradients = targets.gradients(end.parameters, end.buffers).gradients
-            for name, gradient in gradients.items():
+            here = targets.gradients(end.parameters, end.buffers)
+            targets.refuse_infinite(here.values)
+            for name, gradient in here.gradients.items():
                 rows = gradient.part(0, shapes[name][0] if shapes[name] else 1).reshape(len(part), *shapes[name])
                 found[name].index_add_(0, members, rows * share.reshape(-1, *(1 for _ in shapes[name])))
         averages = end_gradients(run.model, found, end)
@@ -113,13 +118,18 @@ def _groups(over: Over, examples: Examples, rows: Tensor) -> tuple[NDArray[Any],
             )
         names, members = np.unique(labels[rows].cpu().numpy(), return_inverse=True)
         return names, members.reshape(-1)
-    if isinstance(over, str) or len(over) != len(rows):
-        given = repr(over) if isinstance(over, str) else f"{len(over)} names"
+    if not is_several(over) or len(over) != len(rows):
+        given = f"{len(over)} names" if is_several(over) else repr(over)
         raise ArgumentError(
             f"`over` is None, 'all', 'label', or one name for each of the {len(rows)} targets; got {given}."
         )
     names, members = np.unique(np.array([str(one) for one in over]), return_inverse=True)
     return names.astype(object), members.reshape(-1)
+
+
+def _same_targets(examples: Examples, effects: xr.DataArray) -> None:
+    if examples.fingerprint != effects.attrs["targets_fingerprint"]:
+        raise ArgumentError("The targets given are not those of these effects: their fingerprint differs.")
 
 
 _ASKED: WeakKeyDictionary[Run, dict[str, Question]] = WeakKeyDictionary()
@@ -130,18 +140,19 @@ def remember(run: Run, key: str, question: Question) -> None:
     _ASKED.setdefault(run, {})[key] = question
 
 
-def in_order(effects: xr.DataArray) -> xr.DataArray:
+def in_order(effects: Any) -> xr.DataArray:
     """Return effects with targets first, and with every training example in the order of its id.
 
     Raises:
         ArgumentError: If training examples are missing, or these are no effects.
     """
-    if "train" not in effects.dims or not {"target", "train"} <= set(effects.coords) or "helps" not in effects.attrs:
+    known = isinstance(effects, xr.DataArray) and "train" in effects.dims
+    if not known or not {"target", "train"} <= set(effects.coords) or "helps" not in effects.attrs:
         raise ArgumentError(
             "`effects` must be what whence.counterfactual returned, or some targets of it with .sel or .isel: its "
             "attributes say which run it is about."
         )
-    whole = effects if "target" in effects.dims else effects.expand_dims("target")
+    whole: xr.DataArray = effects if "target" in effects.dims else effects.expand_dims("target")
     whole = whole.transpose("target", "train").sortby("train")
     count = int(effects.attrs["train_size"])
     if whole.sizes["train"] != count:
@@ -163,9 +174,13 @@ def recall(effects: xr.DataArray, run: Run | None, targets: Any) -> tuple[Run, Q
     Raises:
         ArgumentError: If they are needed and missing, or are others.
     """
+    if run is not None:
+        check_run(run, "whence.check")
     key, identity = effects.attrs.get("id"), effects.attrs.get("run_identity")
     for known, questions in list(_ASKED.items()):
         if key in questions and (run is None or run.identity == known.identity):
+            if targets is not None:
+                _same_targets(as_examples(targets), effects)
             return run or known, questions[key]
     if run is None or targets is None:
         raise ArgumentError(
@@ -178,7 +193,6 @@ def recall(effects: xr.DataArray, run: Run | None, targets: Any) -> tuple[Run, Q
     if effects.attrs["quantity_is_function"]:
         raise ArgumentError(f"The quantity {quantity!r} was a function, which is not kept. Call counterfactual again.")
     question = Question.of(run, targets, quantity, None, list(effects.attrs["ids"]))
-    if question.examples.fingerprint != effects.attrs["targets_fingerprint"]:
-        raise ArgumentError("The targets given are not those of these effects: their fingerprint differs.")
+    _same_targets(question.examples, effects)
     names, members = np.array(effects.attrs["names"], dtype=object), np.array(effects.attrs["members"])
     return run, Question(question.examples, question.rows, question.quantity, names, members)

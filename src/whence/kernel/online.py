@@ -21,8 +21,8 @@ from whence.gradients import Captured, capture
 from whence.kernel.layout import Layout
 from whence.kernel.parameters import Layers, parameters_of
 from whence.kernel.products import Gradients
-from whence.kernel.trained import Trained, check_run
-from whence.runs import ReplayedStep, Run
+from whence.kernel.trained import Trained
+from whence.runs import ReplayedStep, Run, check_run
 
 _FIRST = 1e4  # γ of the first batch, next to which the random directions that it is added to are small
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence.datasets import Examples, as_examples
-from whence.runs import Run, TrainingLoss, training_loss
+from whence.runs import Run, TrainingLoss, check_run, training_loss
 
 
 @final
@@ -107,23 +107,6 @@ def on_same_data(trained: Trained, others: Sequence[Run | Trained]) -> list[Trai
                 "have no mean. Give models trained on the same data."
             )
     return models
-
-
-def check_run(run: Any, what: str) -> None:
-    """Refuse what is no recorded run.
-
-    Args:
-        run: What was given.
-        what: What needs the run, for the message.
-
-    Raises:
-        ArgumentError: If it is none.
-    """
-    if not isinstance(run, Run):
-        raise ArgumentError(
-            f"{what} needs a recorded run; got {type(run).__name__}. Record the training (whence.record), open the run "
-            "(whence.open_run) and give that."
-        )
 
 
 def at_step(run: Run, step: int) -> Trained:

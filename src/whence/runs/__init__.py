@@ -7,7 +7,7 @@ from whence.runs.lightning import lightning_recorder
 from whence.runs.loss import TrainingLoss, training_loss
 from whence.runs.manifest import Manifest
 from whence.runs.modes import Modes
-from whence.runs.opening import open_run
+from whence.runs.opening import check_run, open_run
 from whence.runs.pieces import pieces_of, size
 from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.record import record, start_recording
@@ -45,6 +45,7 @@ __all__ = (
     "as_weights",
     "by_parameter",
     "cast_floating",
+    "check_run",
     "cross_entropy_of_logits",
     "huggingface_recorder",
     "in_processes",

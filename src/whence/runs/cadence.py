@@ -4,6 +4,7 @@ import time
 from typing import Literal, final
 
 from whence._errors import ArgumentError
+from whence._numbers import is_whole
 from whence.runs.snapshots import Snapshots, TrainingState
 
 _FIRST_SPACING = 16  # steps
@@ -29,7 +30,7 @@ class Cadence:
         automatic = every == "auto"
         if not automatic and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise ArgumentError(f'snapshot_every must be "auto" or a number of steps from 1; got {every!r}.')
-        if budget < 1:
+        if not is_whole(budget) or budget < 1:
             raise ArgumentError(f"disk_budget is in bytes and at least 1; got {budget!r}.")
         self.spacing = _FIRST_SPACING if every == "auto" else every
         self._snapshots = snapshots

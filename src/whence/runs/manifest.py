@@ -159,6 +159,10 @@ def check_model(manifest: Manifest, model: nn.Module) -> None:
     Raises:
         ModelMismatchError: If not; the message lists the differences.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelMismatchError(
+            f"`model` is a torch module built as the recorded {manifest.model}; got {model!r:.80}."
+        )
     recorded = {form.name: form for form in (*manifest.parameters, *manifest.buffers)}
     given = {form.name: form for form in forms(dict([*model.named_parameters(), *model.named_buffers()]))}
     differences = [f"{name} is missing" for name in recorded if name not in given]

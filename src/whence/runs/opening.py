@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from whence._errors import ArgumentError
 from whence.datasets import as_examples
 from whence.runs.loss import training_loss
 from whence.runs.manifest import Manifest, check_data, check_model
@@ -36,3 +37,20 @@ def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, lo
     check_data(manifest, examples)
     private = copy.deepcopy(model)
     return Run(folder, manifest, private, examples, training_loss(loss, private, examples))
+
+
+def check_run(run: Any, what: str) -> None:
+    """Refuse what is no recorded run.
+
+    Args:
+        run: What was given.
+        what: What needs the run, for the message.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    if not isinstance(run, Run):
+        raise ArgumentError(
+            f"{what} needs a recorded run; got {type(run).__name__}. Record the training (whence.record), open the run "
+            "(whence.open_run) and give that."
+        )

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from whence._errors import ArgumentError, RecordingError
+from whence._numbers import is_whole
 from whence.datasets import Examples
 from whence.runs.cadence import Cadence
 from whence.runs.epochs import Epochs
@@ -97,8 +98,10 @@ class Recorder:
             ArgumentError: If the batch size is not positive or the seed negative.
             RecordingError: If the recorder is closed.
         """
-        if batch_size < 1 or seed < 0:
-            raise ArgumentError(f"batch_size must be at least 1 and seed at least 0; got {batch_size} and {seed}.")
+        if not (is_whole(batch_size) and is_whole(seed) and batch_size >= 1 and seed >= 0):
+            raise ArgumentError(
+                f"batch_size must be at least 1 and seed at least 0, whole numbers; got {batch_size!r} and {seed!r}."
+            )
         self._check_open()
         return self._epoch_of_batches(batch_size, shuffle, seed, drop_last)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whence import _processes
 from whence._errors import ArgumentError
-from whence._numbers import is_whole
+from whence._numbers import is_number, is_several, is_whole
 from whence._progress import progress
 from whence.runs.loss import TrainingLoss
 from whence.runs.settings import optimizer_class
@@ -41,22 +41,37 @@ def as_weights(
     found = torch.ones(count, dtype=torch.float64)
     given = {} if weights is None else weights
     if isinstance(given, Mapping):
+        wrong = [weight for weight in given.values() if not is_number(weight)]
+        if wrong:
+            raise ArgumentError(f"`weights` must be finite numbers; got {wrong[0]!r}.")
         for one, weight in given.items():
             found[_id(one, count)] = float(weight)
-    elif len(given) == count:
-        found = torch.as_tensor(given, dtype=torch.float64).clone()
     else:
-        raise ArgumentError(
-            f"`weights` must be one number for each of the {count} training examples; got {len(given)}."
-        )
-    if not bool(torch.isfinite(found).all()):
-        raise ArgumentError("`weights` must be finite numbers.")
+        found = _one_each(given, count)
+    if not is_several(without):
+        raise ArgumentError(f"`without` names training examples, such as [3, 17]; got {without!r}.")
     left_out = [_id(one, count) for one in without]
+    if isinstance(given, Mapping) and (twice := sorted(set(left_out) & {int(one) for one in given})):
+        raise ArgumentError(f"Training example {twice[0]} is in `without` and has a weight. Give it one of the two.")
     if len(set(left_out)) < len(left_out) or len(left_out) > count:
         raise ArgumentError(
             f"`without` names {len(left_out)} examples, some of them twice, of the {count} there are. Name each once."
         )
     found[left_out] = 0.0
+    return found
+
+
+def _one_each(given: Any, count: int) -> Float[Tensor, " train"]:
+    try:
+        found = torch.as_tensor(given, dtype=torch.float64).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(
+            f"`weights` must be numbers by id, or one for each training example; got {given!r:.80}."
+        ) from error
+    if found.shape != (count,) or not bool(torch.isfinite(found).all()):
+        raise ArgumentError(
+            f"`weights` must be one finite number for each of the {count} training examples; got {given!r:.80}."
+        )
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from whence._errors import ArgumentError, ReplayError
+from whence._numbers import is_whole
 from whence.datasets import Examples
 from whence.runs.clipping import Clipping, find_clipping
 from whence.runs.landing import Landing, check_landing, measure
@@ -266,8 +267,7 @@ class Run:
             ReplayError: If the walk misses it.
         """
         found = measure(self._walker.state(), self._load(stop), self._load(start), stop - start)
-        touched = {step: names for step in range(start, stop) if (names := self.record_of(step).touched)}
-        check_landing(found, start, stop, touched)
+        check_landing(found, start, stop, self._table.touched(start, stop))
         return found
 
     def rewrite_snapshot(self, step: int) -> None:
@@ -293,5 +293,5 @@ class Run:
         return max((kept for kept in self._snapshots.steps() if kept <= step), default=0)
 
     def _check_range(self, start: int, stop: int) -> None:
-        if not 0 <= start <= stop <= self.steps:
-            raise ArgumentError(f"The run has steps 0 to {self.steps}; got {start} to {stop}.")
+        if not is_whole(start) or not is_whole(stop) or not 0 <= start <= stop <= self.steps:
+            raise ArgumentError(f"The run has steps 0 to {self.steps}; got {start!r} to {stop!r}.")

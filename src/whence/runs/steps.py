@@ -161,6 +161,15 @@ class StepTable:
                 return self._record(row)
         raise ArgumentError(f"No step {step}: the run's steps are 0 to {len(self) - 1}.")
 
+    def touched(self, start: int, stop: int) -> dict[int, tuple[str, ...]]:
+        """Return what something other than the optimizer changed before each of some steps, where it did."""
+        with self._reading(f"Steps {start} to {stop - 1}"):
+            rows = self._connection.execute(
+                "SELECT step, touched FROM steps WHERE step >= ? AND step < ? AND touched IS NOT NULL ORDER BY step",
+                (start, stop),
+            )
+            return {step: tuple(json.loads(names)) for step, names in rows.fetchall()}
+
     def epochs_of_steps(self) -> np.ndarray:
         """Return the epoch of each step, int64 (steps,); refuse a table from which steps were deleted."""
         with self._reading("The table"):
