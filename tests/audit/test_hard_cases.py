@@ -148,11 +148,18 @@ def test_an_unfinished_audit_of_another_run_or_quantity_is_not_taken_up(
         model = tanh_net(seed)
         runs.append(trained(tmp_path / str(seed), model, SGD(model.parameters(), 0.1), blobs()))
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    walk_segment = api.walk_segment
+    walked: list[int] = []
+
+    def stop(*given: Any) -> int:
+        if walked:
+            raise KeyboardInterrupt
+        walked.append(walk_segment(*given))
+        return int(walked[0])
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "walk_segment", stop)
+        patch.setattr(api, "_SAVE_EVERY", 0.0)
         with pytest.raises(KeyboardInterrupt):
             whence.audit(runs[0], blobs(seed=1), quantity=lambda o, y: o[:, 0], path=tmp_path / "audit")
     with pytest.raises(AuditError, match=r"other arguments \(run differ\)"):
@@ -211,8 +218,20 @@ def test_targets_whose_loss_is_no_number_are_refused_before_the_walk(tmp_path: P
     x, y = blobs(seed=1)
     x[[3, 7]] = torch.nan
     for budget in (2**29, 2**12):  # in one chunk, and in several
-        with pytest.raises(ArgumentError, match=r"The loss of \d+ of \d+ targets is nan or infinite\. Look for nan in"):
-            whence.audit(run, (x, y), memory_budget=budget)
+        given: dict[str, Any] = {"memory_budget": budget, "path": tmp_path / "audit.zarr"}
+        with pytest.raises(ArgumentError, match=r"The loss of 2 of 12 targets is nan or infinite\. Look for nan in"):
+            whence.audit(run, (x, y), **given)
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]  # nothing that other targets would not suit
+
+
+def test_an_audit_that_could_not_begin_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = tanh_net()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
+    given: dict[str, Any] = {"path": tmp_path / "audit.zarr"}
+    with pytest.raises(ArgumentError, match="does not depend on trained parameters") as caught:
+        whence.audit(run, blobs(seed=1), quantity=lambda o, y: (o.argmax(1) == y).double(), **given)
+    assert "__notes__" not in vars(caught.value)
+    assert whence.audit(run, blobs(seed=1), **given).influence.sizes["target"] == 12
 
 
 def test_a_quantity_that_cannot_be_differentiated_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,11 @@ def test_what_is_no_effects_is_refused_in_words(given: Any) -> None:
 def test_the_targets_that_effects_were_made_with_may_be_given_again(effects: xr.DataArray) -> None:
     found = whence.check(effects, [[1]], seeds=0, targets=TARGETS)
     assert found.data.equals(whence.check(effects, [[1]], seeds=0).data)
+
+
+def test_targets_that_were_refused_leave_nothing_behind(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="is nan or infinite"):
+        whence.counterfactual(run, NAN, smoothness=0, path=tmp_path / "effects.zarr")
+    assert list(tmp_path.iterdir()) == []
+    found = whence.counterfactual(run, TARGETS, smoothness=0, path=tmp_path / "effects.zarr")
+    np.testing.assert_array_equal(found, whence.counterfactual(run, TARGETS, smoothness=0))

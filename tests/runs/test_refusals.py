@@ -47,7 +47,11 @@ def recorded(folder: Any, **given: Any) -> None:
 
 RECORDINGS: dict[str, tuple[dict[str, Any], type[WhenceError], str]] = {
     "no model": ({"model": None}, RecordingError, "`model` is the torch module that the loop calls; got None"),
-    "a text as budget": ({"disk_budget": "a"}, ArgumentError, "disk_budget is in bytes and at least 1; got 'a'"),
+    "a text as budget": (
+        {"disk_budget": "a"},
+        ArgumentError,
+        "disk_budget is a whole number of bytes, at least 1; got 'a'",
+    ),
     "a text as size": ({"batch_size": "a"}, ArgumentError, "whole numbers; got 'a' and 0"),
     "half a batch": ({"batch_size": 1.5}, ArgumentError, r"whole numbers; got 1\.5 and 0"),
     "no size": ({"batch_size": None}, ArgumentError, "whole numbers; got None and 0"),

@@ -19,6 +19,7 @@ from whence.audit.quadrature import check_tolerance
 from whence.audit.quantities import Numbers
 from whence.audit.result import Audit
 from whence.audit.storage import MemorySink, refuse_existing
+from whence.audit.targets import refuse_infinite
 from whence.audit.walk import begin, residuals, walk_segment
 from whence.runs import Run, check_run
 
@@ -74,7 +75,7 @@ def audit(  # noqa: PLR0913 - each is a question of its own
         The audit. Negative influence on a loss = the example helped.
 
     Raises:
-        ArgumentError: If an argument is outside what is listed.
+        ArgumentError: If an argument is outside what is listed, or the quantity of a target is no number at the end.
         AuditError: If the run is empty, something stands at ``path``, an unfinished audit there was begun with other
             arguments, or the influences do not fit the budget and there is no ``path``.
         UnsupportedLossError: If a label of the targets is none that the outputs are for.
@@ -88,6 +89,7 @@ def audit(  # noqa: PLR0913 - each is a question of its own
         refuse_existing(Path(path))
     question = Question(quantity, classes, by, quadrature, tolerance, subsample, precision, ids)
     work = prepare(run, targets, question, memory_budget)
+    refuse_infinite(work.quantity.name, work.final_values())
     sink: MemorySink | Partial
     if path is None:
         _refuse_too_large(work, memory_budget)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -143,6 +144,11 @@ class Work:
         """Return parameters and buffers at the end of the run."""
         last = self.run.state_at(self.run.steps)
         return last.parameters, last.buffers
+
+    def final_values(self) -> Float[Tensor, " targets"]:
+        """Return every target's quantity at the end of the run, in float64."""
+        state = self.final_state()
+        return torch.cat([self.targets_of(number).values(*state).cpu() for number in range(len(self.chunks))])
 
 
 def prepare(run: Run, targets: Any, question: Question, memory_budget: int) -> Work:

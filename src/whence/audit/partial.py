@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -58,8 +59,11 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave what is unfinished where it is, and say so."""
-        say_kept(error, self._path)
+        """Leave what is unfinished where it is, and say so; where nothing was saved yet, leave nothing."""
+        if error is not None and not any(self._folder.glob("*.safetensors")):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            say_kept(error, self._path)
 
     def finished(self, number: int) -> Chunk | None:
         """Return what a finished chunk gave, or None if it is not finished."""

@@ -122,24 +122,25 @@ class TargetPass:
             parameter.grad = None
         return TargetGradients(values.detach().double(), captured.gradients())
 
-    def refuse_infinite(self, values: Float[Tensor, " targets"]) -> None:
-        """Refuse targets whose quantity is no number: nothing of it could be shared out.
-
-        Raises:
-            ArgumentError: If there are such.
-        """
-        lost = int((~values.isfinite()).sum())
-        if lost:
-            raise ArgumentError(
-                f"The {self._quantity.name} of {lost} of {len(values)} targets is nan or infinite. Look for nan in "
-                "their inputs and labels, leave them out, or see whether the training diverged."
-            )
-
     def place(self, parameters: State, buffers: State) -> None:
         """Bring the model to a state; parameters and buffers that are not named stay as they are."""
         with torch.no_grad():
             for name, value in (*parameters.items(), *buffers.items()):
                 self._state[name].copy_(value)
+
+
+def refuse_infinite(quantity: str, values: Float[Tensor, " targets"]) -> None:
+    """Refuse targets whose quantity is no number: nothing of it could be shared out.
+
+    Raises:
+        ArgumentError: If there are such.
+    """
+    lost = int((~values.isfinite()).sum())
+    if lost:
+        raise ArgumentError(
+            f"The {quantity} of {lost} of {len(values)} targets is nan or infinite. Look for nan in their inputs and "
+            "labels, leave them out, or see whether the training diverged."
+        )
 
 
 def _interleave(found: list[TargetGradients]) -> TargetGradients:

@@ -127,13 +127,8 @@ class Walk:
 
 
 def begin(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping) -> Walk:
-    """Stand at the end of the run, nothing walked yet.
-
-    Raises:
-        ArgumentError: If the quantity of a target is no number there.
-    """
+    """Stand at the end of the run, nothing walked yet."""
     walk = stand(run, targets, plan, grouping, len(run.segments()) - 1)
-    targets.refuse_infinite(walk.later.values)
     walk.tally.course[:, -1] = walk.later.values.cpu()
     return walk
 

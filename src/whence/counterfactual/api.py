@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from whence.counterfactual.curvature import Curvature
 from whence.counterfactual.held_out import HeldOut
 from whence.counterfactual.partial import Partial
 from whence.counterfactual.question import Over, Question, remember
-from whence.counterfactual.steps import Form, frozen_steps
+from whence.counterfactual.steps import Form, State, frozen_steps
 from whence.counterfactual.storage import FORMAT
 from whence.counterfactual.trust import measure, not_measured
 from whence.counterfactual.walk import begin, walk_segment, walk_step
@@ -117,43 +118,41 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         refuse_existing(Path(path))
     refuse_changing_modes(run)
     question = Question.of(run, targets, quantity, over, ids)
+    sources = question.gradients(run, form.dtype)
     if held_out:
-        _walk_one_step(run, question, form, memory_budget)
-    partial = None if path is None else Partial(Path(path), run, question, form, held_out)
-    outputs = _outputs(run, held_out, processes, memory_budget, partial) if held_out else None
-    effects = _walk_all(run, question, form, memory_budget, partial, outputs)
-    trust = (
-        measure(run, question, effects, smoothness, form.dtype, removed=held_out > 0) if smoothness else not_measured()
-    )
-    before = 0.0 if partial is None else partial.before
-    found = _labelled(
-        run,
-        question,
-        effects,
-        callable(quantity),
-        {
+        _walk_one_step(run, sources, form, memory_budget)
+    with nullcontext() if path is None else Partial(Path(path), run, question, form, held_out) as partial:
+        outputs = (
+            HeldOut(run, held_out, processes, memory_budget // 4, partial and partial.folder) if held_out else None
+        )
+        effects = _walk_all(run, sources, form, memory_budget, partial, outputs)
+        removed = held_out > 0
+        trust = (
+            measure(run, question, effects, smoothness, form.dtype, removed=removed) if smoothness else not_measured()
+        )
+        before = 0.0 if partial is None else partial.before
+        rest = {
             **trust,
             "over": _named(over),
             "smoothing": form.smoothing,
             "held_out": held_out,
             "seconds": before + time.monotonic() - started,
-        },
-    )
-    if partial is not None:
-        save_dataset(found.to_dataset(), partial.path)
-        partial.remove()
+        }
+        found = _labelled(run, question, effects, callable(quantity), rest)
+        if partial is not None:
+            save_dataset(found.to_dataset(), partial.path)
+            partial.remove()
     remember(run, found.attrs["id"], question)
     return found
 
 
 def _walk_all(
-    run: Run, question: Question, form: Form, memory_budget: int, partial: Partial | None, held_out: HeldOut | None
+    run: Run, sources: State, form: Form, memory_budget: int, partial: Partial | None, held_out: HeldOut | None
 ) -> NDArray[Any]:
-    dtype = form.dtype
-    sources = question.gradients(run, dtype)
+    dtype, results = form.dtype, len(next(iter(sources.values())))
     row = sum(one[0].numel() for one in sources.values()) * _COPIES + len(run.examples)
-    chunks = even_parts(range(len(question.names)), memory_budget // 2 // (row * dtype.itemsize))
-    effects = np.zeros((len(question.names), len(run.examples)), dtype=str(dtype).removeprefix("torch."))
+    chunks = even_parts(range(results), memory_budget // 2 // (row * dtype.itemsize))
+    effects = np.zeros((results, len(run.examples)), dtype=str(dtype).removeprefix("torch."))
     with progress("walking back", run.steps * len(chunks)) as advance:
         for chunk in chunks:
             part = {name: one[chunk.start : chunk.stop].clone() for name, one in sources.items()}
@@ -182,22 +181,13 @@ def _check_numbers(
         raise ArgumentError(f"`smoothing` is a share of the divisors, 0 or more; got {smoothing!r}.")
 
 
-def _walk_one_step(run: Run, question: Question, form: Form, memory_budget: int) -> None:
+def _walk_one_step(run: Run, sources: State, form: Form, memory_budget: int) -> None:
     """Walk over the last step, so that what cannot be walked is refused before any training is made again."""
-    walk = begin(run, {name: one[:1] for name, one in question.gradients(run, form.dtype).items()}, form.dtype)
+    walk = begin(run, {name: one[:1] for name, one in sources.items()}, form.dtype)
     curvature = Curvature(run, form.dtype, memory_budget // 4)
     last = next(frozen_steps(run, run.segments()[-1], form))[-1]
     with curvature.at_work():
         walk_step(walk, last, curvature, run)
-
-
-def _outputs(run: Run, parts: int, processes: int | None, memory_budget: int, partial: Partial | None) -> HeldOut:
-    try:
-        return HeldOut(run, parts, processes, memory_budget // 4, partial and partial.folder)
-    except ArgumentError:
-        if partial is not None and partial.is_empty():
-            partial.remove()  # so that the call may be made again with other arguments
-        raise
 
 
 def _precision(run: Run, precision: str | None) -> torch.dtype:

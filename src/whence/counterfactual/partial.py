@@ -58,6 +58,15 @@ class Partial:
             seconds = self.folder / "seconds"
             self.before = float(seconds.read_text()) if seconds.exists() else 0.0
 
+    def __enter__(self) -> Partial:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Leave what is unfinished where it is; where nothing was saved yet, leave nothing."""
+        if error is not None and not any(self.folder.glob("*.safetensors")):
+            self.remove()
+
     def resume(self, chunk: range, walk: Walk) -> int:
         """Bring a walk to where it was last saved; return how many steps that is from the end of the run."""
         found = read_tensors(self._file(chunk))
@@ -95,10 +104,6 @@ class Partial:
         write_tensors(self._file(chunk), tensors, {"next_segment": walk.next_segment})
         self._saved = time.monotonic()
         write_atomically(self.folder / "seconds", str(self.before + self._saved - self._begun).encode())
-
-    def is_empty(self) -> bool:
-        """Return whether no work is kept yet."""
-        return not any(self.folder.glob("*.safetensors"))
 
     def remove(self) -> None:
         """Remove what was kept, once the result is in its place."""

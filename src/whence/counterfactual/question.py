@@ -18,7 +18,7 @@ from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_several
 from whence.audit.chunks import chosen_ids, labels_of, outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity
-from whence.audit.targets import TargetPass
+from whence.audit.targets import TargetPass, refuse_infinite
 from whence.counterfactual.averages import averaging, end_gradients
 from whence.datasets import Examples, as_examples
 from whence.runs import ModelState, Run, check_run, to_device
@@ -76,7 +76,7 @@ class Question:
         for part, targets in self._passes(run, dtype, names):
             members, share = self._members(part, dtype, device)
             here = targets.gradients(end.parameters, end.buffers)
-            targets.refuse_infinite(here.values)
+            refuse_infinite(self.quantity.name, here.values)
             for name, gradient in here.gradients.items():
                 rows = gradient.part(0, shapes[name][0] if shapes[name] else 1).reshape(len(part), *shapes[name])
                 found[name].index_add_(0, members, rows * share.reshape(-1, *(1 for _ in shapes[name])))

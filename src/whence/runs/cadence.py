@@ -31,7 +31,7 @@ class Cadence:
         if not automatic and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise ArgumentError(f'snapshot_every must be "auto" or a number of steps from 1; got {every!r}.')
         if not is_whole(budget) or budget < 1:
-            raise ArgumentError(f"disk_budget is in bytes and at least 1; got {budget!r}.")
+            raise ArgumentError(f"disk_budget is a whole number of bytes, at least 1; got {budget!r}.")
         self.spacing = _FIRST_SPACING if every == "auto" else every
         self._snapshots = snapshots
         self._automatic = automatic
