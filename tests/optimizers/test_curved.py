@@ -99,7 +99,8 @@ def walked_back(steps: list[CurvedStep], end: Tensor) -> list[Tensor]:
     moments = dict.fromkeys(MOMENTS, torch.zeros_like(end))
     found = []
     for step in reversed(steps):
-        p, b, u = step.transpose(p, b, moments)
+        p, b, scaled = step.transpose(p, b, moments)
+        u = scaled.value()
         found.append(u)
     return [p, *reversed(found)]
 
@@ -155,7 +156,7 @@ def test_smoothing_gives_the_derivative_of_the_same_walk_with_a_larger_eps(name:
     larger = options["eps"] + 0.5 * divided * float(used.square().mean().sqrt())
     _, true = by_autograd(kind, {**options, "eps": larger}, start, gradient, end[0])
     _, _, ours = step.transpose(end, None, dict.fromkeys(MOMENTS, torch.zeros_like(end)))
-    torch.testing.assert_close(ours[0], true, rtol=1e-9, atol=ROUNDING)
+    torch.testing.assert_close(ours.value()[0], true, rtol=1e-9, atol=ROUNDING)
 
 
 def test_a_gradient_that_is_gone_is_missed_by_name() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from torch.optim import SGD
 
 from whence._errors import ArgumentError, AuditError
 from whence._numbers import check_budget, even_parts, is_number, is_whole
@@ -31,11 +32,13 @@ from whence.counterfactual.storage import FORMAT
 from whence.counterfactual.trust import measure, not_measured
 from whence.counterfactual.walk import begin, walk_segment, walk_step
 from whence.runs import Run, check_run
+from whence.runs.settings import optimizer_class
 
 SMOOTHING = 0.03
 """Measured best, of 0.01 to 1, on removals of 1 % and 5 % from a convolutional network trained with Adam."""
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _COPIES = 7  # tensors of the model's size a target: sensitivities to four things, direction, product, a spare
+_COPIES_OF_SGD = 5  # which has no second moments: sensitivities to two
 
 
 def counterfactual(  # noqa: PLR0913 - the public function, all but two by keyword
@@ -150,7 +153,8 @@ def _walk_all(
     run: Run, sources: State, form: Form, memory_budget: int, partial: Partial | None, held_out: HeldOut | None
 ) -> NDArray[Any]:
     dtype, results = form.dtype, len(next(iter(sources.values())))
-    row = sum(one[0].numel() for one in sources.values()) * _COPIES + len(run.examples)
+    copies = _COPIES_OF_SGD if optimizer_class(run.manifest.optimizer) is SGD else _COPIES
+    row = sum(one[0].numel() for one in sources.values()) * copies + len(run.examples)
     chunks = even_parts(range(results), memory_budget // 2 // (row * dtype.itemsize))
     effects = np.zeros((results, len(run.examples)), dtype=str(dtype).removeprefix("torch."))
     with progress("walking back", run.steps * len(chunks)) as advance:

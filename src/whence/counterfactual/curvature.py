@@ -15,9 +15,11 @@ from whence._errors import GradientError, ReplayError
 from whence._numbers import even_parts
 from whence.counterfactual.averages import Averages
 from whence.counterfactual.held_out import HeldOut
+from whence.counterfactual.linear_layers import LinearLayers
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients import differentiable_once_only, twice_differentiable
+from whence.optimizers import Scaled
 from whence.runs import Modes, Run, cast_floating, kept_randomness, share_of, to_device
 
 _AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -45,6 +47,7 @@ class Curvature:
         self._parameters = dict(self._model.named_parameters())
         self._buffers = dict(self._model.named_buffers())
         self._averages = Averages(self._model)
+        self._linear = LinearLayers(self._model, run.parameter_names)
         self._device = next(iter(self._parameters.values())).device
         for name, module in self._model.named_modules():
             if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
@@ -67,7 +70,7 @@ class Curvature:
         self,
         step: Frozen,
         number: int,
-        directions: Mapping[str, Float[Tensor, "targets ..."]],
+        directions: Mapping[str, Scaled],
         onto: Mapping[str, Float[Tensor, "targets ..."]],
         averages: dict[str, Float[Tensor, "targets _"]],
     ) -> Float[Tensor, "targets examples"]:
@@ -80,8 +83,9 @@ class Curvature:
         Args:
             step: The step.
             number: Which of its microbatches.
-            directions: Sensitivities u to the microbatch's gradient, by parameter.
-            onto: Sensitivities to the parameters, by parameter.
+            directions: Sensitivities u to the microbatch's gradient, by parameter, (targets, *shape).
+            onto: Sensitivities to the parameters, by parameter, contiguous. They may be what the directions are
+                multiples of, if there is one microbatch.
             averages: Sensitivities to running averages after the forward pass, by buffer; replaced by those before it.
 
         Raises:
@@ -90,44 +94,64 @@ class Curvature:
         """
         self._place(step, number)
         loss, weights = self._forward(step, number)
-        wanted = [(name, self._parameters[name]) for name in directions if name in self._trainable]
+        directions = {name: one for name, one in directions.items() if name in self._trainable}
+        used = self._first(loss, list(directions))
+        self._check(step, {name: gradient.detach() for name, gradient in used.items()})
+        pairs = [(gradient, directions[name]) for name, gradient in used.items()]
+        pairs += [(statistic, Scaled(one)) for statistic, one in self._averages.pull(averages)]
+        return self._second(pairs, directions, weights, onto)
+
+    def _first(self, loss: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the loss's gradients, as functions, but for the linear layers' part of them."""
+        wanted, taps = [self._parameters[name] for name in names], self._linear.taps
         try:
             found: Sequence[Tensor | None] = torch.autograd.grad(
-                loss, [one for _, one in wanted], create_graph=True, allow_unused=True
+                loss, [*wanted, *taps], create_graph=True, allow_unused=True
             )
+            by_layer = self._linear.gradients(found[len(names) :])
         except RuntimeError as error:
             raise self._explained(error) from error
-        used = [(name, gradient) for (name, _), gradient in zip(wanted, found, strict=True) if gradient is not None]
-        if used:
-            self._refuse_once_only([gradient for _, gradient in used])
-        self._check(step, {name: gradient.detach() for name, gradient in used})
-        pairs = [(gradient, directions[name]) for name, gradient in used] + self._averages.pull(averages)
-        if not pairs:
-            return weights.new_zeros(len(next(iter(directions.values()))), len(weights))
-        return self._second(pairs, weights, onto)
+        used = {name: gradient for name, gradient in zip(names, found, strict=False) if gradient is not None}
+        if used or by_layer:
+            self._refuse_once_only([*used.values(), *by_layer])
+        return used
 
-    def _second(self, pairs: Sequence[tuple[Tensor, Tensor]], weights: Tensor, onto: Mapping[str, Tensor]) -> Tensor:
-        """Do the second backward pass from outputs with sensitivities, as many targets at once as there is room for."""
-        outputs, rows = zip(*pairs, strict=True)
+    def _second(
+        self,
+        pairs: Sequence[tuple[Tensor, Scaled]],
+        directions: Mapping[str, Scaled],
+        weights: Tensor,
+        onto: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Do the second backward pass from outputs with sensitivities, as many targets at once as there is room for.
+
+        Args:
+            pairs: Outputs, and the sensitivities to them.
+            directions: Sensitivities to the gradients of parameters; what linear layers make of these comes on top.
+            weights: Of the examples.
+            onto: Sensitivities to the parameters.
+        """
+        targets = len(next(iter(onto.values())))
+        outputs = [one for one, _ in pairs] + self._linear.outputs(directions)
+        if not outputs:
+            return weights.new_zeros(targets, len(weights))
         names = self._run.parameter_names
-        sources = [*(self._parameters[name] for name in names), weights]
-
-        def back(*along: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(outputs, sources, along, retain_graph=True, materialize_grads=True)
-
+        sources = [weights, *(self._parameters[name] for name in names), *self._linear.sources()]
         by_weight = []
-        for part in even_parts(range(len(rows[0])), self._at_once()):
-            here = [one[part.start : part.stop] for one in rows]
+        for part in even_parts(range(targets), self._at_once()):
+            rows = slice(part.start, part.stop)
+            here = {name: Scaled(one.rows[rows], one.factor) for name, one in directions.items()}
+            along = [Scaled(one.rows[rows], one.factor).value() for _, one in pairs] + self._linear.sensitivities(here)
             try:
-                if len(part) == 1:
-                    found = tuple(one[None] for one in back(*(one[0] for one in here)))
-                else:
-                    found = torch.func.vmap(back, randomness="same")(*here)
+                found = _pulled(outputs, sources, along)
             except RuntimeError as error:
                 raise self._explained(error) from error
-            for name, change in zip(names, found, strict=False):
-                onto[name][part.start : part.stop] += change
-            by_weight.append(found[-1])
+            changed = {name: one[rows] for name, one in onto.items()}
+            for name, change in zip(names, found[1:], strict=False):
+                if change is not None:
+                    changed[name] += change
+            self._linear.add(found[1 + len(names) :], changed)
+            by_weight.append(weights.new_zeros(len(part), len(weights)) if found[0] is None else found[0])
         return torch.cat(by_weight)
 
     def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor]:
@@ -137,7 +161,7 @@ class Curvature:
             self._run.examples.batch(record.batches[number], epoch=record.epochs[number]), self._device
         )
         before = {name: one.clone() for name, one in self._buffers.items() if one.is_floating_point()}
-        with torch.enable_grad(), self._counted(), self._averages.watching():
+        with torch.enable_grad(), self._counted(), self._averages.watching(), self._linear.watching():
             outputs = call_model(self._model, cast_floating(inputs, self._dtype))
             labels = cast_floating(labels, self._dtype)
             whole = step.loss(outputs, labels)
@@ -179,7 +203,7 @@ class Curvature:
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda one: one):
             yield
-        self._kept = kept
+        self._kept = kept + self._linear.held
 
     def _at_once(self) -> int:
         """Return how many directions fit into the room at once."""
@@ -209,9 +233,10 @@ class Curvature:
         if len(step.record.batches) > 1:
             return
         for name, theirs in step.raw.items():
-            if name not in gradients:
+            terms = [one for one in (gradients.get(name), self._linear.written(name)) if one is not None]
+            if not terms:
                 continue
-            ours = gradients[name]
+            ours = torch.stack(terms).sum(0)
             far, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
             if not far <= _AGREES[theirs.dtype] * largest + _NOISE * torch.finfo(theirs.dtype).eps:
                 raise ReplayError(
@@ -239,3 +264,21 @@ class Curvature:
             f"Second derivatives of {type(self._model).__name__} cannot be formed: {text} A counterfactual needs them "
             "of every operation between parameters and loss; put one that has them in its place."
         )
+
+
+def _pulled(outputs: Sequence[Tensor], sources: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the sensitivities to some sources, (targets, *source), from those to outputs; None where it is zero."""
+    reached: list[bool] = []
+
+    def back(*sensitivities: Tensor) -> tuple[Tensor, ...]:
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            outputs, sources, sensitivities, retain_graph=True, allow_unused=True
+        )
+        reached[:] = [one is not None for one in found]
+        return tuple(one for one in found if one is not None)
+
+    if len(along[0]) == 1:
+        each = iter([one[None] for one in back(*(one[0] for one in along))])
+    else:
+        each = iter(torch.func.vmap(back, randomness="same")(*along))
+    return [next(each) if one else None for one in reached]

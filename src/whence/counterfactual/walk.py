@@ -17,6 +17,7 @@ from torch import Tensor
 
 from whence.counterfactual.curvature import Curvature
 from whence.counterfactual.steps import Form, Frozen, frozen_steps
+from whence.optimizers import Scaled
 from whence.runs import CLIP_EPS, NormClip, Run, is_plain
 
 _REACHED = 1e-6  # relative; by how much an entry that was clipped may miss the bound
@@ -66,7 +67,9 @@ def begin(run: Run, sources: Mapping[str, Tensor], dtype: torch.dtype) -> Walk:
     """
     first = next(iter(sources.values()))
     effects = torch.zeros(len(first), len(run.examples), dtype=dtype, device=first.device)
-    own = {name: source.clone() for name, source in sources.items()}  # the walk adds to them in place
+    own = {
+        name: source.clone(memory_format=torch.contiguous_format) for name, source in sources.items()
+    }  # the walk adds to them in place
     averages = {name: own.pop(name) for name in sources if name not in run.parameter_names}
     return Walk(len(run.segments()) - 1, Sensitivities(own, {}, {}, averages), effects)
 
@@ -86,7 +89,7 @@ def walk_segment(walk: Walk, run: Run, curvature: Curvature, form: Form) -> int:
 def walk_step(walk: Walk, step: Frozen, curvature: Curvature, run: Run) -> None:
     """Walk back over one step."""
     owed = walk.owed
-    directions: dict[str, Tensor] = {}
+    directions: dict[str, Scaled] = {}
     for name, one in step.steps.items():
         p = owed.parameters[name]
         moments = owed.moments.setdefault(name, {})
@@ -97,32 +100,37 @@ def walk_step(walk: Walk, step: Frozen, curvature: Curvature, run: Run) -> None:
         if b is not None:
             owed.buffers[name] = b
     directions = unscaled(directions, step, run)
+    if len(step.record.batches) > 1:  # what one pulls back is added to what the next must not see
+        directions = {name: Scaled(one.rows.clone(), one.factor) for name, one in directions.items()}
     for number in reversed(range(len(step.record.batches))):
         by_weight = curvature.pull(step, number, directions, owed.parameters, owed.averages)
         ids = step.record.batches[number].to(walk.effects.device)
         walk.effects.index_add_(1, ids, by_weight.to(walk.effects.dtype), alpha=-1.0)
 
 
-def unscaled(directions: Mapping[str, Tensor], step: Frozen, run: Run) -> dict[str, Tensor]:
+def unscaled(directions: Mapping[str, Scaled], step: Frozen, run: Run) -> dict[str, Scaled]:
     """Bring sensitivities from the gradients that the optimizer used to those of the loss, back through the clipping.
 
     An entry that was clipped to a bound does not depend on its gradient. A gradient g clipped to a norm B became
     B g / (‖g‖ + ε), whose derivative leaves out what lies along g.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, Scaled] = {}
     together: dict[NormClip, list[str]] = {}
     for name, u in directions.items():
         factor = step.scale[name]
         if isinstance(factor, Tensor):
-            found[name] = u * through_bound(factor, step.raw[name], run.clipping().bound).to(u.dtype)
+            through = through_bound(factor, step.raw[name], run.clipping().bound).to(u.rows.dtype)
+            found[name] = Scaled(u.rows * through, u.factor)
             continue
-        found[name] = u if factor == 1.0 else u * factor
+        found[name] = u.times(factor)
         if not is_plain(factor, len(step.record.batches)):
             clip = run.clipping().norm_of(name)
             if clip is not None:
                 together.setdefault(clip, []).append(name)
     for clip, names in together.items():
-        found |= _through_norm(clip, {name: found[name] for name in names}, {name: step.raw[name] for name in names})
+        scaled = {name: found[name].value() for name in names}
+        through_norm = _through_norm(clip, scaled, {name: step.raw[name] for name in names})
+        found |= {name: Scaled(one) for name, one in through_norm.items()}
     return found
 
 

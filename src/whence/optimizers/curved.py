@@ -48,6 +48,28 @@ class Denominator:
 
 @final
 @dataclass(frozen=True)
+class Scaled:
+    """A tensor times a number, not multiplied out: that can wait until there is less to multiply.
+
+    Attributes:
+        rows: The tensor, which may be another's; do not write to it.
+        factor: The number.
+    """
+
+    rows: Float[Tensor, "*axes"]
+    factor: float = 1.0
+
+    def times(self, factor: float) -> Scaled:
+        """Return it times another number."""
+        return Scaled(self.rows, self.factor * factor)
+
+    def value(self) -> Float[Tensor, "*axes"]:
+        """Return the product; the tensor itself if the number is 1."""
+        return self.rows if self.factor == 1.0 else self.rows * self.factor
+
+
+@final
+@dataclass(frozen=True)
 class CurvedStep:
     """One step of an optimizer for one parameter, as it depends on parameter, buffers and gradient.
 
@@ -74,7 +96,7 @@ class CurvedStep:
         p: Float[Tensor, "*axes"],
         b: Float[Tensor, "*axes"] | None,
         moments: dict[str, Float[Tensor, "*axes"]],
-    ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"] | None, Float[Tensor, "*axes"]]:
+    ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"] | None, Scaled]:
         """Walk sensitivities back over the step: the transpose of its derivative.
 
         Args:
@@ -88,18 +110,20 @@ class CurvedStep:
         """
         linear = self.linear
         if not linear.buffered:
-            to_buffer, to_g = None, _times(p, linear.gamma, -1.0)
+            to_buffer, to_g = None, _times(p, linear.gamma).times(-1.0)
         else:
             zero = torch.zeros_like(p) if b is None else b
             to_buffer = _plus(zero, linear.sigma, p, -1.0)
-            to_g = _plus(_times(to_buffer, linear.kappa), linear.gamma, p, -1.0)
+            to_g = _times(to_buffer, linear.kappa)
+            if not (isinstance(linear.gamma, float) and linear.gamma == 0.0):
+                to_g = Scaled(_plus(to_g.value(), linear.gamma, p, -1.0))
         if self.denominator is not None:
-            to_g = to_g + self._through_division(self.denominator, p, to_buffer, moments)
+            to_g = Scaled(to_g.value() + self._through_division(self.denominator, p, to_buffer, moments))
         p_before = p if linear.decay == 0 else p * (1 - linear.decay)
         if linear.coupled:
-            p_before = torch.add(p_before, to_g, alpha=linear.coupled)
+            p_before = torch.add(p_before, to_g.rows, alpha=linear.coupled * to_g.factor)
         b_before = b if to_buffer is None else to_buffer * linear.beta
-        return p_before, b_before, to_g if linear.sign == 1.0 else to_g * linear.sign
+        return p_before, b_before, to_g.times(linear.sign)
 
     def _through_division(
         self, part: Denominator, p: Tensor, to_buffer: Tensor | None, moments: dict[str, Tensor]
@@ -260,8 +284,8 @@ def _both(by_parameter: Tensor | None, by_buffer: Tensor | None, p: Tensor, to_b
     return found if by_buffer is None or to_buffer is None else torch.addcmul(found, to_buffer, by_buffer)
 
 
-def _times(one: Tensor, factor: Coefficient, sign: float = 1.0) -> Tensor:
-    return one * (factor * sign)
+def _times(one: Tensor, factor: Coefficient) -> Scaled:
+    return Scaled(one * factor) if isinstance(factor, Tensor) else Scaled(one, factor)
 
 
 def _plus(one: Tensor, factor: Coefficient, other: Tensor, sign: float) -> Tensor:

@@ -104,9 +104,10 @@ class LinearStep:
 
     def to(self, dtype: torch.dtype) -> "LinearStep":
         """Return the step with its per-entry coefficients in another floating-point type."""
-        kappa, sigma, gamma = (
-            value if isinstance(value, float) else value.to(dtype) for value in (self.kappa, self.sigma, self.gamma)
-        )
+        coefficients = (self.kappa, self.sigma, self.gamma)
+        if all(isinstance(value, float) or value.dtype == dtype for value in coefficients):
+            return self
+        kappa, sigma, gamma = (value if isinstance(value, float) else value.to(dtype) for value in coefficients)
         return replace(self, kappa=kappa, sigma=sigma, gamma=gamma)
 
 
