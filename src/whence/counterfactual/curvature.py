@@ -99,7 +99,9 @@ class Curvature:
         self._check(step, {name: gradient.detach() for name, gradient in used.items()})
         pairs = [(gradient, directions[name]) for name, gradient in used.items()]
         pairs += [(statistic, Scaled(one)) for statistic, one in self._averages.pull(averages)]
-        return self._second(pairs, directions, weights, onto)
+        by_weight = self._second(pairs, directions, weights, onto)
+        self._linear.forget()
+        return by_weight
 
     def _first(self, loss: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the loss's gradients, as functions, but for the linear layers' part of them."""

@@ -32,11 +32,12 @@ class _Call:
 
     Attributes:
         weight, bias: Names of its parameters; the bias None if it has none that is trained.
-        inputs: x, for this call alone.
+        inputs: x.
         version: Of the inputs when they were used.
         tap: Zeros that were added to z: what has a gradient with respect to them has it with respect to z.
         gradient: e, None before the first backward pass, or if the loss does not depend on z.
-        handed: g, None if no gradient is handed on.
+        handed: The gradient of the inputs, None if they need none: g and what their other uses hand on, which has the
+            same sensitivity as g.
         hook: What keeps g in the first backward pass, and would keep something else in the second.
     """
 
@@ -67,7 +68,8 @@ class LinearLayers:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self._names = {id(one): name for name, one in model.named_parameters() if name in set(names)}
+        known = dict(model.named_parameters())
+        self._names = {id(known[name]): name for name in names}
         self._calls: list[_Call] = []
         self._watching = False
         for module in model.modules():
@@ -77,12 +79,16 @@ class LinearLayers:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Enter around the forward pass."""
-        self._calls.clear()
+        self.forget()
         self._watching = True
         try:
             yield
         finally:
             self._watching = False
+
+    def forget(self) -> None:
+        """Let go of the graph of the last forward pass."""
+        self._calls.clear()
 
     @property
     def taps(self) -> list[Tensor]:
@@ -122,7 +128,13 @@ class LinearLayers:
 
     def outputs(self, directions: Mapping[str, Scaled]) -> list[Tensor]:
         """Return where the second pass begins: e and x of the layers with directions, where they have a graph."""
-        return [one for call in self._directed(directions) for one in (call.gradient, call.inputs) if _has_graph(one)]
+        found = []
+        for call in self._directed(directions):
+            if _has_graph(call.gradient):
+                found.append(call.gradient)
+            if _reaches_inputs(call, directions):
+                found.append(call.inputs)
+        return found
 
     def sensitivities(self, directions: Mapping[str, Scaled]) -> list[Float[Tensor, "targets ..."]]:
         """Return the sensitivities to `outputs`: U x + u to e, and Uᵀe to x."""
@@ -130,7 +142,7 @@ class LinearLayers:
         for call in self._directed(directions):
             if _has_graph(call.gradient):
                 found.append(_onto_gradient(call, directions))
-            if _has_graph(call.inputs):
+            if _reaches_inputs(call, directions):
                 found.append(_onto_inputs(call, directions))
         return found
 
@@ -180,12 +192,11 @@ class LinearLayers:
         made = bias is not None and bias_name is None and bias.requires_grad
         if name is None or made or not torch.is_grad_enabled() or _transformed(inputs):
             return F.linear(inputs, weight, bias)
-        own = inputs.view_as(inputs)  # a node of the graph that is handed what this call gives its inputs, no other's
-        outputs = F.linear(own, weight.detach(), None if bias is None else bias.detach())
+        outputs = F.linear(inputs, weight.detach(), None if bias is None else bias.detach())
         tap = torch.zeros_like(outputs, requires_grad=True)
         if self._watching:  # and not computing once more, as checkpointing does
-            call = _Call(name, bias_name, own, own._version, tap)
-            call.hook = own.register_hook(call.hand) if own.requires_grad else None
+            call = _Call(name, bias_name, inputs, inputs._version, tap)
+            call.hook = inputs.register_hook(call.hand) if inputs.requires_grad else None
             self._calls.append(call)
         return outputs + tap
 
@@ -226,6 +237,10 @@ def _onto_inputs(call: _Call, directions: Mapping[str, Scaled]) -> Tensor:
     u = directions[call.weight]
     e = _flat(_of(call).detach()) * u.factor
     return (e @ u.rows).reshape(len(u.rows), *call.inputs.shape)
+
+
+def _reaches_inputs(call: _Call, directions: Mapping[str, Scaled]) -> bool:
+    return call.weight in directions and call.inputs.requires_grad
 
 
 def _has_graph(tensor: Tensor | None) -> TypeGuard[Tensor]:
