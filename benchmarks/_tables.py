@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def table(results: Path) -> None:
             [row for name, one in small.items() for row in _small(name, one)],
         )
         text += "\n" + "".join(f"- {name}: {_found(one)}\n" for name, one in small.items())
-    text += "\nTime of a counterfactual as a multiple of the plain training it explains (same process):\n\n"
+    text += "\nTime of a counterfactual as a multiple of the plain training it explains (median, range):\n\n"
     text += _lines(
-        "network | plain training, s | 1 target | 12 targets | 100 targets",
+        "network | threads | plain training, s | 1 target | 12 targets | 100 targets",
         [_cost(name, one) for name, one in costs.items()],
     )
     (results / "counterfactual.md").write_text(text)
@@ -148,5 +149,6 @@ def _found(one: dict[str, Any]) -> str:
 
 
 def _cost(name: str, one: dict[str, Any]) -> str:
-    times = [f"{one['seconds'][count] / one['plain_seconds']:.1f} x" for count in ("1", "12", "100")]
-    return f"{name} | {one['plain_seconds']:.2f} | {' | '.join(times)}"
+    ratios = one["ratios"].values()
+    times = [f"{statistics.median(found):.1f} x ({found[0]:.1f} to {found[-1]:.1f})" for found in ratios]
+    return f"{name} | {one['machine']['threads']} | {one['plain_seconds']:.2f} | {' | '.join(times)}"
