@@ -254,6 +254,13 @@ def test_a_check_compares_what_was_predicted_with_what_retraining_gives(run: Run
     assert len(found.plot().data) == 3
 
 
+def test_effects_that_were_calculated_with_are_checked_as_they_are(run: Run, effects: xr.DataArray) -> None:
+    whole = whence.check(effects, 2, seeds=4)
+    doubled = whence.check((effects + effects.copy()) / 0.5, 2, seeds=4)
+    assert doubled.slope == pytest.approx(whole.slope / 4, rel=1e-12)
+    np.testing.assert_array_equal(doubled.data["retrained"], whole.data["retrained"])
+
+
 def test_slope_and_correlation_are_what_their_names_say() -> None:
     generator = np.random.default_rng(0)
     predicted = generator.normal(size=(20, 3))

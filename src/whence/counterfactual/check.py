@@ -117,7 +117,8 @@ def check(
     """Train again without examples, and compare with what `whence.counterfactual` predicted.
 
     Args:
-        effects: What `whence.counterfactual` returned, whole or some targets of it.
+        effects: What `whence.counterfactual` returned, whole or some targets of it. Its values are what is compared:
+            those of a mean of several effects, say, as they are.
         removals: Sets of training ids to leave out, each in a training of its own; or a size, for random sets alone.
         seeds: How many random sets of the same size to leave out beside each chosen one (of a size: in all), or the
             seeds to draw them with.
