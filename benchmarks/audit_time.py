@@ -6,22 +6,27 @@ LeNet-5, MNIST, batches of 256, Adam, 256 targets. A round trains plainly, then 
 steps in float32 and in mixed precision; what is quoted are medians over rounds and of each round's ratio. Costs are
 linear in steps. Two parts are timed by themselves, since no audit can do without them and both depend on the machine:
 the replay, and the product of the targets' sensitivities with the batch's gradients, (256 x parameters) by (parameters
-x 256), in float32. Results are written to ``benchmarks/results/audit_time.json`` and ``.md``.
+x 256), in float32. What compiling could give shows in the gradients of 256 examples, written out as (256 x
+parameters) once a step: by our layer rules, and by torch.func, as it is and through torch.compile where there is a C++
+compiler. Results are written to ``benchmarks/results/audit_time.json`` and ``.md``.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call, grad, vmap
 
 import whence
 from benchmarks._machine import machine
@@ -36,7 +41,11 @@ from benchmarks._mnist import (
     training_data,
 )
 from benchmarks.audit import train_recorded
+from whence.audit.adjoints import blocks
 from whence.audit.products import fast_products
+from whence.gradients import capture
+
+DTYPE = torch.float32
 
 
 def main() -> None:
@@ -54,6 +63,7 @@ def main() -> None:
             "plain training": lambda: train_plainly(data),
             "replay": lambda: sum(1 for _ in run.replay(0, run.steps)),
             "the product alone, float32": lambda: multiply(run),
+            **{f"gradients written out, {name}": work for name, work in gradients(run, targets).items()},
             "audit, float32": lambda: whence.audit(run, targets, precision="float32"),
             "audit, mixed": lambda: whence.audit(run, targets, precision="mixed"),
         }
@@ -68,6 +78,44 @@ def multiply(run: whence.Run) -> None:
     with fast_products():
         for _ in range(run.steps):
             total.addmm_(left, right.T)
+
+
+def gradients(run: whence.Run, targets: tuple[Tensor, Tensor]) -> dict[str, Callable[[], object]]:
+    """Return ways to write out the targets' gradients, once for each step of the run."""
+    model = lenet5().requires_grad_(False)
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    parts = blocks({name: one.shape for name, one in parameters.items()}, dict.fromkeys(parameters, 0), BATCH, DTYPE)
+    held = torch.empty(max(BATCH * one.width for one in parts))
+
+    def ours(keep: list[Tensor] | None = None) -> None:
+        with capture(model, tuple(parameters), frozen=True, check=False) as captured:
+            F.cross_entropy(model(targets[0]), targets[1], reduction="sum").backward()
+        for one in parts:
+            out = held[: BATCH * one.width].view(BATCH, one.width)
+            captured.gradients()[one.name].part(one.start, one.stop, out)
+            if keep is not None:
+                keep.append(out.clone())
+
+    def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(model, values, (x[None],)), y[None])
+
+    def theirs() -> Tensor:
+        found = vmap(grad(loss), (None, 0, 0))(parameters, *targets)
+        return torch.cat([one.flatten(1) for one in found.values()], 1)
+
+    ways: dict[str, Callable[[], object]] = {"our rules": ours, "torch.func": theirs}
+    if any(shutil.which(name) for name in ("g++", "clang++")):
+        ways["torch.func, compiled"] = torch.compile(theirs)
+    kept: list[Tensor] = []
+    ours(kept)
+    torch.testing.assert_close(torch.cat(kept, 1), theirs(), rtol=1e-4, atol=1e-4)
+    return {name: partial(repeat, way, run.steps) for name, way in ways.items()}
+
+
+def repeat(work: Callable[[], object], times: int) -> None:
+    """Do something so many times."""
+    for _ in range(times):
+        work()
 
 
 def train_plainly(data: tuple[Tensor, Tensor]) -> None:
