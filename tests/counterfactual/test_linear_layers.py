@@ -12,12 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint
 
 from tests.audit.training import blobs, trained
+from tests.counterfactual.test_derivative import check_derivative
 from whence._errors import GradientError, ReplayError
 from whence.counterfactual.curvature import Curvature
 from whence.counterfactual.linear_layers import LinearLayers
@@ -25,6 +27,7 @@ from whence.counterfactual.steps import Form, Frozen, frozen_steps
 from whence.optimizers import Scaled
 from whence.runs import Run
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, at the first jvp
 TARGETS = 3
 AGREES = 1e-12  # relative to the largest entry: some 10 rounded products of at most 50 terms, in float64
 
@@ -58,7 +61,7 @@ class Positions(nn.Module):
 
 
 class Within(nn.Module):
-    """A layer called in a way that ``apply`` chooses, between two others."""
+    """A layer called in a way that ``apply`` chooses in training, between two others."""
 
     def __init__(self, apply: Callable[[nn.Linear, Tensor], Tensor]) -> None:
         super().__init__()
@@ -66,7 +69,9 @@ class Within(nn.Module):
         self._apply_inside = apply
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.leave(torch.tanh(self._apply_inside(self.inside, torch.tanh(self.enter(x)))))
+        h = torch.tanh(self.enter(x))
+        trains = self.training and torch.is_grad_enabled()  # and is not looked at
+        found: Tensor = self.leave(torch.tanh(self._apply_inside(self.inside, h) if trains else self.inside(h)))
         return found
 
 
@@ -94,6 +99,43 @@ class Squared(nn.Module):
         return weight.square()
 
 
+def penalised(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Add a gradient to a layer's outputs, of what another gives."""
+    found: Tensor = layer(x)
+    (gradient,) = torch.autograd.grad(found.square().sum(), x, create_graph=True)
+    return found + gradient
+
+
+def adapted(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Take a step against the layer's own gradient before it is used."""
+    (gradient,) = torch.autograd.grad(layer(x).square().mean(), layer.weight, create_graph=True)
+    return F.linear(x, layer.weight - 0.1 * gradient, layer.bias)
+
+
+def along_another(layer: nn.Linear, x: Tensor) -> Tensor:
+    one = torch.ones((), dtype=x.dtype)
+    found: Tensor = torch.func.jvp(lambda scale: layer(x) * scale.sin(), (one,), (one,))[1]
+    return found
+
+
+def forwards(layer: nn.Linear, x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        found: Tensor = forward_ad.unpack_dual(layer(dual).sin()).tangent
+    return found
+
+
+def some_empty(layer: nn.Linear, x: Tensor) -> Tensor:
+    found: Tensor = layer(x) + layer(x[:0]).sum()
+    return found
+
+
+def gated(layer: nn.Linear, x: Tensor) -> Tensor:
+    sign: Tensor = torch.sign(layer(x))  # its gradient is 0 everywhere, and has no graph
+    found: Tensor = x * sign + layer(x)
+    return found
+
+
 def parametrised() -> nn.Module:
     layer = nn.Linear(3, 5)
     register_parametrization(layer, "weight", Squared())
@@ -110,6 +152,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "stopped gradient": lambda: Within(stopped),
     "other weights": lambda: Within(exchanged),
     "another bias": lambda: Within(another_bias),
+    "gradients within": lambda: Within(penalised),
+    "a step within": lambda: Within(adapted),
+    "jvp of something else": lambda: Within(along_another),
+    "forward mode": lambda: Within(forwards),
+    "no examples": lambda: Within(some_empty),
+    "signs": lambda: Within(gated),
     "vmap": lambda: Within(lambda layer, x: torch.func.vmap(layer)(x)),
     "checkpoint": lambda: Within(lambda layer, x: checkpoint(layer, x, use_reentrant=False)),
     "parametrised": parametrised,
@@ -131,7 +179,7 @@ def pulled(run: Run, directions: dict[str, Scaled], room: int = 2**20) -> tuple[
 
 def twice(model: nn.Module, step: Frozen, directions: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the gradients of ⟨u, ∇L⟩ with respect to examples' weights and parameters, one target at a time."""
-    names, model = list(step.parameters), copy.deepcopy(model)
+    names, model = list(step.parameters), copy.deepcopy(model).train()
     values = [model.get_parameter(name) for name in names]
     for name, value in zip(names, values, strict=True):
         value.data.copy_(step.parameters[name])
@@ -213,9 +261,41 @@ def test_only_layers_whose_weights_are_their_own_are_taken_out_of_the_graph() ->
     assert calls(MODELS["one after the other"]()) == 3
     assert calls(Reused()) == 4
     assert calls(Within(stopped)) == 3
-    for name in ("other weights", "another bias", "vmap"):
+    for name in ("other weights", "another bias", "vmap", "jvp of something else", "forward mode"):
         assert calls(MODELS[name]()) == 2
     assert calls(parametrised()) == 1
+
+
+class TwoHeads(nn.Module):
+    """Trains one of two heads, with batch normalisation in both: averages move where no loss is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(3, 5)
+        self.first, self.second = (
+            nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.enter(x))
+        first, second = self.first(h), self.second(h)
+        found: Tensor = (first if bool(x[0, 1] > 0) else second) if self.training else first + second
+        return found
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_averages_behind_a_layer_that_the_loss_does_not_use_count(accumulate: int, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = TwoHeads().double()
+    optimizer = SGD(model.parameters(), 0.05, momentum=0.5)
+    check_derivative(trained(tmp_path / "run", model, optimizer, blobs(), epochs=2, accumulate=accumulate))
+
+
+@pytest.mark.parametrize("name", ["gradients within", "a step within", "jvp of something else"])
+def test_differentiating_on_the_way_counts_in_microbatches_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = MODELS[name]().double()
+    check_derivative(trained(tmp_path / "run", model, SGD(model.parameters(), 0.05), blobs(), epochs=2, accumulate=2))
 
 
 class Overwritten(nn.Module):
@@ -242,7 +322,7 @@ def test_inputs_that_were_written_over_are_refused_by_the_layers_name(tmp_path: 
     directions: dict[str, Any] = {
         name: Scaled(one) for name, one in drawn(run).items() if not name.startswith("inside")
     }
-    with pytest.raises(GradientError, match=r"inputs of the layer with 'inside.weight' were changed in place"):
+    with pytest.raises(GradientError, match=r"the inputs of the layer with 'inside.weight' were changed in place"):
         pulled(run, directions)
 
 

@@ -15,10 +15,10 @@ from whence._errors import GradientError, ReplayError
 from whence._numbers import even_parts
 from whence.counterfactual.averages import Averages
 from whence.counterfactual.held_out import HeldOut
-from whence.counterfactual.linear_layers import LinearLayers
+from whence.counterfactual.linear_layers import DifferentiatesError, LinearLayers
 from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
-from whence.gradients import differentiable_once_only, twice_differentiable
+from whence.gradients import differentiable_once_only, pulled_back, twice_differentiable
 from whence.optimizers import Scaled
 from whence.runs import Modes, Run, cast_floating, kept_randomness, share_of, to_device
 
@@ -92,16 +92,31 @@ class Curvature:
             GradientError: If an operation of the model has no second derivative.
             ReplayError: If the gradient formed here is not the one of the step.
         """
+        try:
+            return self._pull(step, number, directions, onto, averages)
+        finally:
+            self._linear.forget()
+
+    def _pull(
+        self,
+        step: Frozen,
+        number: int,
+        directions: Mapping[str, Scaled],
+        onto: Mapping[str, Tensor],
+        averages: dict[str, Tensor],
+    ) -> Tensor:
         self._place(step, number)
-        loss, weights = self._forward(step, number)
+        try:
+            loss, weights = self._forward(step, number)
+        except DifferentiatesError:  # once, and from then on all is autograd's
+            self._place(step, number)
+            loss, weights = self._forward(step, number)
         directions = {name: one for name, one in directions.items() if name in self._trainable}
         used = self._first(loss, list(directions))
-        self._check(step, {name: gradient.detach() for name, gradient in used.items()})
+        self._check(step, {name: used[name].detach() if name in used else None for name in directions})
         pairs = [(gradient, directions[name]) for name, gradient in used.items()]
         pairs += [(statistic, Scaled(one)) for statistic, one in self._averages.pull(averages)]
-        by_weight = self._second(pairs, directions, weights, onto)
-        self._linear.forget()
-        return by_weight
+        return self._second(pairs, directions, weights, onto)
 
     def _first(self, loss: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the loss's gradients, as functions, but for the linear layers' part of them."""
@@ -143,16 +158,16 @@ class Curvature:
         for part in even_parts(range(targets), self._at_once()):
             rows = slice(part.start, part.stop)
             here = {name: Scaled(one.rows[rows], one.factor) for name, one in directions.items()}
-            along = [Scaled(one.rows[rows], one.factor).value() for _, one in pairs] + self._linear.sensitivities(here)
+            along = [Scaled(one.rows[rows], one.factor).value() for _, one in pairs]
+            changed = {name: one[rows] for name, one in onto.items()}
             try:
-                found = _pulled(outputs, sources, along)
+                found = pulled_back(outputs, sources, along + self._linear.sensitivities(here))
+                self._linear.add(found[1 + len(names) :], changed)
             except RuntimeError as error:
                 raise self._explained(error) from error
-            changed = {name: one[rows] for name, one in onto.items()}
             for name, change in zip(names, found[1:], strict=False):
                 if change is not None:
                     changed[name] += change
-            self._linear.add(found[1 + len(names) :], changed)
             by_weight.append(weights.new_zeros(len(part), len(weights)) if found[0] is None else found[0])
         return torch.cat(by_weight)
 
@@ -163,11 +178,12 @@ class Curvature:
             self._run.examples.batch(record.batches[number], epoch=record.epochs[number]), self._device
         )
         before = {name: one.clone() for name, one in self._buffers.items() if one.is_floating_point()}
-        with torch.enable_grad(), self._counted(), self._averages.watching(), self._linear.watching():
-            outputs = call_model(self._model, cast_floating(inputs, self._dtype))
-            labels = cast_floating(labels, self._dtype)
-            whole = step.loss(outputs, labels)
-            each = self._run.loss.per_example(outputs, labels)
+        with torch.enable_grad(), self._counted(), self._averages.watching():
+            with self._linear.watching():
+                outputs = call_model(self._model, cast_floating(inputs, self._dtype))
+                labels = cast_floating(labels, self._dtype)
+                whole = step.loss(outputs, labels)
+                each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
             share = share_of(whole, each, outputs, len(record.batches))
             weighted = whole + (share * (weights - 1) * each).sum()
@@ -226,19 +242,20 @@ class Curvature:
                 self._parameters[name].requires_grad_(True)
         seen.random.restore(self._device)
 
-    def _check(self, step: Frozen, gradients: Mapping[str, Tensor]) -> None:
+    def _check(self, step: Frozen, gradients: Mapping[str, Tensor | None]) -> None:
         """Compare a gradient formed here with the step's, where that was kept, for steps of one microbatch.
 
         Raises:
             ReplayError: If they differ.
         """
-        if len(step.record.batches) > 1:
+        if len(step.record.batches) > 1 or not step.raw:
             return
+        by_layer = self._linear.written()
         for name, theirs in step.raw.items():
-            terms = [one for one in (gradients.get(name), self._linear.written(name)) if one is not None]
-            if not terms:
+            if name not in gradients:
                 continue
-            ours = torch.stack(terms).sum(0)
+            terms = [one for one in (gradients[name], by_layer.get(name)) if one is not None]
+            ours = torch.stack(terms).sum(0) if terms else torch.zeros_like(theirs)
             far, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
             if not far <= _AGREES[theirs.dtype] * largest + _NOISE * torch.finfo(theirs.dtype).eps:
                 raise ReplayError(
@@ -266,21 +283,3 @@ class Curvature:
             f"Second derivatives of {type(self._model).__name__} cannot be formed: {text} A counterfactual needs them "
             "of every operation between parameters and loss; put one that has them in its place."
         )
-
-
-def _pulled(outputs: Sequence[Tensor], sources: Sequence[Tensor], along: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the sensitivities to some sources, (targets, *source), from those to outputs; None where it is zero."""
-    reached: list[bool] = []
-
-    def back(*sensitivities: Tensor) -> tuple[Tensor, ...]:
-        found: Sequence[Tensor | None] = torch.autograd.grad(
-            outputs, sources, sensitivities, retain_graph=True, allow_unused=True
-        )
-        reached[:] = [one is not None for one in found]
-        return tuple(one for one in found if one is not None)
-
-    if len(along[0]) == 1:
-        each = iter([one[None] for one in back(*(one[0] for one in along))])
-    else:
-        each = iter(torch.func.vmap(back, randomness="same")(*along))
-    return [next(each) if one else None for one in reached]

@@ -20,9 +20,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from whence.gradients import can_be_noticed, in_transform, noticing_gradients
 from whence.optimizers import Scaled
 
 _PIECE = 4 * 2**20  # bytes; measured best on CPUs with 16-32 MiB of shared cache
+
+
+class DifferentiatesError(Exception):
+    """A model forms gradients in its forward pass."""
 
 
 @final
@@ -35,7 +40,7 @@ class _Call:
         inputs: x.
         version: Of the inputs when they were used.
         tap: Zeros that were added to z: what has a gradient with respect to them has it with respect to z.
-        gradient: e, None before the first backward pass, or if the loss does not depend on z.
+        gradient: e, None before the first backward pass, or if the loss does not depend on z (a statistic may).
         handed: The gradient of the inputs, None if they need none: g and what their other uses hand on, which has the
             same sensitivity as g.
         hook: What keeps g in the first backward pass, and would keep something else in the second.
@@ -54,13 +59,31 @@ class _Call:
         """Keep what is handed on to the inputs."""
         self.handed = gradient
 
+    def unhook(self) -> None:
+        """Keep nothing more."""
+        if self.hook is not None:
+            self.hook.remove()
+
+    def read(self) -> Float[Tensor, "positions width"]:
+        """Return the inputs.
+
+        Raises:
+            RuntimeError: If they were written over since.
+        """
+        if self.inputs._version != self.version:
+            raise RuntimeError(f"the inputs of the layer with {self.weight!r} were changed in place after its use.")
+        return _flat(self.inputs.detach())
+
 
 @final
 class LinearLayers:
     """Takes the weights of a model's linear layers out of autograd's graph, and does their part of a second pass.
 
-    A layer is left to autograd if it is of another class than ``nn.Linear``, or if its weight is made from others
-    (parametrised, pruned, exchanged by ``functional_call``). So is every other use of a weight.
+    A layer is left to autograd if it is of another class than ``nn.Linear``, if its weight is not trained or is made
+    from others (parametrised, exchanged by ``functional_call``), and where it is called without gradients, without
+    examples, or inside of a ``torch.func`` transform or forward-mode differentiation. So is every other use of a
+    weight.
+    All layers are left to autograd once the model was seen to differentiate on its way.
 
     Args:
         model: The model; the forward functions of its linear layers are replaced for good.
@@ -72,22 +95,40 @@ class LinearLayers:
         self._names = {id(known[name]): name for name in names}
         self._calls: list[_Call] = []
         self._watching = False
+        self._active = can_be_noticed()
         for module in model.modules():
             if type(module) is nn.Linear and "forward" not in vars(module):
                 module.forward = self._in_place_of(module)  # type: ignore[method-assign]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Enter around the forward pass."""
+        """Enter around the forward pass.
+
+        Raises:
+            DifferentiatesError: If gradients were formed inside, of which the weights may be a part: the pass is to be
+                made again, for which the layers are left to autograd.
+        """
         self.forget()
+        if not self._active:
+            yield
+            return
         self._watching = True
         try:
-            yield
+            with noticing_gradients(self._give_up):
+                yield
         finally:
             self._watching = False
+            if not self._active:
+                self.forget()
+                raise DifferentiatesError
+
+    def _give_up(self) -> None:
+        self._active = False
 
     def forget(self) -> None:
         """Let go of the graph of the last forward pass."""
+        for call in self._calls:
+            call.unhook()
         self._calls.clear()
 
     @property
@@ -101,30 +142,25 @@ class LinearLayers:
         return sum(one.numel() * one.itemsize for call in self._calls for one in (call.inputs, call.tap))
 
     def gradients(self, found: Sequence[Tensor | None]) -> list[Tensor]:
-        """Take the gradients with respect to `taps`, and return those that the loss has.
+        """Take the gradients with respect to `taps`, and return those by which a second pass may go wrong.
 
-        Raises:
-            RuntimeError: If the inputs of a layer were written over since.
+        One without a graph that is 0 everywhere, behind a sign for instance, is none of them.
         """
         for call, gradient in zip(self._calls, found, strict=True):
             call.gradient = gradient
-            if call.hook is not None:
-                call.hook.remove()
-            if call.inputs._version != call.version:
-                raise RuntimeError(f"The inputs of the layer with {call.weight!r} were changed in place after its use.")
-        self._calls = [call for call in self._calls if call.gradient is not None]
-        return [one for one in found if one is not None]
+            call.unhook()
+        return [one for one in found if one is not None and (one.requires_grad or bool(one.any()))]
 
-    def written(self, name: str) -> Tensor | None:
-        """Return the calls' part of a parameter's gradient, None if it has none."""
-        terms = []
+    def written(self) -> dict[str, Tensor]:
+        """Return the layers' part of the gradients, by parameter."""
+        found: dict[str, Tensor] = {}
         for call in self._calls:
-            e = _flat(_of(call).detach())
-            if name == call.weight:
-                terms.append(e.T @ _flat(call.inputs.detach()))
-            if name == call.bias:
-                terms.append(e.sum(0))
-        return torch.stack(terms).sum(0) if terms else None
+            if call.gradient is not None:
+                e = _flat(call.gradient.detach())
+                found[call.weight] = found.get(call.weight, 0.0) + e.T @ call.read()
+                if call.bias is not None:
+                    found[call.bias] = found.get(call.bias, 0.0) + e.sum(0)
+        return found
 
     def outputs(self, directions: Mapping[str, Scaled]) -> list[Tensor]:
         """Return where the second pass begins: e and x of the layers with directions, where they have a graph."""
@@ -160,24 +196,33 @@ class LinearLayers:
         Args:
             found: Sensitivities to `sources`; None stands for zero.
             onto: By parameter; contiguous.
+
+        Raises:
+            RuntimeError: If the inputs of a layer were written over since.
         """
         ahead = iter(found)
         for call in self._calls:
-            weight, inputs = onto[call.weight], _flat(call.inputs.detach())
+            weight = onto[call.weight]
             to_outputs = next(ahead)
             if to_outputs is not None:
+                inputs = call.read()
                 each = to_outputs.reshape(len(to_outputs), len(inputs), -1)
                 rows = each.transpose(0, 1).reshape(len(inputs), -1)  # (positions, targets x outputs)
                 weight.view(-1, weight.shape[2]).addmm_(rows.T, inputs)
                 if call.bias is not None:
                     onto[call.bias].add_(each.sum(1))
             to_handed = next(ahead) if _has_graph(call.handed) else None
-            if to_handed is not None:
-                e = _flat(_of(call).detach()).T.expand(len(to_handed), -1, -1)
-                weight.baddbmm_(e, to_handed.reshape(len(to_handed), len(inputs), -1))
+            if to_handed is not None and call.gradient is not None:
+                e = _flat(call.gradient.detach())
+                weight.baddbmm_(e.T.expand(len(to_handed), -1, -1), to_handed.reshape(len(to_handed), len(e), -1))
 
     def _directed(self, directions: Mapping[str, Scaled]) -> list[_Call]:
-        return [call for call in self._calls if call.weight in directions or call.bias in directions]
+        formed = [call for call in self._calls if call.gradient is not None]
+        return [call for call in formed if call.weight in directions or call.bias in directions]
+
+    def _hidden(self, inputs: Tensor) -> bool:
+        """Say whether a transform that must see the weights is going on, or was when checkpointing computes again."""
+        return in_transform() if self._watching else bool(torch._C._functorch.is_functorch_wrapped_tensor(inputs))
 
     def _in_place_of(self, module: nn.Linear) -> Callable[..., Tensor]:
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - torch's name for it
@@ -190,7 +235,8 @@ class LinearLayers:
         bias: Tensor | None = module.bias
         name, bias_name = self._names.get(id(weight)), self._names.get(id(bias))
         made = bias is not None and bias_name is None and bias.requires_grad
-        if name is None or made or not torch.is_grad_enabled() or _transformed(inputs):
+        plain = weight.ndim == 2 and (bias is None or bias.shape == weight.shape[:1]) and inputs.numel() > 0
+        if not self._active or name is None or made or not plain or not torch.is_grad_enabled() or self._hidden(inputs):
             return F.linear(inputs, weight, bias)
         outputs = F.linear(inputs, weight.detach(), None if bias is None else bias.detach())
         tap = torch.zeros_like(outputs, requires_grad=True)
@@ -201,14 +247,9 @@ class LinearLayers:
         return outputs + tap
 
 
-def _of(call: _Call) -> Tensor:
-    assert call.gradient is not None  # `LinearLayers.gradients` has left no other
-    return call.gradient
-
-
 def _onto_gradient(call: _Call, directions: Mapping[str, Scaled]) -> Tensor:
     """Return U x + u, (targets, *output)."""
-    inputs = _flat(call.inputs.detach())
+    inputs = call.read()
     found: Tensor | None = None
     if call.weight in directions:
         found = _seen_through(directions[call.weight], inputs)
@@ -235,7 +276,8 @@ def _seen_through(weights: Scaled, inputs: Float[Tensor, "positions width"]) -> 
 def _onto_inputs(call: _Call, directions: Mapping[str, Scaled]) -> Tensor:
     """Return Uᵀe, (targets, *input)."""
     u = directions[call.weight]
-    e = _flat(_of(call).detach()) * u.factor
+    assert call.gradient is not None  # of a call with directions
+    e = _flat(call.gradient.detach()) * u.factor
     return (e @ u.rows).reshape(len(u.rows), *call.inputs.shape)
 
 
@@ -249,8 +291,3 @@ def _has_graph(tensor: Tensor | None) -> TypeGuard[Tensor]:
 
 def _flat(activation: Tensor) -> Float[Tensor, "positions width"]:
     return activation.reshape(-1, activation.shape[-1])
-
-
-def _transformed(tensor: Tensor) -> bool:
-    """Say whether a tensor is inside of a ``torch.func`` transform, whose tensors must not leave it."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence.gradients.fallback import kernels_for
+
+_ENGINE = "_engine_run_backward"  # in torch.autograd, what forms every gradient
 
 
 @contextmanager
@@ -56,3 +59,59 @@ def differentiable_once_only(gradients: Sequence[Tensor]) -> str | None:
         seen.add(node)
         ahead.extend(one for one, _ in node.next_functions)
     return None
+
+
+def pulled_back(
+    outputs: Sequence[Tensor], sources: Sequence[Tensor], along: Sequence[Float[Tensor, "targets ..."]]
+) -> list[Float[Tensor, "targets ..."] | None]:
+    """Bring the sensitivities of many targets back from some tensors to others, in one backward pass.
+
+    Args:
+        outputs: Where the pass begins.
+        sources: Where it ends.
+        along: Sensitivities to each of the outputs.
+
+    Returns:
+        Those to each of the sources; None where they are zero.
+    """
+    reached: list[bool] = []
+
+    def back(*sensitivities: Tensor) -> tuple[Tensor, ...]:
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            outputs, sources, sensitivities, retain_graph=True, allow_unused=True
+        )
+        reached[:] = [one is not None for one in found]
+        return tuple(one for one in found if one is not None)
+
+    if len(along[0]) == 1:
+        each = iter([one[None] for one in back(*(one[0] for one in along))])
+    else:
+        each = iter(torch.func.vmap(back, randomness="same")(*along))
+    return [next(each) if one else None for one in reached]
+
+
+def can_be_noticed() -> bool:
+    """Say whether this torch forms all gradients through the function that `noticing_gradients` looks at."""
+    return hasattr(torch.autograd, _ENGINE)
+
+
+@contextmanager
+def noticing_gradients(notice: Callable[[], None]) -> Iterator[None]:
+    """Call something whenever gradients are formed inside of the ``with``, by autograd or ``torch.func``."""
+    engine = getattr(torch.autograd, _ENGINE)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        notice()
+        return engine(*args, **kwargs)
+
+    setattr(torch.autograd, _ENGINE, run)
+    try:
+        yield
+    finally:
+        setattr(torch.autograd, _ENGINE, engine)
+
+
+def in_transform() -> bool:
+    """Say whether a ``torch.func`` transform or forward-mode differentiation is going on."""
+    forwards: int = torch.autograd.forward_ad._current_level
+    return forwards >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
