@@ -338,3 +338,21 @@ def test_a_layers_gradient_that_is_not_the_replayed_one_is_refused_by_name(name:
         other = replace(made, raw={**made.raw, name: 1.001 * made.raw[name]})
         with pytest.raises(ReplayError, match=rf"step {made.index} the gradient of '{name}'"):
             curvature.pull(other, 0, directions, onto, {})
+
+
+def interrupted(model: nn.Module) -> None:
+    model(torch.ones(2, 3)).sum().backward()
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_stays_one_after_gradients_were_formed_and_an_error_without_them_too() -> None:
+    model = MODELS["one after the other"]()
+    layers = LinearLayers(model, [name for name, _ in model.named_parameters()])
+    with pytest.raises(ZeroDivisionError), layers.watching():
+        raise ZeroDivisionError
+    with pytest.raises(KeyboardInterrupt), layers.watching():
+        interrupted(model)
+    with layers.watching():
+        model(torch.ones(2, 3)).sum().backward()  # all is autograd's from now on
+    assert layers.taps == []
+    assert model.get_parameter("0.weight").grad is not None

@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from whence.gradients import can_be_noticed, in_transform, noticing_gradients
 from whence.optimizers import Scaled
 
-_PIECE = 4 * 2**20  # bytes; measured best on CPUs with 16-32 MiB of shared cache
+_PIECE = 4 * 2**20  # bytes; small beside a processor's shared cache
 
 
 class DifferentiatesError(Exception):
@@ -82,8 +82,7 @@ class LinearLayers:
     A layer is left to autograd if it is of another class than ``nn.Linear``, if its weight is not trained or is made
     from others (parametrised, exchanged by ``functional_call``), and where it is called without gradients, without
     examples, or inside of a ``torch.func`` transform or forward-mode differentiation. So is every other use of a
-    weight.
-    All layers are left to autograd once the model was seen to differentiate on its way.
+    weight. All layers are left to autograd once the model was seen to differentiate on its way.
 
     Args:
         model: The model; the forward functions of its linear layers are replaced for good.
@@ -116,11 +115,14 @@ class LinearLayers:
         try:
             with noticing_gradients(self._give_up):
                 yield
+        except Exception as error:
+            if self._active:
+                raise
+            raise DifferentiatesError from error  # it may have failed for want of the weights
         finally:
             self._watching = False
-            if not self._active:
-                self.forget()
-                raise DifferentiatesError
+        if not self._active:
+            raise DifferentiatesError
 
     def _give_up(self) -> None:
         self._active = False
@@ -270,7 +272,7 @@ def _seen_through(weights: Scaled, inputs: Float[Tensor, "positions width"]) -> 
     step = max(1, _PIECE // max(1, u.shape[2] * u.itemsize))
     for rows, out in zip(flat.split(step), found.split(step), strict=True):
         torch.mm(rows, columns, out=out)
-    return found.view(len(u), -1, len(inputs)).transpose(1, 2).contiguous()  # what follows is several times faster so
+    return found.view(len(u), -1, len(inputs)).transpose(1, 2).contiguous()  # for what follows, entry by entry
 
 
 def _onto_inputs(call: _Call, directions: Mapping[str, Scaled]) -> Tensor:
