@@ -6,9 +6,10 @@ LeNet-5, MNIST, batches of 256, Adam, 256 targets. A round trains plainly, then 
 steps in float32 and in mixed precision; what is quoted are medians over rounds and of each round's ratio. Costs are
 linear in steps. Two parts are timed by themselves, since no audit can do without them and both depend on the machine:
 the replay, and the product of the targets' sensitivities with the batch's gradients, (256 x parameters) by (parameters
-x 256), in float32. What compiling could give shows in the gradients of 256 examples, written out as (256 x
-parameters) once a step: by our layer rules, and by torch.func, as it is and through torch.compile where there is a C++
-compiler. Results are written to ``benchmarks/results/audit_time.json`` and ``.md``.
+x 256), in float32. What compiling could give shows in the gradients of 256 examples, written out once a step: by our
+layer rules, block by block into memory that is used again, as in the audit; and whole, (256 x parameters), by
+torch.func, as it is and through torch.compile where there is a C++ compiler. Results are written to
+``benchmarks/results/audit_time.json`` and ``.md``.
 """
 
 from __future__ import annotations
