@@ -118,6 +118,11 @@ def along_another(layer: nn.Linear, x: Tensor) -> Tensor:
     return found
 
 
+def by_transform(layer: nn.Linear, x: Tensor) -> Tensor:
+    found: Tensor = layer(x) + torch.func.grad(lambda inputs: layer(inputs).sin().sum())(x)
+    return found
+
+
 def forwards(layer: nn.Linear, x: Tensor) -> Tensor:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, torch.ones_like(x))
@@ -154,6 +159,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "another bias": lambda: Within(another_bias),
     "gradients within": lambda: Within(penalised),
     "a step within": lambda: Within(adapted),
+    "torch.func.grad within": lambda: Within(by_transform),
     "jvp of something else": lambda: Within(along_another),
     "forward mode": lambda: Within(forwards),
     "no examples": lambda: Within(some_empty),

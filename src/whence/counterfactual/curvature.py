@@ -24,6 +24,7 @@ from whence.runs import Modes, Run, cast_floating, kept_randomness, share_of, to
 
 _AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """By how much the gradient formed again may miss the replayed one, relative to its largest entry."""
+_NO_HOOKS = "saved tensor hooks"  # in what torch.func says of them
 _NOISE = 100  # roundings by which it may miss one whose examples cancel
 
 
@@ -208,7 +209,12 @@ class Curvature:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count, in the first pass, the bytes that autograd keeps: about what a direction needs."""
+        """Count, in the first pass, the bytes that autograd keeps: about what a direction needs.
+
+        Raises:
+            DifferentiatesError: If the model takes gradients by ``torch.func``, which forbids to look on: the pass is to
+                be made again, and directions are taken one at a time.
+        """
         if self._kept is not None:
             yield
             return
@@ -219,8 +225,15 @@ class Curvature:
             kept += tensor.numel() * tensor.itemsize
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda one: one):
-            yield
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda one: one):
+                yield
+        except RuntimeError as error:
+            if _NO_HOOKS not in str(error):
+                raise
+            self._linear.give_up()
+            self._kept = self._room
+            raise DifferentiatesError from error
         self._kept = kept + self._linear.held
 
     def _at_once(self) -> int:

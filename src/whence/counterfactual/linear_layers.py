@@ -113,7 +113,7 @@ class LinearLayers:
             return
         self._watching = True
         try:
-            with noticing_gradients(self._give_up):
+            with noticing_gradients(self.give_up):
                 yield
         except Exception as error:
             if self._active:
@@ -124,7 +124,8 @@ class LinearLayers:
         if not self._active:
             raise DifferentiatesError
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Leave all layers to autograd from now on."""
         self._active = False
 
     def forget(self) -> None:
