@@ -187,7 +187,7 @@ class Curvature:
                 each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
             share = share_of(whole, each, outputs, len(record.batches))
-            weighted = whole + (share * (weights - 1) * each).sum()
+            weighted = (share * weights * each).sum()
             if self._held_out is not None:
                 try:
                     held = self._held_out.linear(step.index, number, self._run.loss, outputs, labels)
