@@ -10,6 +10,7 @@ GROUND = (
     "_errors",
     "_extras",
     "_files",
+    "_devices",
     "_numbers",
     "_progress",
     "_processes",

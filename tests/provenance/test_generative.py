@@ -302,6 +302,8 @@ def test_a_sheet_shows_samples_exemplars_and_the_control(
     assert framed == both
     with pytest.raises(ArgumentError, match=r"ids of 60 training examples; this data has 10\. Give the data"):
         exemplar_sheet(made, (data[0][:10], data[1][:10]))
+    with pytest.raises(ArgumentError, match=r"other labels than this data has\. Give the data"):
+        exemplar_sheet(made, (data[0], data[1].flip(0)))
     with pytest.raises(ArgumentError, match=r"1 or 3 channels; these have 2"):
         exemplar_sheet(made.isel(channel=[0, 0]), (data[0].expand(-1, 2, -1, -1), data[1]))
 

@@ -212,8 +212,9 @@ class Curvature:
         """Count, in the first pass, the bytes that autograd keeps: about what a direction needs.
 
         Raises:
-            DifferentiatesError: If the model takes gradients by ``torch.func``, which forbids to look on: the pass is to
-                be made again, and directions are taken one at a time.
+            DifferentiatesError: If the model takes gradients by ``torch.func``, which forbids this: the pass is to be
+                made again, and directions are taken one at a time.
+            RuntimeError: As it came from the model, if it is another.
         """
         if self._kept is not None:
             yield

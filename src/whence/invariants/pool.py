@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whence._devices import as_device
 from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_whole
 from whence._progress import progress
@@ -46,7 +47,7 @@ def draw_pool(
     size: int = 1024,
     *,
     seed: int = 0,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     memory_budget: int = 2**30,
 ) -> Pool:
@@ -60,8 +61,8 @@ def draw_pool(
         memory_budget: Bytes that draws decoded together may take; there are 256 of them at most.
 
     Raises:
-        ArgumentError: If the size or the budget is not a whole number above 0, the type is not of floating point, or
-            ``prior`` is none.
+        ArgumentError: If the size or the budget is not a whole number above 0, the type is not of floating point,
+            there is no such device, or ``prior`` is none.
     """
     if not is_whole(size) or size < 1:
         raise ArgumentError(f"A pool holds one or more draws; got size={size!r}.")
@@ -70,7 +71,7 @@ def draw_pool(
         raise ArgumentError(f"Latents are floating-point numbers; got dtype={kind!r}.")
     if isinstance(prior, type) or not isinstance(prior, Prior):
         raise ArgumentError(f"A pool is drawn of a prior, such as load_prior(folder); got {prior!r}.")
-    latents = draw(prior, size, seed, device=device, dtype=dtype)
+    latents = draw(prior, size, seed, device=as_device(device), dtype=dtype)
     parts: list[Tensor] = []
     at_once = min(_AT_ONCE, decoded_at_once(prior, latents, memory_budget))
     with torch.no_grad(), progress("drawing from the prior", size) as advance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -41,6 +42,11 @@ class ClassIndex:
     def largest(self) -> int:
         """The size M of the largest class."""
         return int(self.sizes.max())
+
+    @cached_property
+    def checksum(self) -> int:
+        """Of the labels, to tell whether data is another."""
+        return zlib.crc32(self.labels.cpu().to(torch.int64).numpy().tobytes())
 
     @cached_property
     def table(self) -> Int[Tensor, "classes largest"]:

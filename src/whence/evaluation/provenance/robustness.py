@@ -32,6 +32,7 @@ from whence.evaluation.provenance.measures import (
 from whence.evaluation.provenance.sheets import Cell, Row, check_size, sheet_of
 from whence.evaluation.table import Table, Tables, table_of
 from whence.provenance import CONDITIONS, Distortion, ProvenanceNetwork
+from whence.provenance.training import same_data
 from whence.regions.pictures import as_image, enlarged
 from whence.runs.trees import to_device
 
@@ -74,6 +75,7 @@ def robustness(
         ArgumentError: If the classifier is no module, there is no network or condition, there are fewer than five
             training examples, a network has a name of the other columns, or the classifier cannot be called with the
             pictures.
+        ChangedDataError: If a network was made with other training data.
         ShapeError: If inputs are not one tensor, or the classifier's outputs are not (examples, classes).
 
     Example:
@@ -85,7 +87,10 @@ def robustness(
     taken = [name for name in given if name in (CLASSIFIER, PIXELS)]
     if taken:
         raise ArgumentError(f"A network is called {taken[0]!r}, as another column. Name it otherwise.")
-    data, (inputs, labels) = as_data(train_data, "training"), as_data(test_data, "test")
+    train = as_examples(train_data)
+    data, (inputs, labels) = as_data(train, "training"), as_data(test_data, "test")
+    for network in given.values():
+        same_data(network, train)
     if len(data[1]) < FIVE:
         raise ArgumentError(f"Retrieval names five training examples; there are {len(data[1])}.")
     outputs_on_one(isolated_classifier, as_examples((inputs, labels)), torch.arange(1))

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from whence._devices import as_device
 from whence._errors import ArgumentError, ChangedDataError, DataError
 from whence._files import make_folder, write_atomically
 from whence._numbers import json_ready
@@ -73,16 +74,17 @@ def load_prior(folder: str | Path, *, device: torch.device | str | None = None) 
         device: Where to put it; the CPU if left out.
 
     Raises:
+        ArgumentError: If there is no such device.
         DataError: If there is no trained prior, or its files cannot be read.
     """
-    place, facts = Path(folder), prior_facts(folder)
+    there, place, facts = as_device(device), Path(folder), prior_facts(folder)
     try:
         sizes = Sizes(tuple(facts["shape"]), facts["latent"], facts["width"], facts["hidden"], facts["blocks"])
         prior = LatentFlow(sizes, steps=facts["steps"], rule=facts["rule"])
         prior.load_state_dict(load_file(place / TENSORS))
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ArgumentError) as error:
         raise DataError(f"The prior at {place} cannot be read: {error}. Restore it, or train it again.") from error
-    return prior.eval().requires_grad_(False).to(device or "cpu")
+    return prior.eval().requires_grad_(False).to(there)
 
 
 def refuse_other(folder: Path, told: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whence._devices import as_device
 from whence._errors import ArgumentError
 from whence._progress import progress
 from whence.datasets import Examples
@@ -57,7 +58,8 @@ def train_prior(
         The prior, as `load_prior` opens it.
 
     Raises:
-        ArgumentError: If the folder holds a prior of other settings, or ``settings`` is no `PriorSettings`.
+        ArgumentError: If the folder holds a prior of other settings, ``settings`` is no `PriorSettings`, or there is no
+            such device.
         ChangedDataError: If it holds a prior of other data.
         DataError: If the data is not of 40 images or more of one size, or what the folder holds cannot be read.
         DiskError: If the disk is full or refuses to write.
@@ -65,25 +67,25 @@ def train_prior(
     """
     if settings is not None and not isinstance(settings, PriorSettings):
         raise ArgumentError(f"settings are PriorSettings(...); got a {type(settings).__name__}.")
-    examples, place = read_examples(data, "predicted"), Path(path)
+    examples, place, there = read_examples(data, "predicted"), Path(path), as_device(device)
     shape, low, high = limits(examples)
     asked = (settings or PriorSettings()).suited(shape, len(examples))
     told = {**asdict(asked), "fingerprint": examples.fingerprint}
     if (place / PRIOR).exists():
         refuse_other(place, told)
-        return load_prior(place, device=device)
+        return load_prior(place, device=there)
     prior = _made(shape, asked)
     prior.low.copy_(low)
     prior.high.copy_(high)
     held, train = _parted(examples, asked.seed)
-    fitting = Fitting(prior.to(device or "cpu"), examples, train, asked)
+    fitting = Fitting(prior.to(there), examples, train, asked)
     watch = _Watch(fitting, held, features)
     history = _fitted(fitting, Checkpoint(place / CHECKPOINT, told), watch)
     figures = watch.realism(_HELD_OUT)._asdict()
     told |= {"source": source, "realism": figures, "measures": MEASURES, "history": history}
     save_prior(prior, place, told)
     shutil.rmtree(place / CHECKPOINT)
-    return load_prior(place, device=device)
+    return load_prior(place, device=there)
 
 
 def _fitted(fitting: Fitting, checkpoint: Checkpoint, watch: _Watch) -> list[list[float]]:

@@ -46,7 +46,8 @@ def generate(
     Returns:
         ``picture`` ("sample", "channel", "height", "width"), from 0 to 1; ``predicted`` ("sample"), the class, and
         ``confidence``, its probability; ``exemplar`` ("sample", "rank"), the ids of training examples, the likeliest
-        first, and ``score``, their probability. ``attrs`` have ``seed``, ``scoring`` and the number of ``examples``.
+        first, and ``score``, their probability. ``attrs`` have ``seed``, ``scoring``, the number of ``examples``, and a
+        checksum of their ``labels``.
 
     Raises:
         ArgumentError: If a number is none, this is no generative network, a predicted class has fewer than ``k``
@@ -70,7 +71,8 @@ def generate(
         "score": ("sample", "rank"),
     }
     name = getattr(scoring, "__name__", repr(scoring))
-    attrs = {"seed": seed, "scoring": name, "examples": len(network.index), "unit": "probability"}
+    known = {"examples": len(network.index), "labels": network.index.checksum}
+    attrs = {"seed": seed, "scoring": name, **known, "unit": "probability"}
     return xr.Dataset({one: (dims[one], values) for one, values in found.items()}, attrs=attrs)
 
 

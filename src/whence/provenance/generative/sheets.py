@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from whence._errors import ArgumentError
+from whence.audit.chunks import labels_of
 from whence.datasets import Examples, as_examples
 from whence.provenance.generative.checks import whole
 from whence.provenance.generative.pixels import nearest_in_pixels
+from whence.provenance.indices import class_index
 from whence.regions.pictures import enlarged
 
 _GAP, _WIDE, _LINE = 6, 18, 14  # pixels between pictures, between groups, and of a line of text
@@ -38,8 +40,8 @@ def exemplar_sheet(generated: xr.Dataset, data: Any, *, size: int = 64) -> Image
         A picture; its ``save("sheet.png")`` writes it.
 
     Raises:
-        ArgumentError: If pictures have not one or three channels, the data has another number of examples than the
-            network was made for, or the size is too small.
+        ArgumentError: If pictures have not one or three channels, the data has another number of examples or other
+            labels than the network was made for, or the size is too small.
         DataError: If training pictures cannot be read, or are not from 0 to 1.
         ShapeError: If they are of another shape than the generated ones.
     """
@@ -48,6 +50,12 @@ def exemplar_sheet(generated: xr.Dataset, data: Any, *, size: int = 64) -> Image
         raise ArgumentError(
             f"The exemplars are ids of {generated.attrs['examples']} training examples; this data has {len(examples)}. "
             "Give the data that the network was trained on."
+        )
+    labels = labels_of(examples)
+    if labels is not None and class_index(labels).checksum != generated.attrs.get("labels"):
+        raise ArgumentError(
+            "The exemplars are ids of training examples with other labels than this data has. Give the data that the "
+            "network was trained on, in its order."
         )
     near = nearest_in_pixels(generated, examples, generated.sizes["rank"])
     named, near_ids = generated["exemplar"].values, near["train"].values
