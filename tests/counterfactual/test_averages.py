@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +43,13 @@ class Twice(nn.Module):
         return twice
 
 
+class Slow(nn.BatchNorm1d):
+    """Has another momentum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, momentum=0.01)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Data]]] = {
     "1d": (lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)), blobs),
     "of the inputs": (lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)), blobs),
@@ -48,6 +57,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Data]]] = {
         lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5, momentum=None), nn.Tanh(), nn.Linear(5, 3)),
         blobs,
     ),
+    "of a class of one's own": (lambda: nn.Sequential(nn.Linear(3, 5), Slow(5), nn.Tanh(), nn.Linear(5, 3)), blobs),
     "called twice": (Twice, blobs),
     "after another without activation": (
         lambda: nn.Sequential(
@@ -171,6 +181,12 @@ def shared() -> nn.Module:
     return model.append(nn.Linear(4, 3))
 
 
+def rewritten() -> nn.Module:
+    layer: Any = nn.BatchNorm1d(3)
+    layer.forward = MethodType(OnePlus.forward, layer)
+    return nn.Sequential(layer, nn.Linear(3, 3))
+
+
 class OnePlus(nn.BatchNorm1d):
     """Scales by one more than its weight."""
 
@@ -183,6 +199,7 @@ class OnePlus(nn.BatchNorm1d):
     [
         (Switching, "'norm' was called in training and in evaluation mode in one forward pass"),
         (shared, r"'[14]' is a batch normalisation without a weight and a bias of its own"),
+        (rewritten, r"changed the buffers 0\.running_mean"),
         (lambda: nn.Sequential(OnePlus(3), nn.Linear(3, 3)), r"changed the buffers 0\.running_mean"),
     ],
 )

@@ -24,8 +24,13 @@ def averaging(model: nn.Module) -> dict[str, Any]:
     return {
         name: module
         for name, module in model.named_modules()
-        if type(module) in _LAYERS and module.running_mean is not None
+        if isinstance(module, _LAYERS) and _is_plain(module) and module.running_mean is not None
     }
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a layer computes as torch's does."""
+    return type(module).forward is nn.BatchNorm1d.forward and "forward" not in vars(module)
 
 
 def refuse_changing_modes(run: Run) -> None:

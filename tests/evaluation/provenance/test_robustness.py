@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
         robustness(network, nn.Linear(3, 10), data, TEST)
     with pytest.raises(ArgumentError, match="`isolated_classifier` is a torch module of class logits; got 'cnn'"):
         inspect.unwrap(robustness)({"ours": network}, "cnn", data, TEST)
-    with pytest.raises(ChangedDataError, match="The network's index is of other data: .* Give the training data"):
+    with pytest.raises(ChangedDataError, match=r"The network's index is of other data: .* Give the training data"):
         robustness(network, Nearest(data), (data[0].flip(0), data[1]), TEST)
     with pytest.raises(ArgumentError, match="the mapping is empty"):
         robustness({}, Nearest(data), data, TEST)
