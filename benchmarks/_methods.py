@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks._peers import Case, Scores, Settings, over_checkpoints
 from benchmarks._scores import grad_dot, gradients_of
 
 CHECKPOINTS = 10
+HALVED, TWENTIETHS = 2, 20  # parts held out
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ def grid(**choices: Sequence[Any]) -> Settings:
     return {", ".join(f"{key} {value}" for key, value in row.items()) or "-": row for row in rows}
 
 
-def methods(network: str) -> dict[str, Method]:
-    """Return the methods by name, for one of the networks."""
+def methods(network: str, track: str) -> dict[str, Method]:
+    """Return the methods by name, for one of the networks and tracks.
+
+    Twenty parts held out are trainings without 5 % each; where a half is left out, two parts stand beside them.
+    """
     checkpoints = grid(checkpoints=(10, 5, 1))
     dimensions = (512, 2048) if network == "lr" else (512,)  # 2,048 of a larger network take too long on two cores
     projected = grid(dimensions=dimensions, regularization=(0.0, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5))
@@ -49,7 +54,10 @@ def methods(network: str) -> dict[str, Method]:
     solved = grid(regularization=(1e-2, 3e-2, 1e-1, 1.0), max_iter=(10, 30))
     return {
         "Whence, counterfactual": Method(derivative, grid(), True),
-        "Whence, counterfactual, 20 parts held out": Method(held_out, grid(), False),
+        **{
+            f"Whence, counterfactual, {parts} parts held out": Method(partial(held_out, parts), grid(), parts == HALVED)
+            for parts in ((HALVED, TWENTIETHS) if track == "A" else (TWENTIETHS,))
+        },
         "Whence, audit": Method(audit, grid(), False),
         "grad-dot": Method(plain_grad_dot, grid(), True),
         "input path similarity": Method(similarity, checkpoints, False),
@@ -70,9 +78,9 @@ def derivative(case: Case, settings: Settings) -> Scores:
     return dict.fromkeys(settings, effects.values)
 
 
-def held_out(case: Case, settings: Settings) -> Scores:
+def held_out(parts: int, case: Case, settings: Settings) -> Scores:
     """The same with outputs from trainings without each example."""
-    effects = whence.counterfactual(case.run, case.targets, smoothness=0, held_out=20)
+    effects = whence.counterfactual(case.run, case.targets, smoothness=0, held_out=parts)
     return dict.fromkeys(settings, effects.values)
 
 

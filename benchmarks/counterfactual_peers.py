@@ -65,7 +65,7 @@ def main() -> None:
     parser = arguments("Counterfactuals of several libraries against retraining.")
     parser.add_argument("--network", choices=NETWORKS, action="append")
     parser.add_argument("--track", choices=("A", "B"), action="append")
-    parser.add_argument("--without", choices=methods("lr"), action="append", help="leave a method out")
+    parser.add_argument("--without", choices=methods("lr", "A"), action="append", help="leave a method out")
     parser.add_argument(
         "--cache", type=Path, help="folder to keep trainings and scores in, for another call of this version"
     )
@@ -95,7 +95,7 @@ class Measurement:
 
     def __init__(self, name: str, track: str, options: argparse.Namespace, folder: Path) -> None:
         self.name, self.track = name, track
-        self.methods = {one: how for one, how in methods(name).items() if one not in (options.without or ())}
+        self.methods = {one: how for one, how in methods(name, track).items() if one not in (options.without or ())}
         self.setting: Setting = SETTINGS[name]
         self.dropout = DROPOUT if track == "A" and self.setting.network is not logistic else 0.0
         self.data = images(options.data_dir, "train", TRAIN)
