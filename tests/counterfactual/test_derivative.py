@@ -138,6 +138,27 @@ def test_a_sum_in_place_of_a_mean_is_differentiated_at_its_own_divisor(tmp_path:
     check_derivative(run_of(tmp_path / "run", lambda p: SGD(p, 0.02), loss=summed))
 
 
+def test_a_batch_that_is_fitted_exactly_has_the_curvature_of_its_sum(tmp_path: Path) -> None:
+    """With x = y = 1 twice, then 1/2 twice, w goes from 0 to 1 and stays there; its derivative goes down to 1 - 1/4."""
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 0.5 * (outputs - labels).square().sum()
+
+    x = torch.tensor([[1.0], [1.0], [0.5], [0.5]], dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    optimizer = SGD(model.parameters(), 0.5)
+    with whence.record(tmp_path / "run", model, optimizer, (x, x), loss=loss) as recorder:
+        for inputs, labels in recorder.batches(batch_size=2, shuffle=False):
+            optimizer.zero_grad()
+            loss(model(inputs), labels).backward()
+            optimizer.step()
+    run = whence.open_run(tmp_path / "run", model, (x, x), loss=loss)
+    targets = (torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), 2.0, dtype=torch.float64))
+    found = whence.counterfactual(run, targets, smoothness=0)
+    np.testing.assert_allclose(found.values, [[0.75 * 0.5, 0.75 * 0.5, 0, 0]], rtol=1e-12)
+
+
 class Attention(nn.Module):
     """Attention over the parts of an input, as torch has it, fused where it may."""
 

@@ -159,6 +159,26 @@ def test_the_share_of_losses_that_cancel_is_told_by_their_gradients(mean: bool) 
     assert share_of(per_position, each, outputs, 1) == pytest.approx(1 / 6 if mean else 1.0)
 
 
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
+def test_the_share_of_almost_equal_class_weights_is_not_that_of_a_mean(dtype: torch.dtype, apart: float) -> None:
+    torch.manual_seed(0)
+    outputs, labels = torch.randn(600, 3, dtype=dtype), torch.randint(0, 3, (600,))
+    weights = torch.tensor([1.0, 1.0, 1.0 + apart], dtype=dtype)
+    whole = F.cross_entropy(outputs, labels, weights)
+    each = F.cross_entropy(outputs, labels, weights, reduction="none")
+    share = 1 / float(weights.double()[labels].sum())
+    assert abs(share - 1 / 600) > 0.1 * apart / 600
+    assert share_of(whole, each, outputs, 1) == pytest.approx(share, rel=1e-2 * apart)
+
+
+@pytest.mark.parametrize("count", [7, 64, 600, 6000])
+def test_the_share_of_a_mean_is_not_rounded(count: int) -> None:
+    torch.manual_seed(0)
+    outputs, labels = torch.randn(count, 10), torch.randint(0, 10, (count,))
+    each = F.cross_entropy(outputs, labels, reduction="none")
+    assert share_of(F.cross_entropy(outputs, labels), each, outputs, 1) == 1 / count
+
+
 def test_an_embedding_that_scales_its_gradient_is_refused_by_name(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(5, 4, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(8, 3)).double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,10 @@ def test_a_sheet_shows_samples_exemplars_and_the_control(
         exemplar_sheet(made, (data[0][:10], data[1][:10]))
     with pytest.raises(ArgumentError, match=r"other labels than this data has\. Give the data"):
         exemplar_sheet(made, (data[0], data[1].flip(0)))
+    with pytest.raises(ArgumentError, match=r"other labels than this data has\. Give the data"):
+        exemplar_sheet(made, (data[0], data[1] / 2))
+    assert exemplar_sheet(made.drop_attrs(), data, size=48).size == sheet.size  # of an older version
+    assert re.fullmatch("[0-9a-f]{8}", made.attrs["labels"])  # a number of 32 bits would not fit every file format
     with pytest.raises(ArgumentError, match=r"1 or 3 channels; these have 2"):
         exemplar_sheet(made.isel(channel=[0, 0]), (data[0].expand(-1, 2, -1, -1), data[1]))
 

@@ -84,8 +84,8 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         held_out: Into how many random parts to split the training data, to train again without each. With the outputs
             from these trainings the result is no longer the derivative at weight 1, where an example pulls the
             parameters back to itself, but follows its removal: weight 0, to first order in what that does to the
-            parameters. It predicts removals better where training is not almost linear; 20 is a good number, to remove
-            half of the data 2. Parts are random, the same each time. 0 is the derivative.
+            parameters. It predicts removals better where training is not almost linear; 20 is a good number. Parts are
+            random, the same each time. 0 is the derivative.
         processes: How many of the trainings without a part to run at once, each forked and on one thread, sharing the
             data until it is changed. None is all usable cores on Linux without a GPU, else one.
         memory_budget: Bytes to hold besides model and data. Targets are walked in chunks that fit.

@@ -30,7 +30,9 @@ def averaging(model: nn.Module) -> dict[str, Any]:
 
 def _is_plain(module: nn.Module) -> bool:
     """Return whether a layer computes as torch's does."""
-    return type(module).forward is nn.BatchNorm1d.forward and "forward" not in vars(module)
+    kind = type(module)
+    own = kind.forward is nn.BatchNorm1d.forward and kind.__call__ is nn.Module.__call__
+    return own and "forward" not in vars(module)
 
 
 def refuse_changing_modes(run: Run) -> None:

@@ -187,7 +187,7 @@ class Curvature:
                 each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
             share = share_of(whole, each, outputs, len(record.batches))
-            weighted = (share * weights * each).sum()
+            weighted = whole + (share * (weights - 1) * each).sum()  # the share alone may be a guess
             if self._held_out is not None:
                 try:
                     held = self._held_out.linear(step.index, number, self._run.loss, outputs, labels)
@@ -203,7 +203,8 @@ class Curvature:
             raise GradientError(
                 f"The forward pass of step {step.index} changed the buffers {', '.join(moved[:4])}. What the "
                 "parameters do to these, and these to the end, is only walked back for the running averages of "
-                "torch's BatchNorm layers. Use such a layer, or one without a state."
+                "torch's BatchNorm layers and of subclasses that leave forward() as it is. Use such a layer, or one "
+                "without a state."
             )
         return weighted, weights
 

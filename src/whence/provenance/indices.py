@@ -44,9 +44,9 @@ class ClassIndex:
         return int(self.sizes.max())
 
     @cached_property
-    def checksum(self) -> int:
+    def checksum(self) -> str:
         """Of the labels, to tell whether data is another."""
-        return zlib.crc32(self.labels.cpu().to(torch.int64).numpy().tobytes())
+        return f"{zlib.crc32(self.labels.cpu().to(torch.int64).numpy().tobytes()):08x}"
 
     @cached_property
     def table(self) -> Int[Tensor, "classes largest"]:

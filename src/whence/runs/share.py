@@ -7,7 +7,7 @@ from torch import Tensor
 
 from whence.runs.trees import leaves
 
-_SAME = 1e-4  # relative; float32 sums of losses agree far better, another reduction far worse
+_ROUNDINGS = 32  # by which a sum of losses may miss: log2 of a batch's size, and some for the losses themselves
 _CANCELS = 1e-2  # losses of both signs whose sum is so small a part of their sizes do not tell the factor
 
 
@@ -16,7 +16,7 @@ def share_of(whole: Tensor, each: Tensor, outputs: Any, microbatches: int) -> fl
 
     It is 1/n of a mean and 1 of a sum, divided by the number of microbatches where the loop does so; of a mean with
     class weights or ignored positions, whatever their weights add up to. Where losses of both signs cancel, their
-    gradients with respect to the outputs tell it.
+    gradients with respect to the outputs tell it; where these are all 0 too, nothing does, and it is that of a mean.
 
     Args:
         whole: The batch's loss, a 0-dim tensor.
@@ -25,12 +25,16 @@ def share_of(whole: Tensor, each: Tensor, outputs: Any, microbatches: int) -> fl
         microbatches: How many batches the step accumulated.
     """
     total, size = (float(one.sum()) for one in (each.detach().double(), each.detach().double().abs()))
-    found = float(whole.detach()) / total if abs(total) > _CANCELS * size else _by_gradients(whole, each, outputs)
+    tells = abs(total) > _CANCELS * size
+    found = float(whole.detach()) / total if tells else _by_gradients(whole, each, outputs)
     usual = [1 / (len(each) ** mean * microbatches**divided) for mean in (1, 0) for divided in (0, 1)]
     if found is None:
         return usual[0]
     nearest = min(usual, key=lambda share: abs(share - found))
-    return nearest if abs(nearest - found) <= _SAME * nearest else found
+    rounding = (
+        _ROUNDINGS * max(torch.finfo(one.dtype).eps for one in (whole, each)) * (size / abs(total) if tells else 1)
+    )
+    return nearest if abs(nearest - found) <= rounding * nearest else found
 
 
 def _by_gradients(whole: Tensor, each: Tensor, outputs: Any) -> float | None:

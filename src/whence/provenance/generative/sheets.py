@@ -10,7 +10,7 @@ import xarray as xr
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, DataError
 from whence.audit.chunks import labels_of
 from whence.datasets import Examples, as_examples
 from whence.provenance.generative.checks import whole
@@ -51,8 +51,7 @@ def exemplar_sheet(generated: xr.Dataset, data: Any, *, size: int = 64) -> Image
             f"The exemplars are ids of {generated.attrs['examples']} training examples; this data has {len(examples)}. "
             "Give the data that the network was trained on."
         )
-    labels = labels_of(examples)
-    if labels is not None and class_index(labels).checksum != generated.attrs.get("labels"):
+    if _have_other_labels(examples, generated.attrs.get("labels")):
         raise ArgumentError(
             "The exemplars are ids of training examples with other labels than this data has. Give the data that the "
             "network was trained on, in its order."
@@ -70,6 +69,17 @@ def exemplar_sheet(generated: xr.Dataset, data: Any, *, size: int = 64) -> Image
         ("nearest training pictures in pixels", "id, distance; framed: also named"),
     )
     return _laid_out(groups, titles)
+
+
+def _have_other_labels(examples: Examples, known: str | None) -> bool:
+    """Return whether examples have labels, and others than those whose checksum is known."""
+    labels = labels_of(examples)
+    if known is None or labels is None:
+        return False
+    try:
+        return class_index(labels).checksum != known
+    except (DataError, ArgumentError):  # they are no class numbers
+        return True
 
 
 class _Cell:
