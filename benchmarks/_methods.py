@@ -55,7 +55,7 @@ def methods(network: str, track: str) -> dict[str, Method]:
     return {
         "Whence, counterfactual": Method(derivative, grid(), True),
         **{
-            f"Whence, counterfactual, {parts} parts held out": Method(partial(held_out, parts), grid(), parts == HALVED)
+            f"Whence, counterfactual, {parts} parts held out": Method(partial(held_out, parts), grid(), True)
             for parts in ((HALVED, TWENTIETHS) if track == "A" else (TWENTIETHS,))
         },
         "Whence, audit": Method(audit, grid(), False),
