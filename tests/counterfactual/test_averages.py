@@ -192,6 +192,7 @@ class Lowered(nn.BatchNorm1d):
 
     def __call__(self, x: Tensor) -> Tensor:
         found: Tensor = super().__call__(x)
+        assert self.running_mean is not None
         return found - self.running_mean
 
 
