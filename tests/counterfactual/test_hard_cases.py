@@ -171,6 +171,17 @@ def test_the_share_of_almost_equal_class_weights_is_not_that_of_a_mean(dtype: to
     assert share_of(whole, each, outputs, 1) == pytest.approx(share, rel=1e-2 * apart)
 
 
+def test_the_share_of_class_weights_is_not_taken_for_that_of_a_mean_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    outputs, labels = torch.randn(60, 3, dtype=torch.bfloat16), torch.randint(0, 3, (60,))
+    weights = torch.tensor([1.0, 1.0, 1.25], dtype=torch.bfloat16)
+    each = F.cross_entropy(outputs, labels, weights, reduction="none")
+    found = share_of(F.cross_entropy(outputs, labels, weights), each, outputs, 1)
+    share = 1 / float(weights.double()[labels].sum())
+    assert abs(share - 1 / 60) > 0.05 / 60
+    assert found == pytest.approx(share, rel=4 * torch.finfo(torch.bfloat16).eps)
+
+
 @pytest.mark.parametrize("count", [7, 64, 600, 6000])
 def test_the_share_of_a_mean_is_not_rounded(count: int) -> None:
     torch.manual_seed(0)

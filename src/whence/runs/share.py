@@ -8,6 +8,7 @@ from torch import Tensor
 from whence.runs.trees import leaves
 
 _ROUNDINGS = 32  # by which a sum of losses may miss: log2 of a batch's size, and some for the losses themselves
+_SAME = 1e-4  # relative; what misses by more, as in bfloat16, may be another share and is taken as it is
 _CANCELS = 1e-2  # losses of both signs whose sum is so small a part of their sizes do not tell the factor
 
 
@@ -31,9 +32,8 @@ def share_of(whole: Tensor, each: Tensor, outputs: Any, microbatches: int) -> fl
     if found is None:
         return usual[0]
     nearest = min(usual, key=lambda share: abs(share - found))
-    rounding = (
-        _ROUNDINGS * max(torch.finfo(one.dtype).eps for one in (whole, each)) * (size / abs(total) if tells else 1)
-    )
+    eps = max(torch.finfo(one.dtype).eps for one in (whole, each))
+    rounding = min(_SAME, _ROUNDINGS * eps * (size / abs(total) if tells else 1))
     return nearest if abs(nearest - found) <= rounding * nearest else found
 
 
