@@ -85,7 +85,8 @@ def gradients(run: whence.Run, targets: tuple[Tensor, Tensor]) -> dict[str, Call
     """Return ways to write out the targets' gradients, once for each step of the run."""
     model = lenet5().requires_grad_(False)
     parameters: dict[str, Tensor] = dict(model.named_parameters())
-    parts = blocks({name: one.shape for name, one in parameters.items()}, dict.fromkeys(parameters, 0), BATCH, DTYPE)
+    shapes, layers = {name: one.shape for name, one in parameters.items()}, dict.fromkeys(parameters, 0)
+    parts = blocks(shapes, layers, BATCH, DTYPE, targets[0].device)
     held = torch.empty(max(BATCH * one.width for one in parts))
 
     def ours(keep: list[Tensor] | None = None) -> None:

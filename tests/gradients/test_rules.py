@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.gradients.reference import assert_agree, captured, one_by_one
 from whence.gradients import Dense, Outer, PerExample, Scatter
+from whence.gradients.convolution import at_once, padded, written
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 batches = st.integers(1, 5)
@@ -81,6 +82,16 @@ def test_convolutions_with_groups_strides_dilations_and_paddings(data: st.DataOb
     )
     size = data.draw(st.tuples(*[st.integers(7, 9)] * dims))
     check(layer, torch.randn(data.draw(batches), 2 * groups, *size))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_one_product_with_all_patches_as_on_a_gpu_is_the_sum_of_a_product_an_offset(dims: int) -> None:
+    for stride, dilation, padding in ((1, 1, 0), (2, 1, 1), (1, 2, 2)):
+        layer = CONVOLUTIONS[dims](3, 4, 3, stride, padding, dilation).double()
+        inputs = torch.randn(5, 3, *[8, 7, 9][:dims], dtype=torch.float64)
+        gradients = torch.randn_like(layer(inputs))
+        parts, whole = (form(layer, padded(layer, inputs), gradients).values for form in (written, at_once))
+        torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])

@@ -11,7 +11,7 @@ from torch import Tensor
 from whence.runs import GradientTable
 from whence.runs.blobs import batches_of, encode_ids
 from whence.runs.reconcile import reconcile
-from whence.runs.statistics import are_measured, gradient_table
+from whence.runs.statistics import are_measured, gradient_table, laid_in_rows, mark_rows, measure_rows
 
 
 def gradients(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -36,6 +36,22 @@ def test_statistics_are_the_norms_and_the_sum_over_all_elements(dtype: torch.dty
         assert found.linf == max((abs(x) for x in elements), default=0.0)
         assert found.l1 == pytest.approx(l1, rel=1e-12)
         assert found.total == pytest.approx(math.fsum(elements), abs=1e-6 * l1)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25, 1e25])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_laid_into_rows_as_on_a_gpu_have_the_same_statistics(dtype: torch.dtype, size: float) -> None:
+    used = {name: value * size for name, value in gradients(dtype).items() if value.numel()}
+    used |= {"whole": torch.full((2048,), -size, dtype=dtype), "one": torch.full((1,), size, dtype=dtype)}
+    table = gradient_table(used).numbers
+    rows, starts = laid_in_rows([value.reshape(-1) for value in used.values()])
+    assert len(rows) == sum(-(-value.numel() // rows.shape[1]) for value in used.values())
+    measured, marked = measure_rows(rows, starts), mark_rows(rows, starts)
+    exact = [1, 4]  # largest entry and fingerprint
+    assert np.array_equal(measured[:, exact], table[:, exact])
+    assert np.array_equal(marked, measured[:, [1, 3, 4]])
+    assert measured[:, [0, 2]] == pytest.approx(table[:, [0, 2]], rel=1e-6)
+    assert measured[:, 3] == pytest.approx(table[:, 3], abs=1e-6 * float(table[:, 2].max()))
 
 
 def test_no_gradients_have_statistics_zero() -> None:

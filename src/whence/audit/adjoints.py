@@ -21,6 +21,7 @@ from whence.gradients import Dense, Outer, PerExample
 from whence.optimizers import LinearStep
 
 BLOCK_BYTES = 4 * 2**20  # per matrix; measured best on CPUs with 16-32 MiB of shared cache
+BLOCK_BYTES_BEYOND = 32 * 2**20  # elsewhere, where each call has its price
 _SMALL = 1e-6  # below it, a carried factor is multiplied in, long before float32 runs out of range
 Coefficient = float | Tensor
 
@@ -52,13 +53,20 @@ class Microbatch:
         return self.scale if isinstance(self.scale, float | int) else self.scale.get(name, 1.0)
 
 
-def blocks(shapes: Mapping[str, torch.Size], layers: Mapping[str, int], rows: int, dtype: torch.dtype) -> list[Block]:
-    """Cut the parameters into blocks of whole rows, of at most ``BLOCK_BYTES`` for ``rows`` targets if possible."""
+def blocks(
+    shapes: Mapping[str, torch.Size],
+    layers: Mapping[str, int],
+    rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Block]:
+    """Cut the parameters into blocks of whole rows, for ``rows`` targets of few enough bytes for the device."""
+    most = BLOCK_BYTES if device.type == "cpu" else BLOCK_BYTES_BEYOND
     found = []
     for name, shape in shapes.items():
         length = shape[0] if shape else 1
         row = shape.numel() // length if length else 0
-        step = max(1, BLOCK_BYTES // max(1, rows * row * dtype.itemsize))
+        step = max(1, most // max(1, rows * row * dtype.itemsize))
         for start in range(0, length, step):
             stop = min(start + step, length)
             found.append(Block(name, layers[name], start, stop, start * row, (stop - start) * row))
@@ -85,7 +93,7 @@ class Adjoints:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.blocks = blocks(shapes, layers, targets, dtype)
+        self.blocks = blocks(shapes, layers, targets, dtype, device)
         self.layers = max(layers.values()) + 1
         self.targets = targets
         self.buffers = [torch.zeros(targets, block.width, dtype=dtype, device=device) for block in self.blocks]

@@ -130,7 +130,7 @@ def _walk_chunk(work: Work, number: int, sink: Any, partial: Partial | None, adv
             saved = time.monotonic()
     walk.tally.fill(run.epoch_of_steps().tolist())
     chunk = Chunk(
-        tally=walk.tally,
+        tally=walk.tally.to("cpu"),
         residuals=residuals(walk, work.initial_buffers()),
         predictions=targets.predictions(*work.final_state()),
     )

@@ -111,7 +111,7 @@ class Partial:
         tensors, facts = found
         walk = stand(self._work.run, targets, self._work.plan, self._work.grouping, facts["next_segment"])
         walk.moment = facts["moment"]
-        walk.tally = Tally(**{name: tensors[name] for name in _TALLY})
+        walk.tally = Tally(**{name: tensors[name] for name in _TALLY}).to(walk.later.values.device)
         walk.slab.values.copy_(tensors["slab"])
         _restore(walk.adjoints, tensors, facts["pending"])
         return walk
@@ -143,6 +143,7 @@ def _describe(work: Work) -> dict[str, Any]:
         "subsample": plan.subsample,
         "precision": work.precision,
         "chunks": [[chunk.start, chunk.stop] for chunk in work.chunks],
+        "device": next(work.run.model.parameters()).device.type,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
 from typing import final
 
 import torch
@@ -128,7 +129,7 @@ def without_noise(
         used: The gradient that the optimizer saw, by parameter.
         roots: The size of the gradients so far that the optimizer divides by; None where it does not.
     """
-    found = {}
+    masks: dict[str, Tensor] = {}
     for name, gradient in used.items():
         terms = [one[name] for one in captured if name in one]
         root = roots[name]
@@ -141,11 +142,16 @@ def without_noise(
         values = [term.values for term in terms if isinstance(term, Dense)]
         if not values:
             continue
-        total = torch.stack([one.sum(0) for one in values]).sum(0)
-        size = torch.stack([one.abs().sum(0) for one in values]).sum(0)
+        total = reduce(torch.add, [one.sum(0) for one in values])
+        size = reduce(torch.add, [one.abs().sum(0) for one in values])
         least = NOISE * torch.finfo(total.dtype).eps * size
-        noise = (total.abs() <= least) & (root.reshape(total.shape) <= least) & (size > 0)
-        if noise.any():
+        masks[name] = (total.abs() <= least) & (root.reshape(total.shape) <= least) & (size > 0)
+    found: dict[str, Tensor] = {}
+    if not masks or not torch.cat(list(masks.values())).any():
+        return found
+    for name, noise in masks.items():
+        gradient = used[name]
+        if gradient is not None and noise.any():
             found[name] = torch.where(noise.reshape(gradient.shape), gradient.detach(), 0.0)
             for one in captured:
                 term = one.get(name)

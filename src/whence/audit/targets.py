@@ -124,9 +124,10 @@ class TargetPass:
 
     def place(self, parameters: State, buffers: State) -> None:
         """Bring the model to a state; parameters and buffers that are not named stay as they are."""
-        with torch.no_grad():
-            for name, value in (*parameters.items(), *buffers.items()):
-                self._state[name].copy_(value)
+        values = {**parameters, **buffers}
+        if values:
+            with torch.no_grad():
+                torch._foreach_copy_([self._state[name] for name in values], list(values.values()))
 
 
 def refuse_infinite(quantity: str, values: Float[Tensor, " targets"]) -> None:

@@ -8,7 +8,7 @@ multiplied with the per-example gradients of its batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Protocol, final, runtime_checkable
 
@@ -59,7 +59,7 @@ class Plan:
 @final
 @dataclass
 class Tally:
-    """What a walk adds up besides the influences; a point is the start of the run or the end of an epoch.
+    """What a walk adds up besides the influences, on its device; a point is the start of the run or an epoch's end.
 
     Attributes:
         profile: Influence summed over training examples, (targets, layers, epochs).
@@ -78,9 +78,9 @@ class Tally:
     step_error: Tensor
 
     @classmethod
-    def empty(cls, targets: int, grouping: Grouping) -> Tally:
+    def empty(cls, targets: int, grouping: Grouping, device: torch.device) -> Tally:
         """Return a tally of zeros."""
-        zeros = partial(torch.zeros, dtype=torch.float64)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
         return cls(
             zeros(targets, grouping.layers, grouping.epochs),
             zeros(targets, grouping.epochs + 1),
@@ -89,6 +89,10 @@ class Tally:
             zeros(targets),
             zeros(grouping.steps),
         )
+
+    def to(self, device: torch.device | str) -> Tally:
+        """Return it on a device."""
+        return Tally(**{one.name: getattr(self, one.name).to(device) for one in fields(self)})
 
     def fill(self, epochs: Sequence[int]) -> None:
         """Give epochs without a step the quantity's value at the next point: nothing moved in between.
@@ -129,7 +133,7 @@ class Walk:
 def begin(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping) -> Walk:
     """Stand at the end of the run, nothing walked yet."""
     walk = stand(run, targets, plan, grouping, len(run.segments()) - 1)
-    walk.tally.course[:, -1] = walk.later.values.cpu()
+    walk.tally.course[:, -1] = walk.later.values
     return walk
 
 
@@ -147,7 +151,7 @@ def stand(run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, segment
     adjoints = Adjoints(shapes, plan.layers, count, plan.form.dtype, device)
     moment = grouping.moment(run.steps - 1, grouping.epochs - 1)
     slab = Slab(grouping, count, plan.form.dtype, device)
-    return Walk(segment, adjoints, slab, moment, Tally.empty(count, grouping), later, standing)
+    return Walk(segment, adjoints, slab, moment, Tally.empty(count, grouping, device), later, standing)
 
 
 def walk_segment(walk: Walk, run: Run, targets: TargetPass, plan: Plan, grouping: Grouping, sink: Sink) -> int:
@@ -173,7 +177,7 @@ def _hand_over(walk: Walk, sink: Sink) -> None:
 def residuals(walk: Walk, initial_buffers: State) -> Tensor:
     """Return what no example did, (targets, 4): initial parameters and optimizer state, buffers, rounding."""
     owed = walk.adjoints.owed(walk.standing[0], initial_buffers)
-    return torch.stack([*(one.cpu() for one in owed), walk.tally.buffers, walk.tally.rounding], 1)
+    return torch.stack([*owed, walk.tally.buffers, walk.tally.rounding], 1).cpu()
 
 
 def stretches(steps: list[Walked], length: int) -> Iterator[list[Walked]]:
@@ -204,8 +208,7 @@ def _limit(walk: Walk, plan: Plan, total: int, steps: list[Walked]) -> Limit | N
     """Return what error the walk may have once it stands before some steps: their part of the tolerance, and those."""
     if plan.tolerance is None:
         return None
-    true = walk.tally.course[:, -1] - walk.later.values.cpu()
-    so_far = (true - walk.tally.explained.sum(1)).to(walk.later.values.device)
+    so_far = walk.tally.course[:, -1] - walk.later.values - walk.tally.explained.sum(1)
     share = plan.tolerance / total
     return Limit(so_far, share * (total - steps[0].index), share * len(steps))
 
@@ -216,14 +219,14 @@ def _walk_step(walk: Walk, step: Walked, found: Integral, grouping: Grouping, si
         _hand_over(walk, sink)
         walk.moment = moment
     influences, rounding = walk.adjoints.step(step.steps, found.gradients, step.batch, step.noise)
-    walk.tally.rounding += rounding.cpu()
+    walk.tally.rounding += rounding
     walk.slab.add(step.ids, influences)
-    walk.tally.profile[:, :, step.epoch] += influences.sum(2).T.double().cpu()
+    walk.tally.profile[:, :, step.epoch] += influences.sum(2).T.double()
 
 
 def _note(tally: Tally, first: Walked, found: Integral) -> None:
     """Add one stretch to the tally. Walking back, the last stretch noted of an epoch is the one that begins it."""
-    tally.course[:, first.epoch] = found.here.values.cpu()
-    tally.explained[:, first.epoch] += (found.explained + found.buffers).cpu()
-    tally.buffers += found.buffers.cpu()
-    tally.step_error[first.index] = float(found.error.abs().mean())
+    tally.course[:, first.epoch] = found.here.values
+    tally.explained[:, first.epoch] += found.explained + found.buffers
+    tally.buffers += found.buffers
+    tally.step_error[first.index] = found.error.abs().mean()

@@ -130,14 +130,30 @@ def version(tensor: Tensor) -> int:
 
 def tensors(tree: object) -> list[Tensor]:
     """Return the tensors in nested tuples, lists and dicts."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if type(tree) in (tuple, list, dict):  # itself, since torch's way takes five times as long
+        inside = tree.values() if isinstance(tree, dict) else cast("Sequence[object]", tree)
+        return [tensor for one in inside for tensor in tensors(one)]
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Return the nest with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if type(tree) in (tuple, list):  # see `tensors`
+        return type(tree)(mapped(change, one) for one in tree)
+    if type(tree) is dict:
+        return {key: mapped(change, one) for key, one in tree.items()}
+    return pytree.tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def detached(tree: Any) -> Any:
     """Return the nest with every tensor detached (sharing memory)."""
-    return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+    return mapped(Tensor.detach, tree)
 
 
 def aliased(tree: Any) -> Any:
     """Return the nest with every tensor behind a view: its gradient is what arrives from outside the module only."""
-    return pytree.tree_map(lambda leaf: leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    return mapped(lambda tensor: tensor.view_as(tensor), tree)

@@ -9,10 +9,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from whence._errors import GradientError
-from whence.gradients.calls import Call, aliased, detached, tensors, version
+from whence.gradients.calls import Call, aliased, detached, mapped, tensors, version
 from whence.gradients.check import Totals, check_batch
 from whence.gradients.factored import summed
 from whence.gradients.fallback import fallback
@@ -243,12 +242,10 @@ def keep(call: Call, index: int, gradient: Tensor) -> None:
 def beginning(out: Any) -> Any:
     """Return a layer's output as one that gradients flow back to; a copy, so that it may be modified in place."""
 
-    def begin(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf.detach().requires_grad_().clone()
-        return leaf
+    def begin(tensor: Tensor) -> Tensor:
+        return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
 
-    return pytree.tree_map(begin, out)
+    return mapped(begin, out)
 
 
 def widened(arguments: Any, out: Any, axis: int, batch: int) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from whence.gradients.factored import Outer
 from whence.gradients.per_example import Dense, PerExample
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_ROOM = 2**26  # bytes that the patches may take on an accelerator, where one product of all beats many of few
 
 
 def convolution(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
@@ -30,8 +31,13 @@ def convolution(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
     if "weight" in wanted:
         rows, columns = layer.out_channels, prod(layer.weight.shape[1:])
         positions = prod(e.shape[2:])
-        factored = layer.groups == 1 and positions * (rows + columns) < rows * columns
-        found["weight"] = (patched if factored else written)(layer, padded(layer, a), e)
+        whole = layer.groups == 1
+        if whole and positions * (rows + columns) < rows * columns:
+            found["weight"] = patched(layer, padded(layer, a), e)
+        elif whole and not a.is_cpu and len(e) * positions * columns * e.itemsize <= _ROOM:
+            found["weight"] = at_once(layer, padded(layer, a), e)
+        else:
+            found["weight"] = written(layer, padded(layer, a), e)
     if "bias" in wanted:
         found["bias"] = Dense(e.flatten(2).sum(2))
     return found
@@ -82,6 +88,15 @@ def written(
         one = torch.bmm(block, by_group.transpose(1, 2)).view(examples * groups, inside, last, by_group.shape[1])
         values[(slice(None),) * 3 + offset] = one.movedim(3, 1)
     return Dense(values.reshape(examples, *layer.weight.shape))
+
+
+def at_once(
+    layer: Convolution,
+    a: Float[Tensor, "examples channels *space"],
+    e: Float[Tensor, "examples rows *positions"],
+) -> Dense:
+    """Return the weight's gradients written out, in one matrix product with the patches."""
+    return Dense(patched(layer, a, e).part(0, layer.out_channels).view(len(e), *layer.weight.shape))
 
 
 def patched(
