@@ -20,8 +20,8 @@ BATCHES = 200
 RATE = 1.5e-5
 
 
-def arguments(about: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that every MNIST benchmark has."""
+def arguments(about: str, *, device: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with what every MNIST benchmark takes, and ``--device`` where that may be a GPU."""
     parser = argparse.ArgumentParser(description=about)
     data = os.environ.get("WHENCE_DATA")
     parser.add_argument(
@@ -32,7 +32,8 @@ def arguments(about: str) -> argparse.ArgumentParser:
         help="folder of the four MNIST files (default: $WHENCE_DATA/mnist)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu", help="where networks are; cpu or cuda")
+    if device:
+        parser.add_argument("--device", default="cpu", help="where networks are; cpu or cuda")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     return parser
 
@@ -64,6 +65,17 @@ def plain_batches(data: tuple[Tensor, Tensor], seed: int) -> Iterator[tuple[Tens
     order = torch.randperm(len(data[1]), generator=torch.Generator().manual_seed(seed))
     for ids in order.split(BATCH):
         yield data[0].index_select(0, ids), data[1].index_select(0, ids)
+
+
+def named(name: str, device: str) -> str:
+    """Return what results measured on a device are called."""
+    return name if device == "cpu" else f"{name}-{device}"
+
+
+def finish(device: str) -> None:
+    """Wait until a device has done all that it was given."""
+    if device != "cpu":
+        torch.accelerator.synchronize()
 
 
 def keep_freed_memory() -> None:

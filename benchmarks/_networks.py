@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 import whence
+from benchmarks._mnist import finish
 from whence.datasets import load_mnist
 
 TRAIN, TEST, TARGETS = 5000, 500, 12
@@ -131,22 +132,29 @@ def test_data(setting: Setting, folder: Path) -> Data:
     return setting.load(folder, "test", TEST)
 
 
-def train(setting: Setting, data: Data, path: Path | None) -> tuple[nn.Module, float]:
+def train(setting: Setting, data: Data, path: Path | None, *, device: str = "cpu") -> tuple[nn.Module, float]:
     """Train, recorded if there is a path; return the network and the seconds."""
     start = time.perf_counter()
-    model = train_plain(setting, data) if path is None else train_recorded(setting, data, path)
+    model = (
+        train_plain(setting, data, device=device)
+        if path is None
+        else train_recorded(setting, data, path, device=device)
+    )
+    finish(device)
     return model, time.perf_counter() - start
 
 
-def train_recorded(setting: Setting, data: Data, path: Path, *, seed: int = 0, dropout: float = 0.0) -> nn.Module:
+def train_recorded(
+    setting: Setting, data: Data, path: Path, *, seed: int = 0, dropout: float = 0.0, device: str = "cpu"
+) -> nn.Module:
     """Train in the type of the data, recorded; the seed decides initialisation, order and dropout."""
-    model = network(setting, data[0].dtype, seed=seed, dropout=dropout)
+    model = network(setting, data[0].dtype, seed=seed, dropout=dropout).to(device)
     optimizer = setting.optimizer(model.parameters())
     with whence.record(path, model, optimizer, data, loss=F.cross_entropy) as recorder:
         for _ in range(setting.epochs):
             for x, y in recorder.batches(batch_size=setting.batch, shuffle=True, seed=seed):
                 optimizer.zero_grad()
-                F.cross_entropy(model(x), y).backward()
+                F.cross_entropy(model(x.to(device)), y.to(device)).backward()
                 optimizer.step()
     return model
 
@@ -159,13 +167,14 @@ def train_plain(
     seed: int = 0,
     dropout: float = 0.0,
     weights: Tensor | None = None,
+    device: str = "cpu",
 ) -> nn.Module:
     """Train without recording; given batches of ids are those of a recorded run, weights multiply the losses."""
-    model = network(setting, data[0].dtype, seed=seed, dropout=dropout)
+    model = network(setting, data[0].dtype, seed=seed, dropout=dropout).to(device)
     optimizer = setting.optimizer(model.parameters())
     for ids in shuffled(setting, len(data[1]), seed) if batches is None else batches:
         optimizer.zero_grad()
-        out, labels = model(data[0][ids]), data[1][ids]
+        out, labels = model(data[0][ids].to(device)), data[1][ids].to(device)
         if weights is None:
             F.cross_entropy(out, labels).backward()
         else:

@@ -11,13 +11,14 @@ from benchmarks._networks import SETTINGS, TARGETS
 
 _SCORED = ("derivative", "held-out", "audit", "grad-dot")
 _PRECISIONS = ("float32", "float64")
+_COSTS = "network | threads | plain training, s | 1 target | 12 targets | 100 targets"
 _HOLDS = 0.05  # relative error up to which a prediction counts as right
 
 
 def table(results: Path) -> None:
     """Gather the results that are there into tables."""
-    folders = (".", "small", "cost", "again")
-    scores, small, costs, again = (_read(results / "counterfactual" / folder) for folder in folders)
+    folders = (".", "small", "cost", "again", "cost-cuda")
+    scores, small, costs, again, faster = (_read(results / "counterfactual" / folder) for folder in folders)
     machines = {json.dumps(one["machine"], sort_keys=True) for one in [*scores.values(), *small.values()]}
     head = (
         "Small networks on the first 5,000 training images of MNIST (convolution: 3,000; transformer: 3,000 sequences "
@@ -56,9 +57,13 @@ def table(results: Path) -> None:
         text += "\n" + "".join(f"- {name}: {_found(one)}\n" for name, one in small.items())
     text += "\nTime of a counterfactual as a multiple of the plain training it explains (median, range):\n\n"
     text += _lines(
-        "network | threads | plain training, s | 1 target | 12 targets | 100 targets",
+        _COSTS,
         [_cost(name, one) for name, one in costs.items()],
     )
+    if faster:
+        accelerator = " and ".join(sorted({one["machine"]["accelerator"] for one in faster.values()}))
+        text += f"\nThe same on {accelerator}:\n\n"
+        text += _lines(_COSTS, [_cost(name, one) for name, one in faster.items()])
     (results / "counterfactual.md").write_text(text)
 
 

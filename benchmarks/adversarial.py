@@ -81,7 +81,7 @@ CIFAR_TOLERANCE = 0.008  # nats: with ReLU and max-pooling gradients turn within
 
 def main() -> None:
     """Measure the parts asked for and write them among those measured before."""
-    parser = arguments("Adversarial inputs, their influences and their cure.")
+    parser = arguments("Adversarial inputs, their influences and their cure.", device=True)
     folder = os.environ.get("WHENCE_DATA")
     parser.add_argument("--cifar", type=Path, default=Path(folder) / "cifar10" if folder else None)
     parser.add_argument("--part", choices=PARTS, action="append")

@@ -4,7 +4,8 @@
     python -m benchmarks.audit --data-dir MNIST --variant trapezoid --epochs 2
 
 Each variant trains with recording and audits the run, in a process of its own. Time is measured by
-``benchmarks/audit_time.py``. Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md``.
+``benchmarks/audit_time.py``. Results are written to ``benchmarks/results/audit/`` and gathered into ``audit.md``; with
+``--device cuda`` to ``audit-cuda/`` and ``audit-cuda.md``, where memory is the GPU's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 import whence
 from benchmarks._machine import machine
-from benchmarks._mnist import BATCH, RATE, arguments, keep_freed_memory, lenet5, target_data, training_data
+from benchmarks._mnist import BATCH, RATE, arguments, keep_freed_memory, lenet5, named, target_data, training_data
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "trapezoid": {},
@@ -41,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Run one variant here, or all of them in turn."""
-    parser = arguments("Audit LeNet-5 on MNIST.")
+    parser = arguments("Audit LeNet-5 on MNIST.", device=True)
     parser.add_argument("--variant", choices=VARIANTS, action="append")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--targets", type=int, default=BATCH)
@@ -52,12 +53,13 @@ def main() -> None:
     else:
         for name in chosen:
             subprocess.run([sys.executable, "-m", "benchmarks.audit", "--variant", name, *rest(options)], check=True)
-    table(options.results)
+    table(options.results, named("audit", options.device))
 
 
 def rest(options: argparse.Namespace) -> list[str]:
     """Return the options for the process of one variant."""
     found = ["--data-dir", str(options.data_dir), "--threads", str(options.threads), "--results", str(options.results)]
+    found += ["--device", options.device]
     return [*found, "--epochs", str(options.epochs), "--targets", str(options.targets)]
 
 
@@ -89,7 +91,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     decay = settings.pop("decay", 0.0)
     data, targets = training_data(options.data_dir), target_data(options.data_dir, options.targets)
     with tempfile.TemporaryDirectory() as folder:
-        run = train_recorded(Path(folder) / "run", data, decay, options.epochs)
+        run = train_recorded(Path(folder) / "run", data, decay, options.epochs, options.device)
         start = time.perf_counter()
         audit = whence.audit(run, targets, **settings)
         seconds = (time.perf_counter() - start) / run.steps
@@ -100,13 +102,20 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "targets": options.targets,
         **figures(audit),
         "audit_ms_per_step": 1e3 * seconds,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak(options.device) / 2**20,
         "machine": machine(),
     }
-    folder_of_results = options.results / "audit"
+    folder_of_results = options.results / named("audit", options.device)
     folder_of_results.mkdir(parents=True, exist_ok=True)
     (folder_of_results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def peak(device: str) -> int:
+    """Return the most bytes that this process has held, on the GPU if it is on one."""
+    if device == "cpu":
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return torch.accelerator.max_memory_allocated()
 
 
 def figures(audit: whence.Audit) -> dict[str, float]:
@@ -130,15 +139,16 @@ PAPER = {
 }
 
 
-def table(results: Path) -> None:
+def table(results: Path, what: str) -> None:
     """Gather the results that are there into one table."""
     lines = [
-        "| variant | steps | mean error | correlation | mean residual | paper: mean error | correlation | peak MiB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| variant | steps | mean error | correlation | mean residual | paper: mean error | correlation "
+        "| peak MiB | ms a step |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     machines = set()
     for name in VARIANTS:
-        file = results / "audit" / f"{name}.json"
+        file = results / what / f"{name}.json"
         if not file.exists():
             continue
         one = json.loads(file.read_text())
@@ -146,14 +156,15 @@ def table(results: Path) -> None:
         paper = f"{theirs[0]:.4f} | {theirs[1]:.6f}" if theirs else "- | -"
         lines.append(
             f"| {name} | {one['steps']} | {one['mean_error']:.6f} | {one['correlation']:.8f} "
-            f"| {one['mean_residual']:.4f} | {paper} | {one['peak_mib']:.0f} |"
+            f"| {one['mean_residual']:.4f} | {paper} | {one['peak_mib']:.0f} "
+            f"| {one['audit_ms_per_step']:.0f} |"
         )
         machines.add(json.dumps(one["machine"], sort_keys=True))
     head = (
         "LeNet-5, MNIST, 200 batches of 256, Adam 1.5e-5 (adamw: AdamW, weight decay 0.1); 256 targets, loss in nats.\n"
     )
     text = head + "".join(f"Machine: {one}\n" for one in sorted(machines)) + "\n" + "\n".join(lines) + "\n"
-    (results / "audit.md").write_text(text)
+    (results / f"{what}.md").write_text(text)
 
 
 if __name__ == "__main__":

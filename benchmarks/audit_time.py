@@ -8,8 +8,8 @@ linear in steps. Two parts are timed by themselves, since no audit can do withou
 the replay, and the product of the targets' sensitivities with the batch's gradients, (256 x parameters) by (parameters
 x 256), in float32. What compiling could give shows in the gradients of 256 examples, written out once a step: by our
 layer rules, block by block into memory that is used again, as in the audit; and whole, (256 x parameters), by
-torch.func, as it is and through torch.compile where there is a C++ compiler. Results are written to
-``benchmarks/results/audit_time.json`` and ``.md``.
+torch.func, as it is and through torch.compile on a CPU with a C++ compiler. Results are written to
+``benchmarks/results/audit_time.json`` and ``.md``; with ``--device cuda`` to ``audit_time-cuda.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from benchmarks._mnist import (
     BATCH,
     RATE,
     arguments,
+    finish,
     keep_freed_memory,
     lenet5,
+    named,
     plain_batches,
     target_data,
     training_data,
@@ -51,7 +53,7 @@ DTYPE = torch.float32
 
 def main() -> None:
     """Measure and write."""
-    parser = arguments("Time audits beside plain training.")
+    parser = arguments("Time audits beside plain training.", device=True)
     parser.add_argument("--steps", type=int, default=100, help="steps of training in a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -59,23 +61,24 @@ def main() -> None:
     keep_freed_memory()
     data, targets = training_data(options.data_dir, options.steps), target_data(options.data_dir)
     with tempfile.TemporaryDirectory() as folder:
-        run = train_recorded(Path(folder) / "run", data, 0.0, 1)
+        run = train_recorded(Path(folder) / "run", data, 0.0, 1, options.device)
         variants: dict[str, Callable[[], object]] = {
-            "plain training": lambda: train_plainly(data),
+            "plain training": lambda: train_plainly(data, options.device),
             "replay": lambda: sum(1 for _ in run.replay(0, run.steps)),
             "the product alone, float32": lambda: multiply(run),
             **{f"gradients written out, {name}": work for name, work in gradients(run, targets).items()},
             "audit, float32": lambda: whence.audit(run, targets, precision="float32"),
             "audit, mixed": lambda: whence.audit(run, targets, precision="mixed"),
         }
-        seconds = rounds(variants, options.rounds)
-    write(seconds, options.steps, options.results)
+        seconds = rounds(variants, options.rounds, options.device)
+    write(seconds, options.steps, options.results, named("audit_time", options.device))
 
 
 def multiply(run: whence.Run) -> None:
     """Do the one large product of an audit, once a step."""
     size = sum(parameter.numel() for parameter in run.model.parameters())
-    left, right, total = torch.ones(BATCH, size), torch.ones(BATCH, size), torch.zeros(BATCH, BATCH)
+    device = next(run.model.parameters()).device
+    left, right, total = (torch.ones(BATCH, width, device=device) for width in (size, size, BATCH))
     with fast_products():
         for _ in range(run.steps):
             total.addmm_(left, right.T)
@@ -83,11 +86,12 @@ def multiply(run: whence.Run) -> None:
 
 def gradients(run: whence.Run, targets: tuple[Tensor, Tensor]) -> dict[str, Callable[[], object]]:
     """Return ways to write out the targets' gradients, once for each step of the run."""
-    model = lenet5().requires_grad_(False)
+    device = next(run.model.parameters()).device
+    model, targets = lenet5().to(device).requires_grad_(False), (targets[0].to(device), targets[1].to(device))
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     shapes, layers = {name: one.shape for name, one in parameters.items()}, dict.fromkeys(parameters, 0)
-    parts = blocks(shapes, layers, BATCH, DTYPE, targets[0].device)
-    held = torch.empty(max(BATCH * one.width for one in parts))
+    parts = blocks(shapes, layers, BATCH, DTYPE, device)
+    held = torch.empty(max(BATCH * one.width for one in parts), device=device)
 
     def ours(keep: list[Tensor] | None = None) -> None:
         with capture(model, tuple(parameters), frozen=True, check=False) as captured:
@@ -106,7 +110,7 @@ def gradients(run: whence.Run, targets: tuple[Tensor, Tensor]) -> dict[str, Call
         return torch.cat([one.flatten(1) for one in found.values()], 1)
 
     ways: dict[str, Callable[[], object]] = {"our rules": ours, "torch.func": theirs}
-    if any(shutil.which(name) for name in ("g++", "clang++")):
+    if device.type == "cpu" and any(shutil.which(name) for name in ("g++", "clang++")):
         ways["torch.func, compiled"] = torch.compile(theirs)
     kept: list[Tensor] = []
     ours(kept)
@@ -120,29 +124,30 @@ def repeat(work: Callable[[], object], times: int) -> None:
         work()
 
 
-def train_plainly(data: tuple[Tensor, Tensor]) -> None:
+def train_plainly(data: tuple[Tensor, Tensor], device: str) -> None:
     """Train one epoch without recording."""
-    model = lenet5()
+    model = lenet5().to(device)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     for x, y in plain_batches(data, 0):
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        F.cross_entropy(model(x.to(device)), y.to(device)).backward()
         optimizer.step()
 
 
-def rounds(variants: dict[str, Callable[[], object]], count: int) -> dict[str, list[float]]:
+def rounds(variants: dict[str, Callable[[], object]], count: int, device: str) -> dict[str, list[float]]:
     """Return the seconds of each variant in each round, after one round that does not count."""
     found: dict[str, list[float]] = {name: [] for name in variants}
     for at in range(count + 1):
         for name, work in variants.items():
             start = time.perf_counter()
             work()
+            finish(device)
             if at:
                 found[name].append(time.perf_counter() - start)
     return found
 
 
-def write(seconds: dict[str, list[float]], steps: int, results: Path) -> None:
+def write(seconds: dict[str, list[float]], steps: int, results: Path, name: str) -> None:
     """Write the figures and the table."""
     plain = seconds["plain training"]
     told = {
@@ -164,13 +169,13 @@ def write(seconds: dict[str, list[float]], steps: int, results: Path) -> None:
         "machine": machine(),
         "figures": told,
     }
-    (results / "audit_time.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (results / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
     lines = ["| | ms a step | times plain training | range over rounds |", "|---|---|---|---|"]
-    for name, one in told.items():
+    for row, one in told.items():
         spread = f"{one['lowest_ratio']:.2f} - {one['highest_ratio']:.2f}"
-        lines.append(f"| {name} | {one['ms_per_step']:.1f} | {one['ratio']:.2f} | {spread} |")
+        lines.append(f"| {row} | {one['ms_per_step']:.1f} | {one['ratio']:.2f} | {spread} |")
     head = f"LeNet-5, MNIST, {steps} steps of {BATCH}, {BATCH} targets, medians of {len(plain)} rounds.\n"
-    (results / "audit_time.md").write_text(f"{head}Machine: {machine()}\n\n" + "\n".join(lines) + "\n")
+    (results / f"{name}.md").write_text(f"{head}Machine: {machine()}\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -12,8 +12,9 @@ products at its end. With ``--small`` the examples lose only a part of their wei
 the prediction holds for small parts and not for whole examples, the training bends; where it holds for neither, the
 training is rougher than any part that was tried; where only float64 holds, it is rounding. With ``--again`` the
 derivative alone is scored on other initialisations, orders, targets and removals. The time of 1, 12 and 100 targets is
-quoted as a multiple of the mean of the plain trainings just before and after, the median over rounds. Results are
-written to ``benchmarks/results/counterfactual/`` and gathered into ``counterfactual.md``.
+quoted as a multiple of the mean of the plain trainings just before and after, the median over rounds; on a GPU with
+``--cost --device cuda``. Results are written to ``benchmarks/results/counterfactual/`` and gathered into
+``counterfactual.md``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch.func import functional_call
 
 import whence
 from benchmarks._machine import machine
-from benchmarks._mnist import arguments, keep_freed_memory
+from benchmarks._mnist import arguments, finish, keep_freed_memory, named
 from benchmarks._networks import (
     SETS,
     SETTINGS,
@@ -58,7 +59,7 @@ _BATCH_OF_GRADIENTS = 250
 
 def main() -> None:
     """Measure the networks asked for."""
-    parser = arguments("Counterfactuals against retraining.")
+    parser = arguments("Counterfactuals against retraining.", device=True)
     parser.add_argument("--network", choices=SETTINGS, action="append")
     parser.add_argument("--sets", type=int, help=f"removals of each size (default: {SETS}, {SMALL_SETS} if small)")
     parser.add_argument("--cost", action="store_true", help="measure the time alone")
@@ -68,6 +69,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="how often the time is measured")
     options = parser.parse_args()
+    if options.device != "cpu" and not options.cost:
+        parser.error("--device is for --cost; scores are measured on the CPU")
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     asked = [
@@ -199,22 +202,23 @@ def losses(run: Run, state: ModelState, targets: Data) -> NDArray[Any]:
 
 def cost(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure how long counterfactuals of a network take beside its plain training, and write it."""
-    setting = SETTINGS[name]
+    setting, device = SETTINGS[name], options.device
     data, tests = training_data(setting, options.data_dir), test_data(setting, options.data_dir)
     plain: list[float] = []
     seconds: dict[str, list[float]] = {str(count): [] for count in (1, TARGETS, 100)}
     ratios: dict[str, list[float]] = {count: [] for count in seconds}
     with tempfile.TemporaryDirectory() as folder:
-        train(setting, data, Path(folder) / "run")
-        run = whence.open_run(Path(folder) / "run", network(setting), data, loss=F.cross_entropy)
+        train(setting, data, Path(folder) / "run", device=device)
+        run = whence.open_run(Path(folder) / "run", network(setting).to(device), data, loss=F.cross_entropy)
         whence.counterfactual(run, (tests[0][:1], tests[1][:1]), smoothness=0)  # does not count
         for _ in range(options.rounds):
             for count, found in seconds.items():
-                before = train(setting, data, None)[1]
+                before = train(setting, data, None, device=device)[1]
                 start = time.perf_counter()
                 whence.counterfactual(run, (tests[0][: int(count)], tests[1][: int(count)]), smoothness=0)
+                finish(device)
                 found.append(time.perf_counter() - start)
-                plain.append(train(setting, data, None)[1])
+                plain.append(train(setting, data, None, device=device)[1])
                 ratios[count].append(found[-1] / ((before + plain[-1]) / 2))
     result = {
         "rounds": options.rounds,
@@ -223,7 +227,7 @@ def cost(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "ratios": {count: sorted(found) for count, found in ratios.items()},
         "machine": machine(),
     }
-    keep(options.results / "counterfactual" / "cost", name, result)
+    keep(options.results / "counterfactual" / named("cost", device), name, result)
     return result
 
 

@@ -48,7 +48,7 @@ SAMPLES, SHOWN, K = 1000, 8, 5
 
 def main() -> None:
     """Train, measure and write."""
-    parser = arguments("Train the generative provenance network and measure what it names.")
+    parser = arguments("Train the generative provenance network and measure what it names.", device=True)
     parser.add_argument("--train", type=int, default=2000, help="first images of MNIST to train on")
     parser.add_argument("--epochs", type=int, default=35)
     parser.add_argument("--cache", type=Path, help="folder to keep the training in, to go on after a stop")

@@ -57,7 +57,7 @@ PAPER = {
 
 def main() -> None:
     """Measure, and write what was found."""
-    parser = arguments("The path kernel of LeNet-5 on MNIST.")
+    parser = arguments("The path kernel of LeNet-5 on MNIST.", device=True)
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--targets", type=int, default=BATCH)
     parser.add_argument("--times", type=int, help="states of the run; the ends of its epochs if left out")

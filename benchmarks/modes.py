@@ -37,7 +37,7 @@ SETTLED = 10  # epoch after which the paper's projector captures 99 %
 
 def main() -> None:
     """Measure and write."""
-    parser = arguments("Modes of LeNet-5 on MNIST.")
+    parser = arguments("Modes of LeNet-5 on MNIST.", device=True)
     parser.add_argument("--run", type=Path, help="a run recorded before, as benchmarks.audit does")
     parser.add_argument("--epochs", type=int, default=50, help="of the training, without --run")
     parser.add_argument("--every", type=int, default=4, help="steps of an epoch that the online modes look at")

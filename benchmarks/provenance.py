@@ -71,7 +71,7 @@ SHORT = 2  # epochs of a head that starts from another's network
 
 def main() -> None:
     """Measure and write."""
-    parser = arguments("Index heads of provenance networks beside nearest neighbours.")
+    parser = arguments("Index heads of provenance networks beside nearest neighbours.", device=True)
     parser.add_argument("--head", choices=SETTINGS, action="append", help="only these")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--train", type=int, default=TRAIN, help="training images")

@@ -59,7 +59,7 @@ SETTINGS = {
 
 def main() -> None:
     """Train, measure and write, a network at a time."""
-    parser = arguments("The paper's provenance networks at its own settings.")
+    parser = arguments("The paper's provenance networks at its own settings.", device=True)
     parser.add_argument("--network", choices=SETTINGS, action="append", help="only these")
     parser.add_argument("--epochs", type=int, help="instead of the setting's")
     parser.add_argument("--train", type=int, default=TRAIN, help="training images")

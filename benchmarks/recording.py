@@ -4,7 +4,8 @@
 
 Four trainings take turns of ``--chunk`` steps, in an order that changes every round, so that all meet the same noise.
 Each recorded one is compared with the plain one that draws its batches in the same way. The bar: at most 10 % more
-time. Results are written to ``benchmarks/results/recording.json`` and ``recording.md``.
+time. Results are written to ``benchmarks/results/recording.json`` and ``recording.md``; with ``--device cuda`` to
+``recording-cuda.json`` and ``recording-cuda.md``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks._machine import machine
-from benchmarks._mnist import BATCH, RATE, arguments, keep_freed_memory, lenet5, plain_batches, training_data
+from benchmarks._mnist import (
+    BATCH,
+    RATE,
+    arguments,
+    finish,
+    keep_freed_memory,
+    lenet5,
+    named,
+    plain_batches,
+    training_data,
+)
 from whence.runs import record
 
 BAR = 0.10
@@ -41,6 +52,7 @@ class Training:
     model: nn.Module
     optimizer: Optimizer
     batches: Iterator[tuple[Tensor, Tensor]]
+    device: str
     seconds: list[float] = field(default_factory=list)
     processor_seconds: list[float] = field(default_factory=list)
 
@@ -49,15 +61,16 @@ class Training:
         start, processor_start = time.perf_counter(), time.process_time()
         for inputs, labels in islice(self.batches, steps):
             self.optimizer.zero_grad()
-            F.cross_entropy(self.model(inputs), labels).backward()
+            F.cross_entropy(self.model(inputs.to(self.device)), labels.to(self.device)).backward()
             self.optimizer.step()
+        finish(self.device)
         self.seconds.append(time.perf_counter() - start)
         self.processor_seconds.append(time.process_time() - processor_start)
 
 
 def main() -> None:
     """Measure and write the results."""
-    parser = arguments("What recording LeNet-5 on MNIST costs.")
+    parser = arguments("What recording LeNet-5 on MNIST costs.", device=True)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--chunk", type=int, default=32, help="steps a training makes at its turn")
     options = parser.parse_args()
@@ -65,7 +78,7 @@ def main() -> None:
     keep_freed_memory()
     dataset = TensorDataset(*training_data(options.data_dir))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        trainings = make_trainings(dataset, Path(folder), stack)
+        trainings = make_trainings(dataset, Path(folder), stack, options.device)
         take_turns(trainings, options.rounds, options.chunk)
         stack.close()
         disk = {name: used(Path(folder) / str(number)) for number, name in enumerate(PAIRS)}
@@ -81,16 +94,16 @@ def main() -> None:
         },
         "disk": disk,
     }
-    write(figures, options.results)
+    write(figures, options.results, named("recording", options.device))
 
 
-def make_trainings(dataset: TensorDataset, folder: Path, stack: ExitStack) -> dict[str, Training]:
+def make_trainings(dataset: TensorDataset, folder: Path, stack: ExitStack, device: str) -> dict[str, Training]:
     """Return the four trainings, all from the same initial parameters."""
 
     def training(batches: Callable[[nn.Module, Optimizer], Iterable[tuple[Tensor, Tensor]]]) -> Training:
-        model = lenet5()
+        model = lenet5().to(device)
         optimizer = Adam(model.parameters(), lr=RATE)
-        return Training(model, optimizer, iter(batches(model, optimizer)))
+        return Training(model, optimizer, iter(batches(model, optimizer)), device)
 
     def recorded(number: int, watched: bool) -> Callable[[nn.Module, Optimizer], Iterator[Any]]:
         def batches(model: nn.Module, optimizer: Optimizer) -> Iterator[Any]:
@@ -144,7 +157,7 @@ def used(path: Path) -> dict[str, int]:
     }
 
 
-def write(figures: dict[str, Any], folder: Path) -> None:
+def write(figures: dict[str, Any], folder: Path, name: str) -> None:
     """Print the results and write them as JSON and Markdown."""
     about = ", ".join(f"{key} {value}" for key, value in figures["machine"].items())
     times = figures["milliseconds a step"]
@@ -175,8 +188,8 @@ def write(figures: dict[str, Any], folder: Path) -> None:
         ]
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recording.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (folder / "recording.md").write_text(text)
+    (folder / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
     print(text)
 
 
