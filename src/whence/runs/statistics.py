@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ TOLERANCE = 1e-5
 """Relative. The gradients are sums over a batch in float32, which other kernels or thread counts take in another order,
 with errors of about eps·√n ≈ 2e-6 for n = 256. Another gradient, such as that with one other example in the batch,
 differs by far more."""
+
+Flat = TypeVar("Flat", np.ndarray, Tensor)
 
 _SMALL = 1 << 17  # tensors of at most so many elements are joined and reduced together
 _JOINED = 1 << 17  # elements after which no more are joined on a CPU: what is reduced stays in the cache
@@ -152,20 +154,26 @@ def _measured(
 ) -> np.ndarray:
     """Return ``count`` numbers of each gradient, float64: small ones joined, large ones each by itself."""
     numbers = np.zeros((len(gradients), count))
-    small: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
+    small: dict[torch.dtype, list[tuple[int, np.ndarray]]] = {}
+    beyond: dict[tuple[torch.dtype, torch.device], list[tuple[int, Tensor]]] = {}
     large: list[tuple[int, Tensor]] = []
     for row, gradient in enumerate(gradients.values()):
-        flat = gradient.detach().reshape(-1)
-        if 0 < len(flat) <= _SMALL and gradient.dtype in _JOINABLE:
-            small.setdefault((gradient.dtype, gradient.device), []).append((row, flat))
-        elif len(flat):
-            large.append((row, one(flat.contiguous())))
-    for (_, device), parts in small.items():
-        beside = device.type == "cpu"
-        for run in _joined(parts, _JOINED if beside else _JOINED_BEYOND):
-            flats = [flat for _, flat in run]
-            found = joined([flat.numpy() for flat in flats]) if beside else in_rows(*laid_in_rows(flats))
-            numbers[[row for row, _ in run]] = found
+        elements = gradient.numel()
+        if not elements:
+            continue
+        if elements > _SMALL or gradient.dtype not in _JOINABLE:
+            large.append((row, one(gradient.detach().reshape(-1).contiguous())))
+        elif gradient.is_cpu:
+            small.setdefault(gradient.dtype, []).append((row, gradient.detach().numpy().reshape(-1)))
+        else:
+            flat = gradient.detach().reshape(-1)
+            beyond.setdefault((gradient.dtype, gradient.device), []).append((row, flat))
+    for arrays in small.values():
+        for run in _joined(arrays, _JOINED):
+            numbers[[row for row, _ in run]] = joined([flat for _, flat in run])
+    for tensors in beyond.values():
+        for part in _joined(tensors, _JOINED_BEYOND):
+            numbers[[row for row, _ in part]] = in_rows(*laid_in_rows([flat for _, flat in part]))
     if large:
         numbers[[row for row, _ in large]] = torch.stack([found for _, found in large]).cpu().numpy()
     return numbers
@@ -185,9 +193,9 @@ def _mark(flat: Tensor) -> Tensor:
     return torch.stack([torch.maximum(-low, high).double(), flat.sum(dtype=torch.float64), bits.double()])
 
 
-def _joined(parts: list[tuple[int, Tensor]], most: int) -> Iterator[list[tuple[int, Tensor]]]:
-    """Yield runs of flat tensors that are reduced together: no more of them once there are so many elements."""
-    run: list[tuple[int, Tensor]] = []
+def _joined(parts: list[tuple[int, Flat]], most: int) -> Iterator[list[tuple[int, Flat]]]:
+    """Yield runs of flat arrays or tensors that are reduced together: no more once there are so many elements."""
+    run: list[tuple[int, Flat]] = []
     length = 0
     for part in parts:
         run.append(part)
