@@ -166,6 +166,11 @@ def test_an_unfinished_audit_of_another_run_or_quantity_is_not_taken_up(
         whence.audit(runs[1], blobs(seed=1), quantity=lambda o, y: o[:, 0], path=tmp_path / "audit")
     with pytest.raises(AuditError, match=r"other arguments \(quantity differ\)"):
         whence.audit(runs[0], blobs(seed=1), quantity=lambda o, y: o[:, 1] ** 2, path=tmp_path / "audit")
+    begun = tmp_path / ".audit.partial" / "work.json"  # of a walk on a GPU, whose blocks are larger
+    begun.write_text(begun.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    with pytest.raises(AuditError, match=r"other arguments \(device differ\)"):
+        whence.audit(runs[0], blobs(seed=1), quantity=lambda o, y: o[:, 0], path=tmp_path / "audit")
+    begun.write_text(begun.read_text().replace('"device": "cuda"', '"device": "cpu"'))
     whence.audit(runs[0], blobs(seed=1), quantity=lambda o, y: o[:, 0], path=tmp_path / "audit")
 
 
