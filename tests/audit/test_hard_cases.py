@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
 import whence
 from tests.audit.training import blobs, tanh_net, trained
 from whence._errors import ArgumentError, AuditError, UnsupportedLossError
 from whence.audit.identity import identity_of
-from whence.audit.steps import without_noise
-from whence.gradients import Dense, PerExample
+from whence.audit.rounding import nobodys
+from whence.gradients import Dense, Outer, PerExample, Sum
 
 ROUNDING = 1e4 * np.finfo(np.float64).eps
 
@@ -106,11 +106,71 @@ def test_only_gradients_that_were_rounding_all_along_are_nobodys() -> None:
     shares = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 0.5]], dtype=torch.float64)
     used = shares.sum(0) + torch.tensor([1e-15, 1e-15, 0.0], dtype=torch.float64)
     root = torch.tensor([1e-15, 0.1, 0.1], dtype=torch.float64)  # the second cancels in this batch only
-    captured: list[dict[str, PerExample]] = [{"bias": Dense(shares)}]
-    noise = without_noise(captured, {"bias": used}, {"bias": root})
-    np.testing.assert_array_equal(noise["bias"], [1e-15, 0.0, 0.0])
-    np.testing.assert_array_equal(captured[0]["bias"].part(0, 3), [[0.0, 1.0, 1.0], [0.0, -1.0, 0.5]])
-    assert without_noise([{"bias": Dense(shares)}], {"bias": used}, {"bias": None}) == {}
+    whole = torch.stack([shares, shares], 1)[:, :, :2]
+    forms: list[tuple[PerExample, Tensor, Tensor]] = [
+        (Dense(shares), used, root),
+        (Dense(whole), torch.stack([used, used])[:, :2], torch.stack([root, root])[:, :2]),
+        (Outer(shares[:, None], torch.ones(2, 1, 1, dtype=torch.float64), torch.Size((3, 1))), used[:, None], root),
+        (Sum((Dense(shares), Dense(shares))), 2 * used, root),
+    ]
+    for one, gradient, size in forms:
+        captured = [{"one": one}]
+        mask = nobodys(captured, {"one": gradient}, {"one": size}, {"one": 1.0})["one"]
+        assert mask.shape == gradient.shape
+        assert torch.equal(mask.reshape(-1), size.reshape(-1) == 1e-15)
+        assert nobodys(captured, {"one": gradient}, {"one": None}, {"one": 1.0}) == {}
+        assert (
+            nobodys(captured, {"one": gradient}, {"one": size}, {"one": 1e-4}) == {}
+        )  # clipped: so are what it is held to
+
+
+def test_one_small_share_alone_is_not_taken_for_rounding() -> None:
+    rows = torch.tensor([[1.0], [1e-9]])  # the second example alone has an input, and is almost right
+    one = Outer(rows[:, None], torch.tensor([[[0.0]], [[1.0]]]), torch.Size((1, 1)))
+    tiny = torch.full((1, 1), 1e-9)
+    assert nobodys([{"one": one}], {"one": tiny}, {"one": tiny}, {"one": 1.0}) == {}
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+def test_an_input_that_never_changes_before_batch_normalisation_moves_its_weights_by_rounding(
+    precision: torch.dtype, tmp_path: Path
+) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3)
+        return nn.Sequential(*layers).to(precision)
+
+    gross = []
+    x, y = torch.randn(64, 6, generator=torch.Generator().manual_seed(1)).to(precision), torch.arange(64) % 3
+    for number, column in enumerate((x[:, 0], torch.ones(64, dtype=precision))):
+        data = (torch.cat([column[:, None], x[:, 1:]], 1), y)
+        model = network()
+        run = trained(tmp_path / str(number), model, Adam(model.parameters(), 0.01), data, batch_size=16)
+        audit = whence.audit(run, data, ids=range(5), by="layer")
+        gross.append(float(abs(audit.influence.sel(layer="0")).sum()))
+    assert gross[1] < 3 * gross[0]  # a million times as much without the mend
+    assert float(abs(audit.completeness.residual.sel(source="rounding")).max()) > 0
+
+
+def test_under_autocast_rounding_is_that_of_its_type(tmp_path: Path) -> None:
+    x, y = torch.randn(128, 6, generator=torch.Generator().manual_seed(1)), torch.arange(128) % 3
+    gross = []
+    for low in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
+        optimizer = Adam(model.parameters(), 0.01)
+        with whence.record(tmp_path / str(low), model, optimizer, (x, y), loss=F.cross_entropy) as recorder:
+            for _ in range(3):
+                for inputs, labels in recorder.batches(32):
+                    optimizer.zero_grad()
+                    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                        loss = F.cross_entropy(model(inputs), labels)
+                    loss.backward()
+                    optimizer.step()
+        run = whence.open_run(tmp_path / str(low), model, (x, y), loss=F.cross_entropy)
+        influence = whence.audit(run, (x, y), ids=range(5), by="layer").influence
+        gross.append(float(abs(influence.sel(layer="0")).sum()))
+    assert gross[1] < 2 * gross[0]  # hundreds of times as much by float32's rounding
 
 
 @pytest.mark.parametrize("quadrature", ["trapezoid", "simpson", "gauss3"])

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import reduce
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from whence.audit.adjoints import Microbatch
+from whence.audit.rounding import nobodys
 from whence.audit.targets import State
-from whence.gradients import Captured, Dense, PerExample, capture
+from whence.gradients import Captured, capture
 from whence.optimizers import LinearStep, linear_step, root_of_second_moment
-from whence.runs import ReplayedStep, Run, Segment, cast_floating, pieces_of
-
-NOISE = 256.0  # roundings of the shares' sizes below which their sum counts as nothing but rounding
+from whence.runs import ReplayedStep, Run, Segment, by_parameter, cast_floating, pieces_of
 
 
 @final
@@ -32,6 +30,7 @@ class Walked:
         steps: The optimizer's step of each parameter that it updated.
         batch: The microbatches.
         noise: Used gradients that are nothing but rounding, by parameter (other entries 0); no example has a share.
+        nobodys: Which entries those are.
         ids: Of the training examples, microbatch after microbatch.
     """
 
@@ -42,6 +41,7 @@ class Walked:
     steps: dict[str, LinearStep]
     batch: tuple[Microbatch, ...]
     noise: dict[str, Tensor]
+    nobodys: dict[str, Tensor]
     ids: Tensor
 
 
@@ -93,9 +93,13 @@ def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
     }
     captured = [dict(one.gradients()) for one in step.seen]
     used = {name: live[name].grad for name in step.updated}
-    noise = without_noise(captured, used, {name: root_of_second_moment(step.optimizer, live[name]) for name in used})
+    scale = by_parameter(step.scale, step.updated)
+    roots = {name: root_of_second_moment(step.optimizer, live[name]) for name in used}
+    masks = nobodys(captured, used, roots, scale, _low(step))
+    noise = {name: gradient * masks[name] for name, gradient in used.items() if gradient is not None and name in masks}
+    factors = {**scale, **{name: scale[name] * ~mask for name, mask in masks.items()}} if masks else step.scale
     batch = [
-        Microbatch({name: one.to(form.factors) for name, one in gradients.items()}, len(ids), step.scale)
+        Microbatch({name: one.to(form.factors) for name, one in gradients.items()}, len(ids), factors)
         for gradients, ids in zip(captured, step.record.batches, strict=True)
     ]
     parameters = {
@@ -110,51 +114,12 @@ def _freeze(run: Run, step: ReplayedStep, form: Form) -> Walked:
         steps=steps,
         batch=tuple(batch),
         noise=cast_floating(noise, form.dtype),
+        nobodys=masks,
         ids=torch.cat(list(step.record.batches)),
     )
 
 
-def without_noise(
-    captured: list[dict[str, PerExample]], used: Mapping[str, Tensor | None], roots: Mapping[str, Tensor | None]
-) -> dict[str, Tensor]:
-    """Take the shares of entries whose batch gradients are nothing but rounding away, and return those gradients.
-
-    The gradient of a bias right before a batch normalisation is zero, whatever the batch; what is computed is rounding.
-    An optimizer that divides by the gradient's size moves the bias all the same. Shares of examples, which cancel
-    there, would be blown up as much: huge, and meaning nothing. Where examples cancel in one batch only, or the
-    optimizer does not divide, every share stands.
-
-    Args:
-        captured: Per-example gradients of each microbatch; changed in place.
-        used: The gradient that the optimizer saw, by parameter.
-        roots: The size of the gradients so far that the optimizer divides by; None where it does not.
-    """
-    masks: dict[str, Tensor] = {}
-    for name, gradient in used.items():
-        terms = [one[name] for one in captured if name in one]
-        root = roots[name]
-        if (
-            gradient is None
-            or root is None
-            or not all(isinstance(term, Dense) and term.values.ndim == 2 for term in terms)
-        ):
-            continue
-        values = [term.values for term in terms if isinstance(term, Dense)]
-        if not values:
-            continue
-        total = reduce(torch.add, [one.sum(0) for one in values])
-        size = reduce(torch.add, [one.abs().sum(0) for one in values])
-        least = NOISE * torch.finfo(total.dtype).eps * size
-        masks[name] = (total.abs() <= least) & (root.reshape(total.shape) <= least) & (size > 0)
-    found: dict[str, Tensor] = {}
-    if not masks or not torch.cat(list(masks.values())).any():
-        return found
-    for name, noise in masks.items():
-        gradient = used[name]
-        if gradient is not None and noise.any():
-            found[name] = torch.where(noise.reshape(gradient.shape), gradient.detach(), 0.0)
-            for one in captured:
-                term = one.get(name)
-                if isinstance(term, Dense):
-                    one[name] = Dense(term.values.masked_fill(noise, 0.0))
-    return found
+def _low(step: ReplayedStep) -> torch.dtype | None:
+    """Return the type that autocast computed a step in, or some of it."""
+    found = next((modes.autocast for modes in step.record.modes if modes.autocast is not None), None)
+    return None if found is None else getattr(torch, found)

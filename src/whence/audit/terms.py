@@ -78,9 +78,9 @@ class StepTerms:
             found[name] = total.reshape(len(ids), *like.shape)
         return found
 
-    def noise(self, name: str) -> Bool[Tensor, "*parameter"] | None:
+    def nobodys(self, name: str) -> Bool[Tensor, "*parameter"] | None:
         """Say which entries of a parameter's gradient are nothing but rounding, no example's; None if none is."""
-        return self.step.noise[name] != 0 if name in self.step.noise else None
+        return self.step.nobodys.get(name)
 
     @property
     def step(self) -> Walked:
@@ -88,8 +88,7 @@ class StepTerms:
         return self._known or next(one for one, _ in self._backwards() if one.index == self._step)
 
     def _of_examples(self, name: str, u: Tensor) -> Tensor:
-        used, noise = u * self.step.batch[0].scale_of(name), self.noise(name)
-        return used if noise is None else used.masked_fill(noise, 0.0)
+        return u * self.step.batch[0].scale_of(name)  # which is 0 where the gradient is nobody's
 
     def _backwards(self) -> Iterator[tuple[Walked, Standing]]:
         """Yield steps and where the training stood after them, from the last that matters to the one asked for."""

@@ -97,8 +97,9 @@ class Term:
         sides = []
         for name, theirs in self._terms.gradients(torch.tensor(train)).items():
             ours = own[name].part(0, own[name].shape[0]).reshape_as(theirs) if name in own else torch.zeros_like(theirs)
-            noise = self._terms.noise(name)
-            sides.append((theirs.flatten(1), (ours if noise is None else ours.masked_fill(noise, 0.0)).flatten(1)))
+            nobodys = self._terms.nobodys(name)
+            both = (theirs, ours) if nobodys is None else (one.masked_fill(nobodys, 0.0) for one in (theirs, ours))
+            sides.append(tuple(one.flatten(1) for one in both))
         theirs, ours = (torch.cat(side, 1) for side in zip(*sides, strict=True))
         squared = ours.square().sum(1)
         weight = torch.where(squared > 0, (theirs * ours).sum(1) / squared, 0)
