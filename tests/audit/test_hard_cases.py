@@ -18,7 +18,8 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 
 import whence
 from tests.audit.training import blobs, tanh_net, trained
-from whence._errors import ArgumentError, AuditError, UnsupportedLossError
+from whence._errors import ArgumentError, AuditError, GradientError, UnsupportedLossError
+from whence.audit.chunks import chosen_ids
 from whence.audit.identity import identity_of
 from whence.audit.rounding import nobodys
 from whence.gradients import Dense, Outer, PerExample, Sum
@@ -334,3 +335,91 @@ def test_an_audit_with_a_lost_or_altered_file_is_not_believed(tmp_path: Path) ->
             whence.load_audit(path).helpful(0)
         with pytest.raises(AuditError, match=r"missing or altered|cannot be read|lacks residual"):
             _ = whence.load_audit(path).completeness.mean_error
+
+
+class Rotary(nn.Module):
+    """Turns pairs of features by angles kept as complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.leave = nn.Linear(3, 8), nn.Linear(8, 3)
+        self.turn: Tensor
+        self.register_buffer("turn", torch.polar(torch.ones(4), torch.arange(4.0) + 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(self.enter(x).unflatten(1, (4, 2))) * self.turn
+        turned: Tensor = self.leave(torch.view_as_real(pairs).flatten(1).tanh())
+        return turned
+
+
+class Writing(nn.Module):
+    """Normalises its input where it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tanh_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.net(x.sub_(0.3).div_(1.7))
+        return found
+
+
+@pytest.mark.parametrize(("make", "dtype"), [(Rotary, torch.float32), (Writing, torch.float64)])
+def test_what_is_explained_is_the_change_of_the_model_itself(make: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    data, (x, y) = blobs(dtype=dtype), blobs(5, seed=1, dtype=dtype)
+    model, before = make(), make()
+    run = trained(tmp_path / "run", model, Adam(model.parameters(), 0.02), data)
+    after = copy.deepcopy(model).eval()
+    true = [F.cross_entropy(one.eval()(x.clone()), y, reduction="none").detach() for one in (after, before)]
+    audit = whence.audit(run, (x.requires_grad_(), y), quadrature="simpson")
+    np.testing.assert_allclose(audit.completeness.true_change.values, true[0] - true[1], rtol=0, atol=1e-6)
+    assert audit.completeness.mean_error < 1e-4
+
+
+def test_targets_that_a_layer_would_mix_are_refused(tmp_path: Path) -> None:
+    mixing = nn.BatchNorm2d(2, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), mixing, nn.Flatten(), nn.Linear(8, 3)).double()
+    data = torch.randn(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 3
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), data)
+    with pytest.raises(GradientError, match=r"Layer '1' \(BatchNorm2d\) has no running averages .* GroupNorm"):
+        whence.audit(run, data)
+
+
+def test_a_targets_gradient_is_its_own_where_training_divides_by_frequencies(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words, labels = torch.randint(0, 5, (12, 7)), torch.arange(12) % 3
+    embedding = nn.Embedding(5, 4, scale_grad_by_freq=True)
+    model = nn.Sequential(embedding, nn.Flatten(), nn.Tanh(), nn.Linear(28, 3)).double()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.3), (words, labels))
+    audit = whence.audit(run, (words[:5], labels[:5]), tolerance=1e-9)
+    assert audit.completeness.mean_error < 1e-8
+
+
+def test_a_model_of_two_types_is_refused_in_words(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(3, 8), nn.Linear(8, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.leave(self.enter(x.float()).tanh().double())
+            return found
+
+    model = Two()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.3), blobs())
+    with pytest.raises(ArgumentError, match=r"cannot be called with everything in torch.float32: .* in one type"):
+        whence.audit(run, blobs(5, seed=1))
+
+
+def test_ids_may_be_handed_out_one_by_one() -> None:
+    assert chosen_ids(iter([0, 3]), 5).tolist() == [0, 3]
+
+
+def test_functions_that_close_over_other_numbers_are_told_apart() -> None:
+    def logit_of(value: Any) -> Any:
+        return lambda outputs, labels: outputs[:, value]
+
+    values = [0, np.int64(0), np.int64(2), np.float32(0), np.arange(3), np.arange(3) + 1, {1, 2}, frozenset({1})]
+    assert len({identity_of(logit_of(value)) for value in values}) == len(values)
+    assert identity_of(logit_of({"a", "b", "c"})) == identity_of(logit_of({"c", "b", "a"}))

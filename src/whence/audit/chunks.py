@@ -210,8 +210,9 @@ def chosen_ids(ids: Any, count: int, what: str = "target") -> Tensor:
         return torch.arange(count)
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise ArgumentError(f"`ids` is a sequence of {what} numbers; got {ids!r}. For one {what} give a list of one.")
+    ids = list(ids)
     if not all(is_whole(one) for one in ids):
-        raise ArgumentError(f"`ids` are whole numbers; got {list(ids)[:10]}.")
+        raise ArgumentError(f"`ids` are whole numbers; got {ids[:10]}.")
     ids = [int(one) for one in ids]
     outside = [one for one in ids if not 0 <= one < count]
     if outside or len(ids) == 0 or len(set(ids)) != len(ids):

@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,8 @@ def _text(value: Any, depth: int) -> str:
         return kind
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
+    if isinstance(value, set | frozenset):
+        return f"{kind} ({', '.join(sorted(_text(one, depth - 1) for one in value))})"
     if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
         return f"{kind} {value.__name__}"
     return f"{kind} ({', '.join(_text(one, depth - 1) for one in _parts(value))})"
@@ -46,6 +49,18 @@ def _parts(value: Any) -> Sequence[Any]:
 def _(value: Tensor) -> Sequence[Any]:
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return [str(value.dtype), *value.shape, checksum(flat.numpy().tobytes())]
+
+
+@_parts.register
+def _(value: np.generic) -> Sequence[Any]:
+    return [repr(value)]
+
+
+@_parts.register
+def _(value: np.ndarray) -> Sequence[Any]:
+    if value.dtype.hasobject:
+        return [*value.shape, value.tolist()]
+    return [str(value.dtype), *value.shape, checksum(np.ascontiguousarray(value).tobytes())]
 
 
 @_parts.register

@@ -195,6 +195,7 @@ def _chosen(classes: Sequence[int] | str, count: int) -> tuple[int, ...]:
         return tuple(range(count))
     if not isinstance(classes, Iterable):
         raise ArgumentError(f"`classes` must be 'all' or a list of class numbers, got {classes!r}. For one give [one].")
+    classes = list(classes)
     known = [one for one in classes if is_whole(one) and 0 <= int(one) < count]
     if not known or len(known) < len(classes) or len(set(known)) < len(known):
         raise ArgumentError(

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, GradientError
 from whence.audit.quantities import Quantity, evaluate
 from whence.datasets import call_model
 from whence.gradients import PerExample, capture, interleave
-from whence.runs import cast_floating
+from whence.runs import cast_floating, cast_model, leaves, transform
 
 State = Mapping[str, Tensor]
 
@@ -54,13 +54,17 @@ class TargetPass:
         quantity: What is audited. With classes, the rows run over the classes of the first target, then of the second.
         names: Trained parameters.
         dtype: In which to compute.
+
+    Raises:
+        GradientError: If a layer mixes the examples of a batch in evaluation mode.
     """
 
     def __init__(
         self, model: nn.Module, inputs: Any, labels: Any, quantity: Quantity, names: tuple[str, ...], dtype: torch.dtype
     ) -> None:
-        self._model = copy.deepcopy(model).to(dtype=dtype).eval()
-        self._inputs, self._labels = cast_floating(inputs, dtype), labels
+        self._model = cast_model(copy.deepcopy(model), dtype).eval()
+        self._inputs, self._labels = _cut_off(cast_floating(inputs, dtype)), _cut_off(labels)
+        self._writes: bool | None = None  # whether the model writes to its inputs; not known yet
         self._quantity, self._names = quantity, names
         self._examples = len(pytree.tree_leaves(labels)[0])
         self.dtype = dtype
@@ -69,13 +73,17 @@ class TargetPass:
             **dict(self._model.named_buffers()),
         }
         self._checked = False
+        for name, module in self._model.named_modules():
+            _refuse_mixing(name, module)
+            if isinstance(module, nn.Embedding):
+                module.scale_grad_by_freq = False  # what a training step makes of a gradient, not a target's own
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(name in names)
 
     def over(self, inputs: Any, labels: Any) -> TargetPass:
         """Return a pass over other targets with the same copy of the model."""
         found = copy.copy(self)
-        found._inputs, found._labels = cast_floating(inputs, self.dtype), labels
+        found._inputs, found._labels = _cut_off(cast_floating(inputs, self.dtype)), _cut_off(labels)
         found._examples = len(pytree.tree_leaves(labels)[0])
         return found
 
@@ -94,7 +102,7 @@ class TargetPass:
         """Return the quantity alone, in float64."""
         self.place(parameters, buffers)
         with torch.no_grad():
-            outputs = call_model(self._model, self._inputs)
+            outputs = self._outputs()
             rows = [evaluate(one, outputs, self._labels, self._examples) for one in self._quantity.numbers]
         return torch.stack(rows, 1).reshape(-1).double()
 
@@ -102,15 +110,39 @@ class TargetPass:
         """Return the predicted class of each target example, or None if the outputs are not (examples, classes)."""
         self.place(parameters, buffers)
         with torch.no_grad():
-            outputs = call_model(self._model, self._inputs)
+            outputs = self._outputs()
         logits = getattr(outputs, "logits", outputs)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             return None
         return logits.argmax(1)
 
+    def _outputs(self) -> Any:
+        """Call the model; on copies of the inputs, if it writes to them.
+
+        Raises:
+            ArgumentError: If it cannot be called with all of its parameters in one type.
+            RuntimeError: As it came from the model, if it is another.
+        """
+        if self._writes is False:
+            return call_model(self._model, self._inputs)
+        given = transform(self._inputs, torch.clone)
+        before = [one._version for one in leaves(given)]
+        try:
+            outputs = call_model(self._model, given)
+        except RuntimeError as error:
+            if "type" not in str(error):
+                raise
+            raise ArgumentError(
+                f"The model cannot be called with everything in {self.dtype}: {error}. Keep its parameters, and what "
+                "it makes in its forward pass, in one type: x.to(self.weight.dtype) for x.float(), a buffer for a "
+                "plain tensor."
+            ) from error
+        self._writes = [one._version for one in leaves(given)] != before
+        return outputs
+
     def _one(self, numbers: Any) -> TargetGradients:
         with torch.enable_grad(), capture(self._model, self._names, frozen=self._checked) as captured:
-            values = evaluate(numbers, call_model(self._model, self._inputs), self._labels, self._examples)
+            values = evaluate(numbers, self._outputs(), self._labels, self._examples)
             if not values.requires_grad:
                 raise ArgumentError(
                     f"The audited quantity {self._quantity.name!r} does not depend on trained parameters in a way "
@@ -128,6 +160,20 @@ class TargetPass:
         if values:
             with torch.no_grad():
                 torch._foreach_copy_([self._state[name] for name in values], list(values.values()))
+
+
+def _cut_off(tree: Any) -> Any:
+    """Return tensors that no gradient flows back from."""
+    return transform(tree, lambda tensor: tensor.detach())
+
+
+def _refuse_mixing(name: str, module: nn.Module) -> None:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        raise GradientError(
+            f"Layer {name!r} ({type(module).__name__}) has no running averages (track_running_stats=False): in "
+            "evaluation mode, too, it computes with those of the batch, so a target would depend on which others are "
+            "asked about. Build it with track_running_stats=True, or take a GroupNorm."
+        )
 
 
 def refuse_infinite(quantity: str, values: Float[Tensor, " targets"]) -> None:

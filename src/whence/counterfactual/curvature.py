@@ -20,7 +20,7 @@ from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients import differentiable_once_only, pulled_back, twice_differentiable
 from whence.optimizers import Scaled
-from whence.runs import Modes, Run, cast_floating, kept_randomness, share_of, to_device
+from whence.runs import Modes, Run, cast_floating, cast_model, kept_randomness, share_of, to_device
 
 _AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """By how much the gradient formed again may miss the replayed one, relative to its largest entry."""
@@ -44,7 +44,7 @@ class Curvature:
 
     def __init__(self, run: Run, dtype: torch.dtype, room: int, held_out: HeldOut | None = None) -> None:
         self._run, self._dtype, self._room, self._held_out = run, dtype, room, held_out
-        self._model = copy.deepcopy(run.model).to(dtype=dtype)
+        self._model = cast_model(copy.deepcopy(run.model), dtype)
         self._parameters = dict(self._model.named_parameters())
         self._buffers = dict(self._model.named_buffers())
         self._averages = Averages(self._model)

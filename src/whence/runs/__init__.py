@@ -19,7 +19,7 @@ from whence.runs.share import share_of
 from whence.runs.snapshots import ModelState
 from whence.runs.statistics import GradientStatistics, GradientTable
 from whence.runs.step_record import StepRecord
-from whence.runs.trees import cast_floating, to_device
+from whence.runs.trees import cast_floating, cast_model, leaves, to_device, transform
 from whence.runs.verification import Verification
 from whence.runs.walker import Around, ReplayedStep
 
@@ -45,12 +45,14 @@ __all__ = (
     "as_weights",
     "by_parameter",
     "cast_floating",
+    "cast_model",
     "check_run",
     "cross_entropy_of_logits",
     "huggingface_recorder",
     "in_processes",
     "is_plain",
     "kept_randomness",
+    "leaves",
     "lightning_recorder",
     "open_run",
     "pieces_of",
@@ -63,5 +65,6 @@ __all__ = (
     "start_recording",
     "to_device",
     "training_loss",
+    "transform",
     "unsupported",
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
@@ -41,6 +41,12 @@ def to_device(tree: Any, device: torch.device) -> Any:
 def cast_floating(tree: Any, dtype: torch.dtype) -> Any:
     """Return the tree with its floating-point tensors in ``dtype``, the others as they are."""
     return transform(tree, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Bring a model's floating-point parameters and buffers to ``dtype``; ``model.to`` would cut complex ones, too."""
+    cast: nn.Module = model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return cast
 
 
 def rows(tree: Any, start: int, stop: int) -> Any:
