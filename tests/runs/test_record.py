@@ -235,7 +235,7 @@ REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
         change_the_batch,
         r"called with other inputs.*same shape .*but other values.*move it into the dataset",
     ),
-    "add a stranger": (add_stranger, r"group was added whose parameters are not in the model"),
+    "add a stranger": (add_stranger, r"group holds parameters that are not in the model"),
 }
 
 

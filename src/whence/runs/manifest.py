@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -19,7 +19,7 @@ from whence._errors import ChangedDataError, ModelMismatchError, RunFormatError,
 from whence._files import write_atomically
 from whence.datasets import Examples
 from whence.runs.loss import TrainingLoss
-from whence.runs.settings import SettingsReader, encode_settings, parameter_names, trained_names
+from whence.runs.settings import GroupSettings, SettingsReader, encode_settings, parameter_names, trained_names
 
 FORMAT = 2
 """The version of the format that this version of Whence writes and reads."""
@@ -106,6 +106,17 @@ class Manifest:
             return cls(**{**content, **{key: tuple(content[key]) for key in ("trained", "modules")}})
         except (ValueError, KeyError, TypeError) as error:
             raise RunFormatError(f"{path} cannot be read: {error!r}. Restore the file from a copy.") from error
+
+    def ever_trained(self, last: Iterable[GroupSettings], updated: Collection[str]) -> tuple[str, ...]:
+        """Return the parameters in the optimizer's last groups, then those that it gave up, in the model's order.
+
+        Args:
+            last: The groups.
+            updated: The parameters that some step updated.
+        """
+        held = tuple(name for group in last for name in group.names)
+        given_up = set(updated).difference(held)
+        return held + tuple(form.name for form in self.parameters if form.name in given_up)
 
     @staticmethod
     def exists(folder: Path) -> bool:

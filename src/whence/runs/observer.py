@@ -134,6 +134,7 @@ class Observer:
         batches, called_after = self._pending.take()
         if not batches:
             raise RecordingError(self._no_batch())
+        settings = self._settings.read()
         trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         gradients = {self._names[p]: p.grad for p in trained if p.grad is not None}
         sparse = [name for name, gradient in gradients.items() if gradient.is_sparse]
@@ -154,7 +155,7 @@ class Observer:
             position=batches[-1].position,
             batches=tuple(batch.ids for batch in batches),
             epochs=tuple(batch.epoch for batch in batches),
-            settings=self._settings.read(),
+            settings=settings,
             modes=tuple(batch.modes for batch in batches if batch.modes is not None),
             statistics=GradientTable(self._updated, table.numbers),
             random=tuple(random),

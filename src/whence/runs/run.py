@@ -47,7 +47,7 @@ class Run:
         examples: The training data.
         loss: The loss of the training.
         model: A private copy of the model, with which steps are walked again; its parameters change then.
-        parameter_names: The trained parameters (those in the optimizer at the end), shared ones once.
+        parameter_names: The trained parameters, shared ones once; see `Manifest.ever_trained`.
         manifest: What ``run.json`` says.
         identity: 32 hexadecimal digits, drawn when recording began: no other run has them.
     """
@@ -67,7 +67,7 @@ class Run:
         self.steps = len(self._epochs)
         self.epochs = int(self._epochs.max()) + 1 if self.steps else 0
         groups = self.record_of(self.steps - 1).settings if self.steps else decode_settings(manifest.groups)
-        self.parameter_names = tuple(name for group in groups for name in group.names)
+        self.parameter_names = manifest.ever_trained(groups, self._table.updated_names())
         self._load = lru_cache(maxsize=2)(self._snapshots.load)
         kind = optimizer_class(manifest.optimizer)
         self._walker = Walker(model, kind, examples, loss)

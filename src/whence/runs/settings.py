@@ -110,10 +110,10 @@ class SettingsReader:
         """Return the settings of each group now.
 
         Raises:
-            UnsupportedOptimizerError: If a group was added whose parameters are not in the model.
+            UnsupportedOptimizerError: If a group holds a parameter that is not in the model.
         """
         key = [
-            (len(group["params"]), [_plain(value) for name, value in group.items() if name != "params"])
+            (list(map(id, group["params"])), [_plain(value) for name, value in group.items() if name != "params"])
             for group in self._optimizer.param_groups
         ]
         if key != self._key:
@@ -125,7 +125,7 @@ class SettingsReader:
         missing = [tuple(p.shape) for p in group["params"] if p not in self._names]
         if missing:
             raise UnsupportedOptimizerError(
-                f"A parameter group was added whose parameters are not in the model (shapes {missing[:4]}). "
+                f"A parameter group holds parameters that are not in the model (shapes {missing[:4]}). "
                 "Give record() the module that holds everything the optimizer trains."
             )
         options = {name: _plain(value) for name, value in group.items() if name != "params"}
@@ -150,17 +150,24 @@ def new_optimizer(
 ) -> Optimizer:
     """Make an optimizer over ``parameters`` with the recorded groups and settings."""
     groups = [{"params": [parameters[name] for name in group.names]} for group in settings]
-    optimizer = kind(groups, lr=0.0)  # type: ignore[call-arg]  # every supported class takes lr
+    optimizer = kind(groups or [{"params": []}], lr=0.0)  # type: ignore[call-arg]  # every supported class takes lr
     apply_settings(optimizer, settings, parameters)
     return optimizer
 
 
 def apply_settings(optimizer: Optimizer, settings: Iterable[GroupSettings], parameters: Mapping[str, Tensor]) -> None:
-    """Give an optimizer the recorded settings of one step, with the groups that were added since."""
-    for number, group in enumerate(settings):
-        if number == len(optimizer.param_groups):
-            optimizer.add_param_group({"params": [parameters[name] for name in group.names]})
-        optimizer.param_groups[number].update({name: _live(value) for name, value in group.options.items()})
+    """Give an optimizer the recorded groups of one step: their parameters, which may come and go, and their settings.
+
+    The options are all that a group holds, so that one is added without ``add_param_group``, which wants the names of
+    parameters where the others have them, and no parameter that moves from one group to another.
+    """
+    count = 0
+    for count, group in enumerate(settings, start=1):
+        if count > len(optimizer.param_groups):
+            optimizer.param_groups.append({})
+        live = {name: _live(value) for name, value in group.options.items()}
+        optimizer.param_groups[count - 1].update(live, params=[parameters[name] for name in group.names])
+    del optimizer.param_groups[count:]
 
 
 def _plain(value: Any) -> Any:

@@ -78,12 +78,16 @@ def apply_state(state: TrainingState, model: nn.Module, optimizer: Optimizer | N
     if optimizer is None:
         return
     optimizer.state.clear()
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in optimizer.param_groups:
-        on_device = bool(group.get("capturable") or group.get("fused"))
-        for parameter in group["params"]:
-            for key, value in state.optimizer.get(names[parameter], {}).items():
-                optimizer.state[parameter][key] = _placed(key, value, parameter, on_device)
+    live = dict(model.named_parameters())
+    on_device = {
+        parameter: bool(group.get("capturable") or group.get("fused"))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, entry in state.optimizer.items():  # also of what the groups gave up, and may take back
+        parameter = live[name]
+        for key, value in entry.items():
+            optimizer.state[parameter][key] = _placed(key, value, parameter, on_device.get(parameter, False))
 
 
 def _placed(key: str, value: Any, parameter: Tensor, on_device: bool) -> Any:

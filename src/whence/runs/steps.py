@@ -182,6 +182,12 @@ class StepTable:
                 raise ValueError(f"epoch and position of step {back} do not come after those of the step before")
         return np.array([row[1] for row in rows], dtype=np.int64)
 
+    def updated_names(self) -> frozenset[str]:
+        """Return the parameters that some step updated."""
+        with self._reading("The table"):
+            rows = self._connection.execute("SELECT DISTINCT updated FROM steps").fetchall()
+            return frozenset(name for (number,) in rows for name in self._decoded(number, tuple))
+
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
         try:
