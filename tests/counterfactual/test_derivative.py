@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -236,3 +237,30 @@ def test_descent_on_a_linear_model_has_the_derivative_of_its_closed_form(tmp_pat
     last = best + torch.linalg.matrix_power(step, steps) @ (begun - best)
     slopes = ((x[:4] @ last)[:, None] - y[:4]) * x[:4]
     np.testing.assert_allclose(found.values, -(slopes @ ends.T).numpy(), rtol=0, atol=ROUNDING)
+
+
+def test_the_derivative_goes_through_weight_normalisation(tmp_path: Path) -> None:
+    x, y = torch.randn(9, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64), blobs(9)[1]
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        layers = [weight_norm(nn.Conv1d(2, 3, 2)), nn.Tanh(), nn.Flatten(), weight_norm(nn.Linear(12, 3)), nn.Tanh()]
+        return nn.Sequential(*layers, weight_norm(nn.Linear(3, 3), dim=1)).double()
+
+    def end(weights: Tensor) -> Tensor:
+        model = make()
+        optimizer = SGD(model.parameters(), 0.2, momentum=0.5)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (weights * F.cross_entropy(model(x), y, reduction="none")).mean().backward()
+            optimizer.step()
+        return F.cross_entropy(model(x[:2]), y[:2], reduction="none").detach()
+
+    model, normalised = make(), torch._weight_norm
+    optimizer = SGD(model.parameters(), 0.2, momentum=0.5)
+    run = trained(tmp_path / "run", model, optimizer, (x, y), batch_size=9, epochs=5)
+    found = whence.counterfactual(run, (x, y), ids=[0, 1], smoothness=0).values
+    moves = STEP * torch.eye(9, dtype=torch.float64)
+    true = torch.stack([(end(1 - one) - end(1 + one)) / (2 * STEP) for one in moves], 1).numpy()
+    np.testing.assert_allclose(found, true, rtol=0, atol=AGREES * np.abs(true).max())
+    assert torch._weight_norm is normalised

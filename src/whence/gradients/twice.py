@@ -14,12 +14,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence.gradients.fallback import kernels_for
 
+_WEIGHT_NORM = "_weight_norm"  # in torch, what its parametrization of that name calls
 _ENGINE = "_engine_run_backward"  # in torch.autograd, what forms every gradient
 
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Choose implementations that can be differentiated twice: fused attention and recurrent kernels cannot."""
+    """Choose implementations that can be differentiated twice.
+
+    Fused attention and recurrent kernels cannot, and what torch forms for weight normalisation is wrong.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     with ExitStack() as stack:
@@ -29,9 +33,16 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
         # torch's own import of its forward rules, at their first use
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         stack.enter_context(kernels_for(model))
+        stack.callback(setattr, torch, _WEIGHT_NORM, getattr(torch, _WEIGHT_NORM))
+        setattr(torch, _WEIGHT_NORM, _weight_norm)
         if any(isinstance(one, nn.RNNBase) for one in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Return a direction times a length, one length for each index of an axis (-1: one in all)."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 def differentiable_once_only(gradients: Sequence[Tensor]) -> str | None:
