@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, Optimizer
 import whence
 from tests.audit.training import blobs, tanh_net, trained
 from tests.counterfactual.test_derivative import AGREES, OPTIMIZERS, STEP, check_derivative, run_of
-from whence._errors import ArgumentError, GradientError, ReplayError
+from whence._errors import ArgumentError, GradientError, ReplayError, UnsupportedLossError
 from whence.counterfactual import removals, trust
 from whence.runs import Run, share_of
 
@@ -180,6 +180,23 @@ def test_the_share_of_class_weights_is_not_taken_for_that_of_a_mean_in_bfloat16(
     share = 1 / float(weights.double()[labels].sum())
     assert abs(share - 1 / 60) > 0.05 / 60
     assert found == pytest.approx(share, rel=4 * torch.finfo(torch.bfloat16).eps)
+
+
+def test_a_loss_that_weighs_an_example_it_was_not_tried_on_is_refused(tmp_path: Path) -> None:
+    x, _ = blobs(60)
+    y = torch.linspace(-1, 1, 60, dtype=torch.float64)[:, None]
+
+    def weighing(outputs: Tensor, labels: Tensor) -> Tensor:
+        weights = 1 + 4 * (labels == y[12]).to(outputs)
+        return (weights * (outputs - labels).square()).sum() / weights.sum()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), (x, y), loss=weighing, epochs=1)
+    with pytest.raises(UnsupportedLossError, match=r"weighing is neither a mean nor a sum over examples: on a batch"):
+        whence.counterfactual(run, (x, y), ids=[0], smoothness=0)
+    with pytest.raises(UnsupportedLossError, match=r"weighing is neither a mean nor a sum over examples: on a batch"):
+        run.retrain(without=range(60))
 
 
 @pytest.mark.parametrize("count", [7, 64, 600, 6000])

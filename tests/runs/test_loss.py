@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.runs.training import noisy_model, plain_model
 from whence import _errors as errors
 from whence.datasets import as_examples
-from whence.runs import training_loss
+from whence.runs import check_shared, training_loss
 
 INPUTS = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "of four only": (
         of_four,
         VALUES,
-        r"The loss of_four .* first 4 examples, but neither on one of them nor on 8 rows",
+        r"The loss of_four .* 4 examples, but neither on one of them nor on 8 rows",
     ),
     "mean of at least two": (
         at_least(2, one_mean),
@@ -175,6 +175,54 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "three arguments": (nn.TripletMarginLoss(), VALUES, r"TripletMarginLoss.* cannot be called as"),
     "no callable": ("mse", VALUES, r"loss must be a callable .*; got 'mse'"),
 }
+
+
+def weighted(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels, WEIGHT.to(outputs))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.arange(3).repeat_interleave(30),
+        torch.zeros(90, dtype=torch.int64).index_fill(0, torch.tensor([5, 31]), 2),
+    ],
+)
+def test_a_weighted_mean_is_refused_though_the_first_examples_weigh_the_same(labels: Tensor) -> None:
+    data = as_examples((torch.randn(90, 4, generator=torch.Generator().manual_seed(1)), labels))
+    with pytest.raises(errors.UnsupportedLossError, match=r"weighted is neither a mean nor a sum .* weight="):
+        training_loss(weighted, linear(), data)
+
+
+def crossed(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels)
+
+
+def parts_of(loss: Any, dtype: torch.dtype, labels: Tensor, scale: float = 1.0) -> tuple[Any, Tensor, Tensor, Tensor]:
+    """Return a loss that was tried on examples of one label, with what it gives for others."""
+    alike = as_examples((INPUTS, torch.zeros(6, dtype=torch.int64)))
+    found = training_loss(loss, linear(), alike)
+    outputs = scale * torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(1))
+    outputs = outputs.to(dtype).requires_grad_()
+    return found, found(outputs, labels), found.per_example(outputs, labels), outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_on_which_a_loss_turns_out_to_weigh_is_refused(dtype: torch.dtype) -> None:
+    found = parts_of(weighted, dtype, CLASSES)
+    with pytest.raises(
+        errors.UnsupportedLossError, match=r"weighted is neither .* on a batch of 6 its gradient.*weight="
+    ):
+        check_shared(*found)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e3])  # the last ones have losses that are rounding, and exactly 0
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_batch_of_a_mean_is_no_weighted_one(dtype: torch.dtype, scale: float) -> None:
+    labels = torch.arange(3).repeat(40)
+    check_shared(*parts_of(crossed, dtype, labels, scale))
+    right = parts_of(F.cross_entropy, dtype, labels, scale)[3].detach().argmax(1)
+    check_shared(*parts_of(crossed, dtype, right, scale))
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")  # torch's own words on what is refused

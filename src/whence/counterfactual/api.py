@@ -103,6 +103,7 @@ def counterfactual(  # noqa: PLR0913 - the public function, all but two by keywo
         AuditError: If the run has no step, or something stands at ``path``.
         ReplayError: If the run does not replay.
         GradientError: If the model has an operation without second derivative.
+        UnsupportedLossError: If a batch's loss turns out to be no mean or sum over its examples.
         DiskError: If the disk is full or refuses to write.
 
     Examples:

@@ -20,7 +20,7 @@ from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients import differentiable_once_only, pulled_back, twice_differentiable
 from whence.optimizers import Scaled
-from whence.runs import Modes, Run, cast_floating, cast_model, kept_randomness, share_of, to_device
+from whence.runs import Modes, Run, cast_floating, cast_model, check_shared, kept_randomness, share_of, to_device
 
 _AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
 """By how much the gradient formed again may miss the replayed one, relative to its largest entry."""
@@ -92,6 +92,7 @@ class Curvature:
         Raises:
             GradientError: If an operation of the model has no second derivative.
             ReplayError: If the gradient formed here is not the one of the step.
+            UnsupportedLossError: If the loss of the batch is no multiple of the sum of its examples' losses.
         """
         try:
             return self._pull(step, number, directions, onto, averages)
@@ -175,9 +176,8 @@ class Curvature:
     def _forward(self, step: Frozen, number: int) -> tuple[Tensor, Tensor]:
         """Return the loss as a function of the examples' weights, and those."""
         record = step.record
-        inputs, labels = to_device(
-            self._run.examples.batch(record.batches[number], epoch=record.epochs[number]), self._device
-        )
+        batch = self._run.examples.batch(record.batches[number], epoch=record.epochs[number])
+        inputs, labels = to_device(batch, self._device)
         before = {name: one.clone() for name, one in self._buffers.items() if one.is_floating_point()}
         with torch.enable_grad(), self._counted(), self._averages.watching():
             with self._linear.watching():
@@ -186,6 +186,7 @@ class Curvature:
                 whole = step.loss(outputs, labels)
                 each = self._run.loss.per_example(outputs, labels)
             weights = torch.ones(len(each), dtype=each.dtype, device=each.device, requires_grad=True)
+            check_shared(self._run.loss, whole, each, outputs)
             share = share_of(whole, each, outputs, len(record.batches))
             weighted = whole + (share * (weights - 1) * each).sum()  # the share alone may be a guess
             if self._held_out is not None:

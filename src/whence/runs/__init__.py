@@ -15,7 +15,7 @@ from whence.runs.recorder import Recorder
 from whence.runs.retraining import as_weights, in_processes, prepare, retrain
 from whence.runs.run import Run, Segment
 from whence.runs.settings import GroupSettings, unsupported
-from whence.runs.share import share_of
+from whence.runs.share import check_shared, share_of
 from whence.runs.snapshots import ModelState
 from whence.runs.statistics import GradientStatistics, GradientTable
 from whence.runs.step_record import StepRecord
@@ -47,6 +47,7 @@ __all__ = (
     "cast_floating",
     "cast_model",
     "check_run",
+    "check_shared",
     "cross_entropy_of_logits",
     "huggingface_recorder",
     "in_processes",

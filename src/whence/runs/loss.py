@@ -1,10 +1,8 @@
 """The loss of the training: a mean or a sum of one loss per example."""
 
-import copy
 import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +10,20 @@ from torch import Tensor, nn
 from whence._errors import RecordingError, UnsupportedLossError
 from whence.datasets import Examples, call_model
 from whence.runs.randomness import kept_randomness
+from whence.runs.reductions import is_of_torch, takes_reduction, without_reduction
 from whence.runs.trees import leaves, repeated, rows, to_device
+from whence.runs.varied import varied_ids
 
 _TRIED = 4  # examples on which a loss is tried
 _TOLERANCE = 1e-4  # relative; float32 sums of a few losses agree far better, another reduction far worse
 
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
+
+WAY_OUT = (
+    "For a weighted mean, give torch's own loss with its options, such as weight= (a module, or functools.partial of "
+    "the function), or a callable (outputs, labels) that returns one loss per example. Contrastive and ranking losses "
+    "cannot be shared out to examples."
+)
 
 _Function = Callable[..., Tensor]
 
@@ -28,10 +34,11 @@ class TrainingLoss:
 
     Attributes:
         name: What the loss is called in messages and in ``run.json``.
+        proved: Whether its two forms belong together whatever the batch; else that holds for what it was tried on.
     """
 
-    def __init__(self, name: str, whole: _Function, each: _Function) -> None:
-        self.name = name
+    def __init__(self, name: str, whole: _Function, each: _Function, *, proved: bool = False) -> None:
+        self.name, self.proved = name, proved
         self._whole = whole
         self._each = each
 
@@ -55,7 +62,7 @@ class TrainingLoss:
 
 
 def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLoss:
-    """Find out what kind of loss ``loss`` is, by trying it on the first examples.
+    """Find out what kind of loss ``loss`` is, by trying it on a few examples.
 
     The model is called in evaluation mode without gradients; its modes, its buffers and torch's random state are
     afterwards as they were.
@@ -80,7 +87,7 @@ def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLo
     forms = _forms(name, loss, outputs, labels, count)
     if forms is None:
         forms = _scalar_forms(name, loss, outputs, labels, count)
-    return TrainingLoss(name, *forms)
+    return TrainingLoss(name, *forms, proved=forms[0] is not loss or is_of_torch(loss))
 
 
 def loss_name(loss: Any) -> str:
@@ -97,8 +104,8 @@ def loss_name(loss: Any) -> str:
 def _forms(name: str, loss: _Function, outputs: Any, labels: Any, count: int) -> tuple[_Function, _Function] | None:
     """Return whole and per-example form of a loss that can give one loss per example; None for a scalar one."""
     if isinstance(loss, nn.Module) and isinstance(getattr(loss, "reduction", None), str):
-        unreduced, given = _without_reduction(loss), str(loss.reduction)
-    elif _takes_reduction(loss):
+        unreduced, given = without_reduction(loss), str(loss.reduction)
+    elif takes_reduction(loss):
         unreduced = functools.partial(loss, reduction="none")
         given = loss.keywords.get("reduction", "mean") if isinstance(loss, functools.partial) else "mean"
     else:
@@ -136,7 +143,7 @@ def _check_apart(name: str, unreduced: _Function, outputs: Any, labels: Any, fou
             "labels in the dataset, or take the outputs' away in the model."
         )
     raise UnsupportedLossError(
-        f"The loss {name} mixes the examples of a batch: it gives the first {len(found)} examples "
+        f"The loss {name} mixes the examples of a batch: it gives {len(found)} examples "
         f"{_shown(whole)} together, but {_shown(singles)} {how}. Contrastive and ranking losses cannot be shared "
         "out to examples; give a loss in which each example's part depends on its own outputs and labels."
     )
@@ -160,7 +167,7 @@ def _without_the_others(
             among = [unreduced(repeated(outputs, i, times), repeated(labels, i, times))[0] for i in range(count)]
         except _REFUSALS as error:
             raise UnsupportedLossError(
-                f"The loss {name} can be computed on the first {count} examples, but neither on one of them nor on "
+                f"The loss {name} can be computed on {count} examples, but neither on one of them nor on "
                 f"{times} rows: {error}. Give a callable (outputs, labels) that returns one loss per example, for "
                 "any number of them."
             ) from error
@@ -195,16 +202,14 @@ def _scalar_forms(name: str, loss: _Function, outputs: Any, labels: Any, count: 
         if torch.allclose(whole, reduced, rtol=_TOLERANCE, atol=_TOLERANCE * _largest(singles), equal_nan=True):
             return loss, functools.partial(_one_by_one, loss)
     raise UnsupportedLossError(
-        f"The loss {name} is neither a mean nor a sum over examples: for the first {count} examples it gives "
+        f"The loss {name} is neither a mean nor a sum over examples: for {count} examples it gives "
         f"{float(whole):.6g}; their own losses have mean {float(singles.mean()):.6g} and sum "
-        f"{float(singles.sum()):.6g}. For a weighted mean, give torch's own loss with its options (a module, or "
-        "functools.partial of the function), or a callable (outputs, labels) that returns one loss per example. "
-        "Contrastive and ranking losses cannot be shared out to examples."
+        f"{float(singles.sum()):.6g}. {WAY_OUT}"
     )
 
 
 def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
-    """Call the model on the first examples and leave it as it was."""
+    """Call the model on a few examples and leave it as it was."""
     tensor = next(iter(model.parameters()), None)
     device = tensor.device if tensor is not None else torch.device("cpu")
     modes = [(module, module.training) for module in model.modules()]
@@ -212,7 +217,7 @@ def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
     inputs: Any = None
     try:
         with kept_randomness(device), torch.no_grad():
-            inputs, labels = to_device(examples.batch(range(min(_TRIED, len(examples)))), device)
+            inputs, labels = to_device(examples.batch(varied_ids(examples, _TRIED)), device)
             model.eval()
             return call_model(model, inputs), labels
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
@@ -259,19 +264,6 @@ def _misfit(name: str, outputs: Any, labels: Any, error: Exception) -> str:
         f"{given[1]}: {str(error).rstrip('.')}. Give the loss, and the model with the outputs, that these labels were "
         "trained with; or a callable (outputs, labels) that returns one loss per example."
     )
-
-
-def _takes_reduction(loss: _Function) -> bool:
-    try:
-        return "reduction" in inspect.signature(loss).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def _without_reduction(loss: nn.Module) -> _Function:
-    unreduced: Any = copy.copy(loss)
-    unreduced.reduction = "none"
-    return cast("_Function", unreduced)
 
 
 def _batch_size(labels: Any, outputs: Any) -> int:

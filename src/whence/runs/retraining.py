@@ -17,7 +17,7 @@ from whence._numbers import is_number, is_several, is_whole
 from whence._progress import progress
 from whence.runs.loss import TrainingLoss
 from whence.runs.settings import optimizer_class
-from whence.runs.share import share_of
+from whence.runs.share import check_shared, share_of
 from whence.runs.snapshots import ModelState
 from whence.runs.walker import Reduction, Walker
 
@@ -156,6 +156,7 @@ def _loss(
     plain: Reduction, loss: TrainingLoss, weights: Tensor, microbatches: int, outputs: Any, labels: Any
 ) -> Tensor:
     whole, each = plain(outputs, labels), loss.per_example(outputs, labels)
+    check_shared(loss, whole, each, outputs)
     share = share_of(whole, each, outputs, microbatches)
     found: Tensor = whole + (share * (weights.to(each) - 1) * each).sum()
     return found
