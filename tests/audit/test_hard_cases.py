@@ -174,18 +174,26 @@ def test_under_autocast_rounding_is_that_of_its_type(tmp_path: Path) -> None:
     assert gross[1] < 2 * gross[0]  # hundreds of times as much by float32's rounding
 
 
+@pytest.mark.parametrize("given_up", [False, True])
 @pytest.mark.parametrize("quadrature", ["trapezoid", "simpson", "gauss3"])
 @pytest.mark.parametrize(
-    "make", [lambda p: SGD(p, 0.05, weight_decay=0.1), lambda p: AdamW(p, 0.01), lambda p: RMSprop(p, 0.005)]
+    "make",
+    [lambda p: SGD(p, 0.05, momentum=0.9, weight_decay=0.1), lambda p: AdamW(p, 0.01), lambda p: RMSprop(p, 0.005)],
 )
-def test_a_group_that_is_added_midway_is_attributed(quadrature: str, make: Any, tmp_path: Path) -> None:
+def test_a_group_that_is_added_or_given_up_midway_is_attributed(
+    quadrature: str, make: Any, given_up: bool, tmp_path: Path
+) -> None:
     model = tanh_net()
     before = copy.deepcopy(model)
     parameters = list(model.parameters())
-    optimizer = make(parameters[4:])
+    optimizer = make([{"params": parameters[4:]}])
+    if given_up:
+        optimizer.add_param_group({"params": parameters[:4]})
     with whence.record(tmp_path / "run", model, optimizer, blobs(), loss=F.cross_entropy, snapshot_every=4) as recorder:
         for epoch in range(3):
-            if epoch == 1:
+            if epoch == 1 and given_up:
+                del optimizer.param_groups[1]
+            elif epoch == 1:
                 optimizer.add_param_group({"params": parameters[:4]})
             for x, y in recorder.batches(5):
                 optimizer.zero_grad()

@@ -67,6 +67,23 @@ def test_a_layer_frozen_midway_shapes_the_others_gradients(tmp_path: Path) -> No
     check_derivative(whence.open_run(tmp_path / "run", tanh_net(), data, loss=F.cross_entropy))
 
 
+@pytest.mark.parametrize("make", [lambda p: SGD(p, 0.1, momentum=0.9), lambda p: Adam(p, 0.02, eps=1e-3)])
+def test_a_layer_that_the_optimizer_gives_up_midway_counts_for_as_long_as_it_moved(make: Any, tmp_path: Path) -> None:
+    model = tanh_net()
+    parameters = list(model.parameters())
+    optimizer, data = make([{"params": parameters[:2]}, {"params": parameters[2:]}]), blobs()
+    with whence.record(tmp_path / "run", model, optimizer, data, loss=F.cross_entropy) as recorder:
+        for epoch in range(3):
+            if epoch == 1:
+                part(model, "0").requires_grad_(requires_grad=False)
+                del optimizer.param_groups[0]
+            for x, y in recorder.batches(batch_size=5, shuffle=True, seed=1):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    check_derivative(whence.open_run(tmp_path / "run", tanh_net(), data, loss=F.cross_entropy))
+
+
 def test_an_entry_that_is_its_parameters_only_one_may_be_clipped(tmp_path: Path) -> None:
     x, _ = blobs()
     y = torch.randn(12, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
