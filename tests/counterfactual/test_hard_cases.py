@@ -19,6 +19,7 @@ from tests.audit.training import blobs, tanh_net, trained
 from tests.counterfactual.test_derivative import AGREES, OPTIMIZERS, STEP, check_derivative, run_of
 from whence._errors import ArgumentError, GradientError, ReplayError, UnsupportedLossError
 from whence.counterfactual import removals, trust
+from whence.counterfactual.question import Question
 from whence.runs import Run, share_of
 
 TARGETS = blobs(6, seed=1)
@@ -312,6 +313,53 @@ def test_ties_are_no_correlation() -> None:
 @pytest.mark.parametrize("errors", [[0.05, float("nan")], [float("nan"), 0.05]])
 def test_a_retraining_that_diverges_is_not_smooth(errors: list[float]) -> None:
     assert trust.verdict(errors, 2).startswith("not smooth: ")
+
+
+class Noisy(nn.Module):
+    """Adds noise to what is between two layers while it trains, drawn in the type of its inputs."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(3, 5, dtype=dtype), nn.Linear(5, 3, dtype=dtype)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Draw, and add."""
+        hidden = torch.tanh(self.first(inputs))
+        found: Tensor = self.last(hidden + 0.5 * torch.randn_like(hidden) if self.training else hidden)
+        return found
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_noise_that_another_precision_draws_otherwise_is_refused(accumulate: int, tmp_path: Path) -> None:
+    data, model = blobs(20, dtype=torch.float32), Noisy(torch.float32)
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), data, batch_size=5, accumulate=accumulate)
+    assert np.isfinite(whence.counterfactual(run, data, ids=[0], smoothness=0)).all()
+    with pytest.raises(ReplayError, match=r"differs from the replayed one .* likely `precision`: .* leave it out"):
+        whence.counterfactual(run, data, ids=[0], smoothness=0, precision="float64")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_in_float64_may_be_walked_in_float32(accumulate: int, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", OPTIMIZERS["SGD"], accumulate=accumulate)
+    one, other = (whence.counterfactual(run, TARGETS, smoothness=0, precision=name) for name in ("float32", "float64"))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * float(np.abs(other).max()))
+
+
+def far(outputs: Tensor, _labels: Tensor) -> Tensor:
+    """Return how far outputs are from where they are: a root, at 0."""
+    return (outputs - outputs.detach()).square().sum(1).sqrt()
+
+
+def test_a_quantity_without_a_finite_gradient_is_refused(run: Run) -> None:
+    with pytest.raises(ArgumentError, match=r"gradient of the far is not finite for 6 targets, such as \[0, 1, 2, 3\]"):
+        whence.counterfactual(run, TARGETS, quantity=far)
+
+
+def test_effects_that_are_no_numbers_are_not_smooth(run: Run) -> None:
+    question = Question.of(run, TARGETS, lambda outputs, _labels: 0 * outputs[:, 0], None, None)
+    found = trust.measure(run, question, np.full((6, 12), np.nan), 1, torch.float64, removed=False)
+    assert found["verdict"].startswith("not smooth: ")
 
 
 def test_a_parameter_that_is_clipped_whole_does_not_hide_the_loops_constant(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from whence._errors import GradientError, ReplayError
+from whence._errors import GradientError
 from whence._numbers import even_parts
 from whence.counterfactual.averages import Averages
+from whence.counterfactual.formed import Formed
 from whence.counterfactual.held_out import HeldOut
 from whence.counterfactual.linear_layers import DifferentiatesError, LinearLayers
 from whence.counterfactual.steps import Frozen
@@ -22,10 +23,7 @@ from whence.gradients import differentiable_once_only, pulled_back, twice_differ
 from whence.optimizers import Scaled
 from whence.runs import Modes, Run, cast_floating, cast_model, check_shared, kept_randomness, share_of, to_device
 
-_AGREES = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""By how much the gradient formed again may miss the replayed one, relative to its largest entry."""
 _NO_HOOKS = "saved tensor hooks"  # in what torch.func says of them
-_NOISE = 100  # roundings by which it may miss one whose examples cancel
 
 
 @final
@@ -57,6 +55,7 @@ class Curvature:
                     "gradient of a loss, and has no derivative here. Train it without."
                 )
         self._trainable: set[str] = set()
+        self._formed = Formed(dtype)
         self._looked_through = False
         self._kept: int | None = None
         self._modes: Modes | None = None
@@ -115,7 +114,12 @@ class Curvature:
             loss, weights = self._forward(step, number)
         directions = {name: one for name, one in directions.items() if name in self._trainable}
         used = self._first(loss, list(directions))
-        self._check(step, {name: used[name].detach() if name in used else None for name in directions})
+        if step.raw:
+            by_layer = self._linear.written()
+            terms = {name: (used.get(name), by_layer.get(name)) for name in directions}
+            self._formed.add(
+                step, number, {name: [one for one in two if one is not None] for name, two in terms.items()}
+            )
         pairs = [(gradient, directions[name]) for name, gradient in used.items()]
         pairs += [(statistic, Scaled(one)) for statistic, one in self._averages.pull(averages)]
         return self._second(pairs, directions, weights, onto)
@@ -257,29 +261,6 @@ class Curvature:
             for name in self._run.parameter_names:  # one that was frozen then shapes the others' gradients all the same
                 self._parameters[name].requires_grad_(True)
         seen.random.restore(self._device)
-
-    def _check(self, step: Frozen, gradients: Mapping[str, Tensor | None]) -> None:
-        """Compare a gradient formed here with the step's, where that was kept, for steps of one microbatch.
-
-        Raises:
-            ReplayError: If they differ.
-        """
-        if len(step.record.batches) > 1 or not step.raw:
-            return
-        by_layer = self._linear.written()
-        for name, theirs in step.raw.items():
-            if name not in gradients:
-                continue
-            terms = [one for one in (gradients[name], by_layer.get(name)) if one is not None]
-            ours = torch.stack(terms).sum(0) if terms else torch.zeros_like(theirs)
-            far, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
-            if not far <= _AGREES[theirs.dtype] * largest + _NOISE * torch.finfo(theirs.dtype).eps:
-                raise ReplayError(
-                    f"At step {step.index} the gradient of {name!r} formed for second derivatives differs from the "
-                    f"replayed one by {far:.3g} (largest entry {largest:.3g}): the model does not compute the same "
-                    "when it is called again. Is there randomness that torch's generators do not govern, or a state "
-                    "outside of its buffers?"
-                )
 
     def _refuse_once_only(self, gradients: Sequence[Tensor]) -> None:
         """Look through the graph of the first gradients for what torch would pass over in silence.

@@ -63,7 +63,7 @@ class Question:
         """Return the gradient of each result's quantity at the end of the run, by parameter and running average.
 
         Raises:
-            ArgumentError: If the quantity of a target is no number there.
+            ArgumentError: If the quantity of a target is no number there, or its gradient has entries that are none.
         """
         end = run.state_at(run.steps)
         device = next(run.model.parameters()).device
@@ -77,11 +77,27 @@ class Question:
             members, share = self._members(part, dtype, device)
             here = targets.gradients(end.parameters, end.buffers)
             refuse_infinite(self.quantity.name, here.values)
+            finite = torch.ones(len(part), dtype=torch.bool, device=device)
             for name, gradient in here.gradients.items():
                 rows = gradient.part(0, shapes[name][0] if shapes[name] else 1).reshape(len(part), *shapes[name])
+                finite &= rows.isfinite().reshape(len(part), -1).all(1)
                 found[name].index_add_(0, members, rows * share.reshape(-1, *(1 for _ in shapes[name])))
+            self._refuse_steep(self.rows[part.start : part.stop][~finite.cpu()])
         averages = end_gradients(run.model, found, end)
         return {name: found[name] for name in run.parameter_names} | averages
+
+    def _refuse_steep(self, rows: Tensor) -> None:
+        """Refuse targets at which the quantity has no derivative.
+
+        Raises:
+            ArgumentError: If there are any.
+        """
+        if len(rows):
+            raise ArgumentError(
+                f"The gradient of the {self.quantity.name} is not finite for {len(rows)} targets, such as "
+                f"{rows[:4].tolist()}: it has no derivative there, as a square root has none at 0. Leave them out with "
+                "`ids`, or ask for a quantity that has one, such as the square."
+            )
 
     def values(self, run: Run, state: ModelState, dtype: torch.dtype) -> Float[Tensor, " results"]:
         """Return each result's quantity at a state of the model, in float64."""

@@ -48,7 +48,7 @@ def measure(
             slope = (question.values(run, state, dtype).numpy() - begun) / step
             errors[step] += float(np.abs(slope - predicted).sum())
             sizes[step] += float(np.abs(slope).sum())
-    found = [errors[step] / sizes[step] if sizes[step] else float(errors[step] > 0) for step in steps]
+    found = [errors[step] / sizes[step] if sizes[step] else float(errors[step] != 0) for step in steps]
     return {"smoothness": found, "smoothness_steps": list(steps), "verdict": verdict(found, sets, steps)}
 
 
