@@ -123,7 +123,8 @@ def unscaled(directions: Mapping[str, Scaled], step: Frozen, run: Run) -> dict[s
             found[name] = Scaled(u.rows * through, u.factor)
             continue
         found[name] = u.times(factor)
-        if not is_plain(factor, len(step.record.batches)):
+        count = len(step.record.batches)
+        if not is_plain(factor, count) and run.clipping().clips(factor, step.loss, count):
             clip = run.clipping().norm_of(name)
             if clip is not None:
                 together.setdefault(clip, []).append(name)

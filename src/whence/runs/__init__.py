@@ -1,6 +1,5 @@
 """Recorded runs: record a training loop, open the run, walk its steps again."""
 
-from whence.runs.clipping import CLIP_EPS, Clipping, NormClip, by_parameter, is_plain
 from whence.runs.facts import run_facts
 from whence.runs.huggingface import cross_entropy_of_logits, huggingface_recorder
 from whence.runs.lightning import lightning_recorder
@@ -13,6 +12,7 @@ from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
 from whence.runs.retraining import as_weights, in_processes, prepare, retrain
+from whence.runs.rule import CLIP_EPS, Clipping, NormClip, by_parameter, is_plain
 from whence.runs.run import Run, Segment
 from whence.runs.settings import GroupSettings, unsupported
 from whence.runs.share import check_shared, share_of

@@ -270,6 +270,11 @@ class Walker:
         return self._loss.per_example(outputs, labels).sum()
 
 
+def divided_by(loss: Reduction) -> int:
+    """Return what the loss of a replayed step is divided by before its gradient is taken, 1 for nothing."""
+    return int(loss.args[1]) if isinstance(loss, partial) and loss.func is _divided else 1
+
+
 def _divided(reduction: Reduction, divisor: int, outputs: Any, labels: Any) -> Tensor:
     return reduction(outputs, labels) / divisor
 
