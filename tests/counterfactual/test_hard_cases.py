@@ -315,6 +315,26 @@ def test_a_retraining_that_diverges_is_not_smooth(errors: list[float]) -> None:
     assert trust.verdict(errors, 2).startswith("not smooth: ")
 
 
+MIXED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "taken from the mean": lambda outputs, _labels: outputs.sum(1) - outputs.mean(),
+    "summed over targets": lambda outputs, _labels: outputs.sum(0),
+    "beside the one before": lambda outputs, _labels: outputs[:, 0] * outputs[:, 1].roll(1).detach() + outputs.max(),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_quantity_that_mixes_targets_is_refused(name: str, run: Run) -> None:
+    with pytest.raises(ArgumentError, match=r"of target \d hangs on the outputs for target \d, too: .* own row alone"):
+        whence.counterfactual(run, TARGETS, quantity=MIXED[name], ids=[0, 4, 5], smoothness=0)
+
+
+def test_a_quantity_may_bring_something_for_each_target(run: Run) -> None:
+    along = torch.arange(18.0, dtype=torch.float64).reshape(6, 3)
+    found = whence.counterfactual(run, TARGETS, quantity=lambda o, _labels: (o * along).sum(1), smoothness=0)
+    one = whence.counterfactual(run, TARGETS, quantity=lambda o, _labels: o @ along[2], smoothness=0, ids=[2])
+    np.testing.assert_allclose(found.sel(target=[2]), one, rtol=1e-9)
+
+
 class Noisy(nn.Module):
     """Adds noise to what is between two layers while it trains, drawn in the type of its inputs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -17,11 +18,12 @@ from torch import Tensor
 from whence._errors import ArgumentError
 from whence._numbers import even_parts, is_several
 from whence.audit.chunks import chosen_ids, labels_of, outputs_on_one
-from whence.audit.quantities import Numbers, Quantity, as_quantity
+from whence.audit.quantities import Numbers, Quantity, as_quantity, evaluate
 from whence.audit.targets import TargetPass, refuse_infinite
 from whence.counterfactual.averages import averaging, end_gradients
-from whence.datasets import Examples, as_examples
-from whence.runs import ModelState, Run, check_run, to_device
+from whence.datasets import Examples, as_examples, call_model
+from whence.runs import ModelState, Run, cast_floating, check_run, kept_randomness, to_device
+from whence.runs.trees import leaves
 
 Over = Literal["all", "label"] | Sequence[Any] | None
 _PASS_ROWS = 512  # targets that go through the model at once, at most
@@ -63,7 +65,8 @@ class Question:
         """Return the gradient of each result's quantity at the end of the run, by parameter and running average.
 
         Raises:
-            ArgumentError: If the quantity of a target is no number there, or its gradient has entries that are none.
+            ArgumentError: If the quantity of a target is no number there, its gradient has entries that are none, or it
+                hangs on another target.
         """
         end = run.state_at(run.steps)
         device = next(run.model.parameters()).device
@@ -77,6 +80,8 @@ class Question:
             members, share = self._members(part, dtype, device)
             here = targets.gradients(end.parameters, end.buffers)
             refuse_infinite(self.quantity.name, here.values)
+            if part.start == 0:
+                self._refuse_mixing(run, dtype, self.rows[: part.stop])
             finite = torch.ones(len(part), dtype=torch.bool, device=device)
             for name, gradient in here.gradients.items():
                 rows = gradient.part(0, shapes[name][0] if shapes[name] else 1).reshape(len(part), *shapes[name])
@@ -85,6 +90,32 @@ class Question:
             self._refuse_steep(self.rows[part.start : part.stop][~finite.cpu()])
         averages = end_gradients(run.model, found, end)
         return {name: found[name] for name in run.parameter_names} | averages
+
+    def _refuse_mixing(self, run: Run, dtype: torch.dtype, rows: Tensor) -> None:
+        """Refuse a quantity of which the first or the last target's number hangs on the outputs for another target.
+
+        Raises:
+            ArgumentError: If it does.
+        """
+        device = next(run.model.parameters()).device
+        inputs, labels = to_device(self.examples.batch(rows), device)
+        model = copy.deepcopy(run.model).to(dtype=dtype).eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        with kept_randomness(device), torch.enable_grad():
+            outputs = call_model(model, cast_floating(inputs, dtype))
+            values = evaluate(self.quantity.numbers[0], outputs, labels, len(rows))
+        kept = [one for one in leaves(outputs) if one.requires_grad and one.dim() and len(one) == len(rows)]
+        for place in {0, len(rows) - 1} if kept and values.requires_grad else ():
+            for found in torch.autograd.grad(values[place], kept, retain_graph=True, materialize_grads=True):
+                sizes = found.abs().reshape(len(rows), -1).sum(1)
+                largest, sizes[place] = float(sizes.max()), 0.0
+                if float(sizes.max()) > torch.finfo(dtype).eps * largest:
+                    raise ArgumentError(
+                        f"The {self.quantity.name} of target {int(rows[place])} hangs on the outputs for target "
+                        f"{int(rows[int(sizes.argmax())])}, too: what it is depends on which targets are asked about "
+                        "together. Give a callable in which each target's number comes from its own row alone."
+                    )
 
     def _refuse_steep(self, rows: Tensor) -> None:
         """Refuse targets at which the quantity has no derivative.
