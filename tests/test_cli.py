@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import whence
@@ -275,6 +277,10 @@ def test_a_counterfactual_says_what_to_remove_and_proves_it(made: Path, tmp_path
     assert first["predicted"] == pytest.approx(float(effects[0, first["removed"]].sum()), rel=1e-5)
 
 
+def half(outputs: Tensor, labels: Tensor) -> Tensor:
+    return 0.5 * F.cross_entropy(outputs, labels, reduction="none")
+
+
 def test_effects_that_were_kept_are_used_again(made: Path, tmp_path: Path) -> None:
     words = (*DIGITS, "--targets", "digits", "--limit", 1, "--out", tmp_path / "e.zarr")
     first = call("counterfactual", made / "run", *words, "--remove", 2)
@@ -283,7 +289,8 @@ def test_effects_that_were_kept_are_used_again(made: Path, tmp_path: Path) -> No
     assert again.exit_code == 0, again.output
     assert again.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "e.zarr").rglob("*")} == kept
-    for option, value, name in (("--quantity", "probability", "quantity"), ("--over", "all", "over")):
+    others = [("--quantity", "probability", "quantity"), ("--over", "all", "over")]
+    for option, value, name in [*others, ("--loss", "tests.test_cli:half", "loss")]:
         other = call("counterfactual", made / "run", *words, option, value)
         assert other.exit_code == 1
         assert f"holds other effects ({name} differ)" in other.stderr

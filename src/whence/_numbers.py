@@ -21,8 +21,8 @@ def is_number(value: object) -> bool:
 
 
 def is_several(value: object) -> bool:
-    """Say whether a value holds others, in an order or not, and is no text."""
-    return isinstance(value, Iterable) and not isinstance(value, str)
+    """Say whether a value holds others, in an order or not, and is no text and no array of a single number."""
+    return isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1) != 0
 
 
 def check_budget(memory_budget: object) -> None:

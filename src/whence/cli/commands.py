@@ -189,6 +189,7 @@ def counterfactual(
 ) -> None:
     """Say what removing training examples would change, and prove it by training again."""
     with expected(AGAIN if out else "nothing was kept"):
+        from whence.audit.identity import identity_of
         from whence.counterfactual import counterfactual as effects_of
         from whence.counterfactual import load_effects, removals
         from whence.report.sources import named_data, named_quantity
@@ -206,6 +207,7 @@ def counterfactual(
                 "held_out": held_out,
                 "ids": list(ids or range(len(examples))),
                 "run_identity": opened.identity,
+                "loss": [opened.loss.name, identity_of(opened.loss)],
                 "targets_fingerprint": examples.fingerprint,
             }
             refuse_other_effects(effects, out, asked)

@@ -20,6 +20,7 @@ from whence._numbers import check_budget, even_parts, is_number, is_whole
 from whence._processes import as_processes
 from whence._progress import progress
 from whence.audit.chunks import labels_of
+from whence.audit.identity import identity_of
 from whence.audit.quantities import Numbers
 from whence.audit.storage import refuse_existing, save_dataset
 from whence.counterfactual.averages import refuse_changing_modes
@@ -226,6 +227,7 @@ def _labelled(
         "precision": str(effects.dtype),
         "run": run.path.name,
         "run_identity": run.identity,
+        "loss": [run.loss.name, identity_of(run.loss)],
         "steps": run.steps,
         "train_size": len(run.examples),
         "targets_fingerprint": question.examples.fingerprint,

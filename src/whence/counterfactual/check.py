@@ -178,11 +178,9 @@ def _sets(
     for ids in given:
         as_weights(count, ids)  # refuses what is no set of examples
     chosen = [tuple(int(one) for one in ids) for ids in given]
-    drawn = range(seeds) if isinstance(seeds, int) else seeds
-    whole = (
-        seeds >= 0 if isinstance(seeds, int) else is_several(seeds) and all(is_whole(one) and one >= 0 for one in seeds)
-    )
-    if not whole:
+    asked: Any = seeds
+    drawn = range(int(asked)) if is_whole(asked) else list(asked) if is_several(asked) else None
+    if drawn is None or not all(is_whole(one) and one >= 0 for one in ([asked] if is_whole(asked) else drawn)):
         raise ArgumentError(f"`seeds` is how many random sets to draw beside each, or their seeds; got {seeds!r}.")
     random = [random_ids(count, size, seed, place) for place, size in enumerate(sizes) for seed in drawn]
     if not chosen and not random:
@@ -191,9 +189,20 @@ def _sets(
 
 
 def _places(effects: xr.DataArray, question: Question) -> list[int]:
-    """Return where the effects' targets stand among the results of the question."""
+    """Return where the effects' targets stand among the results of the question.
+
+    Raises:
+        ArgumentError: If one of them is none of those.
+    """
     known = {str(name): place for place, name in enumerate(question.names)}
-    return [known[str(one)] for one in np.atleast_1d(effects.coords["target"].values)]
+    given = [str(one) for one in np.atleast_1d(effects.coords["target"].values)]
+    strange = [one for one in given if one not in known]
+    if strange:
+        raise ArgumentError(
+            f"These effects have a target {strange[0]!r}, which whence.counterfactual did not return: its targets are "
+            f"{', '.join(list(known)[:4])}{' and so on' if len(known) > 4 else ''}. Keep the coordinate `target` as it was."
+        )
+    return [known[one] for one in given]
 
 
 def _retrained(
@@ -211,12 +220,12 @@ def _retrained(
     if several:
         weights.append(torch.ones(len(run.examples), dtype=torch.float64))
     asked = [question.quantity.name, *(identity_of(one) for one in question.quantity.numbers)]
-    header = f"{run.identity} {run.steps} {question.examples.fingerprint} {asked} {several}"
+    header = f"{run.identity} {run.steps} {identity_of(run.loss)} {question.examples.fingerprint} {asked} {several}"
     keys = [
         checksum(f"{header} {question.rows.tolist()} {question.members.tolist()} {one.tolist()}".encode())
         for one in weights
     ]
-    known: dict[str, list[float]] = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    known = {} if path is None else _known(path)
     missing = [place for place, key in enumerate(keys) if key not in known]
 
     def again(place: int) -> list[float]:
@@ -234,6 +243,27 @@ def _retrained(
     begun = ends[-1] if several else np.array(value(run.state_at(run.steps)))
     changes: NDArray[np.float64] = ends[: len(sets)] - begun
     return changes
+
+
+def _known(path: Path) -> dict[str, list[float]]:
+    """Return the results that a check kept in a file, none if there is no file yet.
+
+    Raises:
+        ArgumentError: If something else stands there, or the file could not be made.
+    """
+    if not path.parent.is_dir():
+        raise ArgumentError(f"`path` is {path}, but there is no folder {path.parent}. Make it first.")
+    if not path.exists():
+        return {}
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"{path} holds no results of a check: {error}. Choose another path, or remove it."
+        ) from error
+    if not isinstance(known, dict) or not all(isinstance(one, list) for one in known.values()):
+        raise ArgumentError(f"{path} holds no results of a check, but other JSON. Choose another path, or remove it.")
+    return known
 
 
 def _correlation(predicted: NDArray[np.float64], retrained: NDArray[np.float64]) -> float:

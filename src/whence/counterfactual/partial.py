@@ -45,6 +45,7 @@ class Partial:
         ours = {
             "run": run.identity,
             "steps": run.steps,
+            "loss": identity_of(run.loss),
             "targets": question.examples.fingerprint,
             "ids": question.rows.tolist(),
             "members": question.members.tolist(),

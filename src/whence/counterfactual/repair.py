@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence._errors import ArgumentError
-from whence._numbers import is_whole
+from whence._numbers import is_several, is_whole
 from whence._progress import progress
 from whence.counterfactual.api import counterfactual
 from whence.counterfactual.question import recall
-from whence.runs import Run
+from whence.runs import Run, check_run
 
 
 @final
@@ -78,12 +78,10 @@ def repairs(
         smoothing: As in `whence.counterfactual`.
 
     Raises:
-        ArgumentError: If ``k`` is not between 1 and the number of training examples. Others are those of
-            `whence.counterfactual`.
+        ArgumentError: If ``k`` is not between 1 and the number of training examples, ``retrained`` is no number from
+            0 on, or ``ids`` are no ids. Others are those of `whence.counterfactual`.
     """
-    count = len(run.examples)
-    if not is_whole(k) or not 1 <= k <= count:
-        raise ArgumentError(f"Between 1 and {count} training examples can be removed; got {k!r}.")
+    _check_arguments(run, ids, k, retrained)
     if len(ids) == 0:
         return {}
     effects = counterfactual(run, targets, quantity=margin, ids=list(ids), smoothing=smoothing, smoothness=0)
@@ -114,6 +112,22 @@ def repairs(
             assert removal is not None  # k is at least 1
             found[int(target)] = Repair(float(now[place]), removal, flip)
     return found
+
+
+def _check_arguments(run: Run, ids: Any, k: int, retrained: int) -> None:
+    """Check what `repairs` was given.
+
+    Raises:
+        ArgumentError: If something is not what it takes.
+    """
+    check_run(run, "repairs")
+    count = len(run.examples)
+    if not is_whole(k) or not 1 <= k <= count:
+        raise ArgumentError(f"Between 1 and {count} training examples can be removed; got {k!r}.")
+    if not is_whole(retrained) or retrained < 0:
+        raise ArgumentError(f"`retrained` is for how many targets to train again, 0 for none; got {retrained!r}.")
+    if not is_several(ids) or not isinstance(ids, Sized):
+        raise ArgumentError(f"`ids` is a sequence of target numbers; got {ids!r}. For one target give a list of one.")
 
 
 def _smallest(ends: NDArray[np.float64], effects: NDArray[np.float64]) -> int:

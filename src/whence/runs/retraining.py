@@ -63,7 +63,7 @@ def as_weights(
 
 def _one_each(given: Any, count: int) -> Float[Tensor, " train"]:
     try:
-        found = torch.as_tensor(given, dtype=torch.float64).clone()
+        found = torch.as_tensor(given, dtype=torch.float64, device="cpu").detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(
             f"`weights` must be numbers by id, or one for each training example; got {given!r:.80}."
