@@ -198,9 +198,10 @@ def _places(effects: xr.DataArray, question: Question) -> list[int]:
     given = [str(one) for one in np.atleast_1d(effects.coords["target"].values)]
     strange = [one for one in given if one not in known]
     if strange:
+        own = f"{', '.join(list(known)[:4])}{' and so on' if len(known) > 4 else ''}"
         raise ArgumentError(
             f"These effects have a target {strange[0]!r}, which whence.counterfactual did not return: its targets are "
-            f"{', '.join(list(known)[:4])}{' and so on' if len(known) > 4 else ''}. Keep the coordinate `target` as it was."
+            f"{own}. Keep the coordinate `target` as it was."
         )
     return [known[one] for one in given]
 

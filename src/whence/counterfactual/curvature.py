@@ -82,7 +82,7 @@ class Curvature:
 
         Args:
             step: The step.
-            number: Which of its microbatches.
+            number: Which of its microbatches; they come from the last to the first.
             directions: Sensitivities u to the microbatch's gradient, by parameter, (targets, *shape).
             onto: Sensitivities to the parameters, by parameter, contiguous. They may be what the directions are
                 multiples of, if there is one microbatch.
@@ -90,7 +90,7 @@ class Curvature:
 
         Raises:
             GradientError: If an operation of the model has no second derivative.
-            ReplayError: If the gradient formed here is not the one of the step.
+            ReplayError: If the gradient formed here, of all microbatches, is not the one of the step.
             UnsupportedLossError: If the loss of the batch is no multiple of the sum of its examples' losses.
         """
         try:
