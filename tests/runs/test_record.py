@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.runs.training import EXAMPLES, Recipe, adam, data, equal, noisy_model, own_norm_model, plain_model
@@ -24,6 +25,7 @@ def hooks_of(model: nn.Module, optimizer: Optimizer) -> list[int]:
         len(model._forward_pre_hooks),
         len(optimizer._optimizer_step_pre_hooks),
         len(optimizer._optimizer_step_post_hooks),
+        len(_global_optimizer_post_hooks),
     ]
 
 
@@ -226,6 +228,16 @@ def add_stranger(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> 
     Recipe().train(model, optimizer, [recorder.batches(4)])
 
 
+def train_with_another(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
+    critic = nn.Linear(3, 3)
+    of_the_critic, other = SGD(critic.parameters(), lr=0.1), SGD(model.parameters(), lr=0.1)
+    for number, (inputs, labels) in enumerate(recorder.batches(4)):
+        (F.cross_entropy(model(inputs), labels) + critic(inputs[:, :3]).square().sum()).backward()
+        of_the_critic.step()
+        (optimizer if number < 3 else other).step()
+        optimizer.zero_grad()
+
+
 REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
     "step without batch": (step_without_batch, r"Step 6 was made without a batch.*recorder\.batches"),
     "step twice": (step_twice, r"Step 1 was made without a batch"),
@@ -234,6 +246,10 @@ REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
     "change the batch": (
         change_the_batch,
         r"called with other inputs.*same shape .*but other values.*move it into the dataset",
+    ),
+    "train with another": (
+        train_with_another,
+        r"Another optimizer \(SGD\) changed 0\.weight, .* for step 3\. Only steps of the Adam .* a second run with that",
     ),
     "add a stranger": (add_stranger, r"group holds parameters that are not in the model"),
 }

@@ -58,6 +58,11 @@ class Pending:
         """Add a microbatch with which the model was just called."""
         self._batches.append(batch)
 
+    @property
+    def gone_through(self) -> bool:
+        """Whether one of them went backward."""
+        return any(batch.backward for batch in self._batches)
+
     def gone_through_before(self, batch: Microbatch) -> list[Microbatch]:
         """Return those whose backward pass was before the call with ``batch``."""
         return [other for other in self._batches if 0 < other.backward < batch.called]
@@ -84,9 +89,7 @@ class Pending:
 
     def take(self) -> tuple[list[Microbatch], bool]:
         """Return the microbatches that led to a gradient, and whether the model was called after them; forget all."""
-        called_after = any(batch.backward for batch in self._batches) and self.drop(
-            [batch for batch in self._batches if not batch.backward]
-        )
+        called_after = self.gone_through and self.drop([batch for batch in self._batches if not batch.backward])
         batches, self._batches = self._batches, []
         return batches, called_after
 

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from whence._errors import RecordingError, UnsupportedOptimizerError
 from whence.runs.microbatches import Microbatch, Pending, random_before
@@ -66,6 +67,7 @@ class Observer:
             self._model.register_forward_hook(self._after_forward),
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
+            register_optimizer_step_post_hook(self._after_any_step),
         ):
             stack.callback(handle.remove)
 
@@ -173,6 +175,20 @@ class Observer:
         self._parameters.note()
         now = RandomState.read(self._device)
         self._emit(draft if now.same(self.random) else replace(draft, after=now))
+
+    def _after_any_step(self, optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        """Refuse that another optimizer uses the gradients of a recorded batch."""
+        if optimizer is self._optimizer or not self._pending.gone_through:
+            return
+        held = (p for group in optimizer.param_groups for p in group["params"])
+        moved = [self._names[p] for p in held if p in self._names and p.grad is not None]
+        if moved:
+            raise RecordingError(
+                f"Another optimizer ({type(optimizer).__name__}) changed {', '.join(moved[:4])} with the gradients of "
+                f"the batch for step {self._step}. Only steps of the {type(self._optimizer).__name__} that was given "
+                "to record() are recorded. Give record() the one that trains, with parameter groups where settings "
+                "differ; where another one takes over, record a second run with that."
+            )
 
     def _no_batch(self) -> str:
         if self._offered is None:
