@@ -249,7 +249,7 @@ REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
     ),
     "train with another": (
         train_with_another,
-        r"Another optimizer \(SGD\) changed 0\.weight, .* for step 3\. Only steps of the Adam .* a second run with that",
+        r"Another optimizer \(SGD\) changed 0\.weight, .* for step 3\. Only steps of the Adam .*a second run",
     ),
     "add a stranger": (add_stranger, r"group holds parameters that are not in the model"),
 }
