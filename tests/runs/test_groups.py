@@ -1,9 +1,11 @@
 """Parameters may come and go in the optimizer while it trains."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import whence
 from tests.runs.training import FEATURES, Recipe, data, equal, plain_model
+from whence._errors import UnsupportedOptimizerError
 
 ALL = ("0.weight", "0.bias", "2.weight", "2.bias")
 GIVEN_UP = ("2.weight", "2.bias", "0.weight", "0.bias")
@@ -132,3 +135,33 @@ def test_a_run_whose_optimizer_gave_parameters_up_is_gone_on_with(tmp_path: Path
     resumed = train(tmp_path / "two", range(1, 2))
     assert equal(resumed, train(tmp_path / "whole", range(2)))
     assert Recipe().open(tmp_path / "two").verify().deviation == 0.0
+
+
+NUMBERS: dict[str, tuple[Any, float]] = {
+    "numpy's float32": (np.float32(0.1), float(np.float32(0.1))),
+    "numpy's int64": (np.int64(1), 1),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_learning_rate_that_is_another_kind_of_number_is_kept_as_one(name: str, tmp_path: Path) -> None:
+    given, kept = NUMBERS[name]
+
+    def after(_model: nn.Module, optimizer: Optimizer, _step: int) -> None:
+        optimizer.param_groups[0]["lr"] = given
+
+    recipe = Recipe(optimizer=lambda model: SGD(model.parameters(), lr=0.1, momentum=0.5), after_step=after, epochs=1)
+    _, run = recipe.record(tmp_path / "run")
+    found = run.record_of(2).settings[0].options["lr"]
+    assert (found, type(found)) == (kept, type(kept))
+    assert run.verify().deviation < 1e-6
+
+
+def test_an_option_that_is_no_number_is_refused_at_its_step(tmp_path: Path) -> None:
+    def after(_model: nn.Module, optimizer: Optimizer, _step: int) -> None:
+        optimizer.param_groups[0] |= {"weight_decay": Decimal(0), "note": Decimal(0)}
+
+    recipe = Recipe(after_step=after)
+    with pytest.raises(UnsupportedOptimizerError, match=r"'weight_decay' of Adam is Decimal\('0'\), a Decimal, which"):
+        recipe.record(tmp_path / "run")
+    assert recipe.open(tmp_path / "run").steps == 1

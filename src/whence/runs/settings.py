@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
@@ -110,7 +111,8 @@ class SettingsReader:
         """Return the settings of each group now.
 
         Raises:
-            UnsupportedOptimizerError: If a group holds a parameter that is not in the model.
+            UnsupportedOptimizerError: If a group holds a parameter that is not in the model, or an option that is
+                neither a number nor a tensor.
         """
         key = [
             (list(map(id, group["params"])), [_plain(value) for name, value in group.items() if name != "params"])
@@ -122,6 +124,7 @@ class SettingsReader:
         return self._settings
 
     def _group(self, group: Mapping[str, Any]) -> GroupSettings:
+        self._check_options(group)
         missing = [tuple(p.shape) for p in group["params"] if p not in self._names]
         if missing:
             raise UnsupportedOptimizerError(
@@ -130,6 +133,16 @@ class SettingsReader:
             )
         options = {name: _plain(value) for name, value in group.items() if name != "params"}
         return GroupSettings(tuple(self._names[p] for p in group["params"]), options)
+
+    def _check_options(self, group: Mapping[str, Any]) -> None:
+        """Refuse a value of one of the optimizer's own options that cannot be kept; it does not read the others."""
+        strange = [name for name in self._optimizer.defaults if not _is_plain(group.get(name))]
+        if strange:
+            value = group[strange[0]]
+            raise UnsupportedOptimizerError(
+                f"The option {strange[0]!r} of {type(self._optimizer).__name__} is {value!r:.80}, a "
+                f"{type(value).__name__}, which cannot be recorded. Give a number, or a tensor."
+            )
 
 
 def encode_settings(settings: Iterable[GroupSettings]) -> list[dict[str, Any]]:
@@ -176,9 +189,16 @@ def _plain(value: Any) -> Any:
         return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, tuple | list):
         return tuple(_plain(part) for part in value)
+    if isinstance(value, np.generic):
+        return _plain(value.item())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return repr(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether `_plain` keeps what a value is; of anything else it keeps how it is written."""
+    return isinstance(value, str) or not isinstance(_plain(value), str)
 
 
 def _as_key(value: Any) -> Any:
