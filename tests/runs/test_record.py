@@ -238,6 +238,12 @@ def train_with_another(model: nn.Module, optimizer: Optimizer, recorder: Recorde
         optimizer.zero_grad()
 
 
+def alternate(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> None:
+    passes = [recorder.batches(4), recorder.batches(4, seed=1)]
+    for number in range(4):
+        Recipe().train(model, optimizer, [[next(passes[number % 2])]])
+
+
 REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
     "step without batch": (step_without_batch, r"Step 6 was made without a batch.*recorder\.batches"),
     "step twice": (step_twice, r"Step 1 was made without a batch"),
@@ -250,6 +256,10 @@ REFUSED_LOOPS: dict[str, tuple[Callable[..., None], str]] = {
     "train with another": (
         train_with_another,
         r"Another optimizer \(SGD\) changed 0\.weight, .* for step 3\. Only steps of the Adam .*a second run",
+    ),
+    "alternate": (
+        alternate,
+        r"Step 2 was made with batch 1 of epoch 0, after a step with batch 0 of epoch 1\..*finish one before the next",
     ),
     "add a stranger": (add_stranger, r"group holds parameters that are not in the model"),
 }

@@ -16,7 +16,7 @@ from whence.runs.modes import ModesReader
 from whence.runs.randomness import RandomState
 from whence.runs.settings import SettingsReader, parameter_names
 from whence.runs.statistics import GradientTable, gradient_table
-from whence.runs.step_record import StepRecord
+from whence.runs.step_record import Place, StepRecord, comes_after
 from whence.runs.trees import leaves
 from whence.runs.versions import BufferWatch, ParameterWatch
 
@@ -30,6 +30,7 @@ class Observer:
         optimizer: The optimizer whose steps are seen.
         random: The random state that a replay stands at before the next microbatch.
         step: The number of the next step.
+        place: Of the last step.
         emit: Called after each step with its record.
     """
 
@@ -40,6 +41,7 @@ class Observer:
         *,
         random: RandomState,
         step: int,
+        place: Place,
         emit: Callable[[StepRecord], None],
     ) -> None:
         self.random = random
@@ -47,6 +49,7 @@ class Observer:
         self._optimizer = optimizer
         self._emit = emit
         self._step = step
+        self._place = place
         self._names = parameter_names(model)
         self._device = next(iter(self._names)).device if self._names else torch.device("cpu")
         self._settings = SettingsReader(optimizer, self._names)
@@ -136,6 +139,7 @@ class Observer:
         batches, called_after = self._pending.take()
         if not batches:
             raise RecordingError(self._no_batch())
+        self._go_on(batches[-1])
         settings = self._settings.read()
         trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         gradients = {self._names[p]: p.grad for p in trained if p.grad is not None}
@@ -189,6 +193,22 @@ class Observer:
                 "to record() are recorded. Give record() the one that trains, with parameter groups where settings "
                 "differ; where another one takes over, record a second run with that."
             )
+
+    def _go_on(self, batch: Microbatch) -> None:
+        """Go on to the place of the next step.
+
+        Raises:
+            RecordingError: If it is before that of the last one.
+        """
+        place = (batch.epoch, batch.position)
+        if not comes_after(place, self._place):
+            raise RecordingError(
+                f"Step {self._step} was made with batch {place[1] - 1} of epoch {place[0]}, after a step with batch "
+                f"{self._place[1] - 1} of epoch {self._place[0]}. Each pass over recorder.batches(...) or a watched "
+                "loader is an epoch, and a run goes through them one after the other: finish one before the next. To "
+                "mix batches, watch one DataLoader whose batch_sampler gives them in turn."
+            )
+        self._place = place
 
     def _no_batch(self) -> str:
         if self._offered is None:

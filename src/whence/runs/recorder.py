@@ -62,7 +62,9 @@ class Recorder:
         self._whole = True  # False while the parameters may be ahead of the table
         self._stack = ExitStack()
         self._stack.enter_context(same_convolutions(self._device))
-        self._observer = Observer(model, optimizer, random=random, step=self._step, emit=self._keep)
+        self._observer = Observer(
+            model, optimizer, random=random, step=self._step, place=table.last_place(), emit=self._keep
+        )
         self._stack.callback(lock.release)
         self._stack.callback(table.close)
         self._observer.attach(self._stack)

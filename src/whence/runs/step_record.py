@@ -12,6 +12,14 @@ from whence.runs.randomness import RandomState
 from whence.runs.settings import GroupSettings
 from whence.runs.statistics import GradientTable
 
+Place = tuple[int, int]
+"""Of a step's last batch: its epoch, and how many batches of that had been handed out with it."""
+
+
+def comes_after(place: Place, before: Place) -> bool:
+    """Return whether a step at a place may follow one at another: a run goes through its batches in order."""
+    return place > before
+
 
 @final
 @dataclass(frozen=True)

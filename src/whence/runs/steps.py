@@ -19,7 +19,7 @@ from whence.runs.modes import Modes
 from whence.runs.randomness import RandomState
 from whence.runs.settings import decode_settings, encode_settings
 from whence.runs.statistics import GradientTable
-from whence.runs.step_record import StepRecord
+from whence.runs.step_record import Place, StepRecord, comes_after
 
 _SCHEMA = """
 CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
@@ -104,11 +104,16 @@ class StepTable:
 
     def __len__(self) -> int:
         """Return the number of whole steps."""
-        return int(self._one("SELECT COALESCE(MAX(step) + 1, 0) FROM steps")[0])
+        return int(self._connection.execute("SELECT COALESCE(MAX(step) + 1, 0) FROM steps").fetchone()[0])
+
+    def last_place(self) -> Place:
+        """Return the place of the last step, one before all others if there is none."""
+        found = self._connection.execute("SELECT epoch, position FROM steps ORDER BY step DESC LIMIT 1").fetchone()
+        return found or (-1, -1)
 
     def last_epoch(self) -> int:
         """Return the number of the last epoch begun, -1 if none was."""
-        return int(self._one("SELECT COALESCE(MAX(epoch), -1) FROM epochs")[0])
+        return int(self._connection.execute("SELECT COALESCE(MAX(epoch), -1) FROM epochs").fetchone()[0])
 
     def append(self, record: StepRecord) -> None:
         """Add a step and commit it.
@@ -177,7 +182,7 @@ class StepTable:
             missing = next((step for step, row in enumerate(rows) if row[0] != step), None)
             if missing is not None:
                 raise ValueError(f"step {missing} is missing")
-            back = next((after[0] for before, after in pairwise(rows) if after[1:] <= before[1:]), None)
+            back = next((after[0] for before, after in pairwise(rows) if not comes_after(after[1:], before[1:])), None)
             if back is not None:
                 raise ValueError(f"epoch and position of step {back} do not come after those of the step before")
         return np.array([row[1] for row in rows], dtype=np.int64)
@@ -207,10 +212,6 @@ class StepTable:
             self._known.clear()
             self._last_state = None
             raise
-
-    def _one(self, query: str) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = self._connection.execute(query).fetchone()
-        return found
 
     def _row(self, record: StepRecord) -> tuple[Any, ...]:
         sizes = np.array([len(ids) for ids in record.batches], dtype="<i8")
