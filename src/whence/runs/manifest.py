@@ -19,6 +19,7 @@ from whence._errors import ChangedDataError, ModelMismatchError, RunFormatError,
 from whence._files import write_atomically
 from whence.datasets import Examples
 from whence.runs.loss import TrainingLoss
+from whence.runs.private import unfit
 from whence.runs.settings import GroupSettings, SettingsReader, encode_settings, parameter_names, trained_names
 
 FORMAT = 2
@@ -168,12 +169,15 @@ def check_model(manifest: Manifest, model: nn.Module) -> None:
     """Check that a model has the tensors of the recorded one.
 
     Raises:
-        ModelMismatchError: If not; the message lists the differences.
+        ModelMismatchError: If not, or if it is of a kind that cannot be opened; the message lists the differences.
     """
     if not isinstance(model, nn.Module):
         raise ModelMismatchError(
             f"`model` is a torch module built as the recorded {manifest.model}; got {model!r:.80}."
         )
+    reason = unfit(model)
+    if reason is not None:
+        raise ModelMismatchError(reason)
     recorded = {form.name: form for form in (*manifest.parameters, *manifest.buffers)}
     given = {form.name: form for form in forms(dict([*model.named_parameters(), *model.named_buffers()]))}
     differences = [f"{name} is missing" for name in recorded if name not in given]

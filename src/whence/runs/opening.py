@@ -1,6 +1,5 @@
 """Open a recorded run."""
 
-import copy
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from whence._errors import ArgumentError
 from whence.datasets import as_examples
 from whence.runs.loss import training_loss
 from whence.runs.manifest import Manifest, check_data, check_model
+from whence.runs.private import private_copy
 from whence.runs.run import Run
 
 
@@ -27,6 +27,7 @@ def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, lo
         RunNotFoundError: If there is no run at ``path``.
         RunFormatError: If a file of it cannot be read.
         ModelMismatchError: If the model has other parameters or buffers; the differences are listed.
+        ArgumentError: If the model cannot be copied.
         ChangedDataError: If the data is not that of the run.
         UnsupportedLossError: If the loss is not a mean or sum over examples.
     """
@@ -35,7 +36,7 @@ def open_run(path: str | PathLike[str], model: nn.Module, train_data: Any, *, lo
     check_model(manifest, model)
     examples = as_examples(train_data)
     check_data(manifest, examples)
-    private = copy.deepcopy(model)
+    private = private_copy(model)
     return Run(folder, manifest, private, examples, training_loss(loss, private, examples))
 
 

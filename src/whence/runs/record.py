@@ -16,6 +16,7 @@ from whence.runs.layout import check_beginning, make_run, snapshots_of, table_pa
 from whence.runs.lock import RunLock
 from whence.runs.loss import training_loss
 from whence.runs.manifest import Manifest, describe
+from whence.runs.private import check_copied
 from whence.runs.randomness import RandomState
 from whence.runs.recorder import Recorder, device_of
 from whence.runs.resume import resume_training
@@ -67,7 +68,8 @@ def record(
         UnsupportedLossError: If the loss is not a mean or sum over examples.
         RandomDataError: If an example is another each time it is read.
         DataError: If the data cannot be read.
-        RecordingError: If the loop does something that cannot be recorded, naming the step.
+        RecordingError: If the model is of a kind that cannot be recorded, or the loop does something that cannot be,
+            naming the step.
         ModelMismatchError: If the run to go on with is of another model or optimizer.
         ChangedDataError: If the run to go on with has other training data.
         ReplayError: If the run to go on with cannot be walked to its last step.
@@ -118,6 +120,7 @@ def start_recording(
     check_optimizer(optimizer, model)
     examples = as_examples(train_data)
     found = training_loss(loss, model, examples)
+    check_copied(model)
     cadence = Cadence(snapshots_of(folder), snapshot_every, disk_budget)
     if not Manifest.exists(folder):
         check_beginning(folder)

@@ -1,6 +1,5 @@
 """Bring a training to the last whole step of a run, to go on from there."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from whence.runs.epochs import Epochs
 from whence.runs.layout import clean, table_path
 from whence.runs.loss import TrainingLoss
 from whence.runs.manifest import Manifest, check_data, check_model
+from whence.runs.private import own_memory, private_copy
 from whence.runs.randomness import RandomState
 from whence.runs.run import Run
 from whence.runs.settings import apply_settings, decode_settings, parameter_names, trained_names
@@ -39,7 +39,8 @@ def resume_training(
     check_data(manifest, examples)
     with StepTable.closing(table_path(folder)) as table:
         clean(folder, len(table))
-    run = Run(folder, manifest, copy.deepcopy(model), examples, loss)
+    own_memory(model)  # it is written to, too
+    run = Run(folder, manifest, private_copy(model), examples, loss)
     try:
         return _restore(run, model, optimizer)
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from whence._errors import RecordingError, ReplayError, UnsupportedOptimizerError
+from whence.runs.private import unfit
 
 SUPPORTED: tuple[type[Optimizer], ...] = (SGD, RMSprop, Adagrad, Adam, AdamW)
 """The optimizers that can be recorded; a subclass of one is another optimizer, and is refused."""
@@ -58,10 +59,13 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
 
     Raises:
         UnsupportedOptimizerError: If not; the message says which optimizer, option or parameter.
-        RecordingError: If the model is no module.
+        RecordingError: If the model is no module, or of a kind that cannot be recorded.
     """
     if not isinstance(model, nn.Module):
         raise RecordingError(f"`model` is the torch module that the loop calls; got {model!r:.80}.")
+    wrong = unfit(model)
+    if wrong is not None:
+        raise RecordingError(wrong)
     reason = unsupported(optimizer)
     if reason is not None:
         raise UnsupportedOptimizerError(f"This training cannot be recorded: {reason}. Choose one of {_NAMES}.")

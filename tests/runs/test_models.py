@@ -1,0 +1,107 @@
+"""Models whose tensors are of an unusual kind are recorded as they are, or refused in words."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+import whence
+from tests.runs.training import CLASSES, FEATURES, Recipe, data, equal, plain_model
+from whence._errors import ArgumentError, ModelMismatchError, RecordingError, WhenceError
+from whence.runs import start_recording
+
+
+def net() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Linear(FEATURES, CLASSES)
+
+
+class Scaled(nn.Module):
+    """A linear layer whose input is multiplied by a buffer."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.net = net()
+        self.register_buffer("scale", scale)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.get_buffer("count").add_(1)
+        outputs: Tensor = self.net(inputs * self.get_buffer("scale").real)
+        return outputs
+
+
+def expanded() -> nn.Module:
+    return Scaled(torch.full((1,), 2.0).expand(FEATURES))
+
+
+def test_a_run_of_a_model_with_an_expanded_buffer_is_walked_again_and_gone_on_with(tmp_path: Path) -> None:
+    def halt(_model: nn.Module, _optimizer: object, step: int) -> None:
+        if step == 8:
+            raise ZeroDivisionError
+
+    recipe = Recipe(model=expanded)
+    whole, _ = recipe.record(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        Recipe(model=expanded, after_step=halt).record(tmp_path / "run")
+    model = expanded()
+    optimizer = recipe.optimizer(model)
+    with whence.record(tmp_path / "run", model, optimizer, data(), loss=F.cross_entropy, resume=True) as recorder:
+        recipe.train(model, optimizer, recipe.epochs_of(recorder))
+    assert equal(model, whole)
+    assert recipe.open(tmp_path / "run").verify().deviation == 0.0
+
+
+def old_weight_norm() -> nn.Module:
+    with pytest.warns(FutureWarning, match="deprecated"):
+        layer = nn.utils.weight_norm(nn.Linear(FEATURES, 6))
+    return nn.Sequential(layer, nn.Linear(6, CLASSES))
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.Linear(6, CLASSES))
+
+
+def locked() -> nn.Module:
+    model = plain_model()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    return model
+
+
+UNFIT: dict[str, tuple[Callable[[], nn.Module], type[WhenceError], str]] = {
+    # model, error of open_run, words
+    "old weight norm": (
+        old_weight_norm,
+        ModelMismatchError,
+        r"layer '0' was made with .*parametrizations\.weight_norm",
+    ),
+    "lazy": (lazy, ModelMismatchError, r"without a shape yet: 0\.weight, 0\.bias\. Call it once on a batch"),
+    "uncopied": (
+        locked,
+        ArgumentError,
+        r"Sequential cannot be copied by deepcopy: cannot pickle .*no generators",
+    ),
+    "complex128": (
+        lambda: Scaled(torch.ones(FEATURES, dtype=torch.complex128)),
+        ModelMismatchError,
+        r"buffer 'scale' is complex128, which a snapshot cannot hold.*torch\.view_as_real",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_model_that_could_not_be_opened_again_is_refused_in_words_at_the_start(name: str, tmp_path: Path) -> None:
+    make, error, words = UNFIT[name]
+    model = make()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RecordingError, match=words):
+        start_recording(tmp_path / "run", model, optimizer, data(), loss=F.cross_entropy)
+    assert not (tmp_path / "run").exists()
+    Recipe().record(tmp_path / "other")
+    with pytest.raises(error, match=words):
+        whence.open_run(tmp_path / "other", model, data(), loss=F.cross_entropy)
