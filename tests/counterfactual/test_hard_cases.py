@@ -85,6 +85,49 @@ def test_a_layer_that_the_optimizer_gives_up_midway_counts_for_as_long_as_it_mov
     check_derivative(whence.open_run(tmp_path / "run", tanh_net(), data, loss=F.cross_entropy))
 
 
+class Tied(nn.Module):
+    """Reads words by the same table with which it tells the next, called as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.between = nn.Embedding(5, 4), nn.Linear(4, 4)
+        self.double()
+
+    def forward(self, words: Tensor) -> Tensor:
+        return F.linear(self.between(self.table(words).mean(1)).tanh(), self.table.weight)
+
+
+@pytest.mark.parametrize("quantity", ["loss", "logit"])
+def test_a_weight_used_past_its_layer_is_differentiated_as_any_other(quantity: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    words, following = torch.randint(0, 5, (12, 3), generator=generator), torch.arange(12) % 5
+    data = words.unsqueeze(2).expand(-1, -1, 2).flatten(1), following
+    targets = (data[0][:4], following[:4])
+    model = Tied()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.3, momentum=0.5), data)
+    order = [torch.cat(list(run.record_of(step).batches)) for step in range(run.steps)]
+
+    def end(weights: Tensor) -> np.ndarray:
+        again = Tied()
+        optimizer = SGD(again.parameters(), 0.3, momentum=0.5)
+        for ids in order:
+            optimizer.zero_grad()
+            each = F.cross_entropy(again(data[0][ids]), following[ids], reduction="none")
+            (weights[ids] * each).mean().backward()
+            optimizer.step()
+        outputs = again(targets[0])
+        logits = outputs.gather(1, targets[1][:, None])[:, 0]
+        found = F.cross_entropy(outputs, targets[1], reduction="none") if quantity == "loss" else logits
+        return found.detach().numpy()
+
+    effects = whence.counterfactual(run, targets, quantity=quantity, smoothness=0)
+    for example in range(3):
+        step = STEP * torch.eye(12, dtype=torch.float64)[example]
+        slope = -(end(1 + step) - end(1 - step)) / (2 * STEP)
+        np.testing.assert_allclose(effects.values[:, example], slope, rtol=0, atol=AGREES * abs(slope).max())
+
+
 def test_an_entry_that_is_its_parameters_only_one_may_be_clipped(tmp_path: Path) -> None:
     x, _ = blobs()
     y = torch.randn(12, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

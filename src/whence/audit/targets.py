@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from whence._errors import ArgumentError, GradientError
 from whence.audit.quantities import Quantity, evaluate
 from whence.datasets import call_model
-from whence.gradients import PerExample, capture, interleave
+from whence.gradients import Dense, PerExample, capture, interleave
 from whence.runs import cast_floating, cast_model, leaves, transform
 
 State = Mapping[str, Tensor]
@@ -97,6 +97,26 @@ class TargetPass:
         if len(found) == 1:
             return found[0]
         return _interleave(found)
+
+    def one_by_one(self, parameters: State, buffers: State) -> TargetGradients:
+        """Do as `gradients` by one backward pass a target: for any model, and without rules of layers, but slowly.
+
+        A target's number must come from its own row alone, which is not checked.
+        """
+        self.place(parameters, buffers)
+        live = {name: one for name, one in self._model.named_parameters() if name in self._names}
+        for parameter in live.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            outputs = self._outputs()
+            rows = [evaluate(one, outputs, self._labels, self._examples) for one in self._quantity.numbers]
+            values = torch.stack(rows, 1).reshape(-1)
+        found = [
+            torch.autograd.grad(value, list(live.values()), retain_graph=True, materialize_grads=True)
+            for value in values
+        ]
+        gradients = {name: Dense(torch.stack(one)) for name, one in zip(live, zip(*found, strict=True), strict=True)}
+        return TargetGradients(values.detach().double(), dict(gradients))
 
     def values(self, parameters: State, buffers: State) -> Float[Tensor, " targets"]:
         """Return the quantity alone, in float64."""

@@ -15,15 +15,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence._errors import ArgumentError
+from whence._errors import ArgumentError, GradientError
 from whence._numbers import even_parts, is_several
 from whence.audit.chunks import chosen_ids, labels_of, outputs_on_one
 from whence.audit.quantities import Numbers, Quantity, as_quantity, evaluate
-from whence.audit.targets import TargetPass, refuse_infinite
+from whence.audit.targets import TargetGradients, TargetPass, refuse_infinite
 from whence.counterfactual.averages import averaging, end_gradients
 from whence.datasets import Examples, as_examples, call_model
-from whence.runs import ModelState, Run, cast_floating, check_run, kept_randomness, to_device
-from whence.runs.trees import leaves
+from whence.runs import ModelState, Run, cast_floating, cast_model, check_run, kept_randomness, leaves, to_device
 
 Over = Literal["all", "label"] | Sequence[Any] | None
 _PASS_ROWS = 512  # targets that go through the model at once, at most
@@ -78,7 +77,7 @@ class Question:
         }
         for part, targets in self._passes(run, dtype, names):
             members, share = self._members(part, dtype, device)
-            here = targets.gradients(end.parameters, end.buffers)
+            here = _gradients(targets, end)
             refuse_infinite(self.quantity.name, here.values)
             if part.start == 0:
                 self._refuse_mixing(run, dtype, self.rows[: part.stop])
@@ -99,7 +98,7 @@ class Question:
         """
         device = next(run.model.parameters()).device
         inputs, labels = to_device(self.examples.batch(rows), device)
-        model = copy.deepcopy(run.model).to(dtype=dtype).eval()
+        model = cast_model(copy.deepcopy(run.model), dtype).eval()
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         with kept_randomness(device), torch.enable_grad():
@@ -149,6 +148,14 @@ class Question:
         members = self.members[part.start : part.stop]
         share = 1.0 / np.bincount(self.members, minlength=len(self.names))[members]
         return torch.from_numpy(members).to(device), torch.from_numpy(share).to(device, dtype)
+
+
+def _gradients(targets: TargetPass, end: ModelState) -> TargetGradients:
+    """Return the targets' gradients; target by target where a layer has no rule for all at once."""
+    try:
+        return targets.gradients(end.parameters, end.buffers)
+    except GradientError:
+        return targets.one_by_one(end.parameters, end.buffers)
 
 
 def _groups(over: Over, examples: Examples, rows: Tensor) -> tuple[NDArray[Any], NDArray[np.int64]]:
