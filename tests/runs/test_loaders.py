@@ -41,6 +41,7 @@ LOADERS: dict[str, Callable[[Dataset[Any]], DataLoader[Any]]] = {
     "own generator": own_generator,
     "weighted": weighted,
     "batch sampler": lambda d: DataLoader(d, batch_sampler=[[3, 1], [0, 2, 5], [7, 8]]),
+    "counted from the end": lambda d: DataLoader(d, batch_sampler=[[3, -1], [0, -EXAMPLES, -5], [7, 8]]),
     "workers": lambda d: DataLoader(d, batch_size=4, shuffle=True, num_workers=2),
     "workers that stay": lambda d: DataLoader(d, batch_size=4, shuffle=True, num_workers=2, persistent_workers=True),
 }
@@ -92,6 +93,15 @@ def test_the_ids_recorded_are_those_of_the_items_in_the_batch(name: str, tmp_pat
             Recipe().train(model, optimizer, [[(inputs, labels)]])
     run = open_noisy(tmp_path / "run", dataset)
     assert [run.record_of(step).batches[0].tolist() for step in range(run.steps)] == seen
+
+
+@pytest.mark.parametrize("beyond", [EXAMPLES, -EXAMPLES - 1])
+def test_an_id_that_no_example_has_is_refused_when_it_is_drawn(beyond: int, tmp_path: Path) -> None:
+    dataset = TensorDataset(*data())
+    loader = DataLoader(dataset, batch_sampler=[[3, 1], [0, beyond]])
+    with pytest.raises(errors.RecordingError, match=rf"drew the example {beyond}; .* 0 to {EXAMPLES - 1}"):
+        train(tmp_path / "run", loader, dataset)
+    assert open_noisy(tmp_path / "run", dataset).steps == 1
 
 
 def jitter(inputs: Tensor) -> Tensor:

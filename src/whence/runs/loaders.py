@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from whence._errors import UnsupportedLoaderError
 from whence.datasets import Examples
 from whence.runs.epochs import Epoch, Epochs
-from whence.runs.microbatches import Microbatch
+from whence.runs.microbatches import Microbatch, ids_of
 from whence.runs.randomness import RandomState
 
 _INSTEAD = "or take recorder.batches(...) instead of a loader"
@@ -41,7 +41,7 @@ class WatchedLoader:
         self._epochs = epochs
         self._device = device
         self._offer = offer
-        self._tap = _Tap(loader.batch_sampler)
+        self._tap = _Tap(loader.batch_sampler, len(examples))
         self._loader = _tapped(loader, self._tap)
         self._generators = _generators_of(loader)
         finished = epochs.finished()
@@ -89,10 +89,11 @@ class WatchedLoader:
 class _Tap:
     """A batch sampler that remembers what the one inside gave, in order."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, count: int) -> None:
         self.handed: deque[tuple[int, Tensor]] = deque()
         self.epoch: Epoch | None = None
         self._inner = inner
+        self._count = count  # of examples
 
     def __len__(self) -> int:
         return len(self._inner)
@@ -100,7 +101,7 @@ class _Tap:
     def __iter__(self) -> Iterator[Any]:
         self.handed.clear()
         for position, ids in enumerate(self._inner, start=1):
-            known = torch.tensor([int(index) for index in ids], dtype=torch.int64)
+            known = ids_of(ids, self._count)
             if self.epoch is not None and position <= self.epoch.handed:
                 self.epoch.check(position, known)
                 continue

@@ -1,11 +1,13 @@
 """The batches that a step is formed of, and those whose gradients the loop threw away."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, SupportsIndex, final
 
+import torch
 from torch import Tensor
 
+from whence._errors import RecordingError
 from whence.runs.modes import Modes
 from whence.runs.randomness import RandomState
 
@@ -92,6 +94,22 @@ class Pending:
         called_after = self.gone_through and self.drop([batch for batch in self._batches if not batch.backward])
         batches, self._batches = self._batches, []
         return batches, called_after
+
+
+def ids_of(drawn: Iterable[SupportsIndex], count: int) -> Tensor:
+    """Return the example ids of a batch that a sampler drew, int64 (batch,); -1 is the last example, as in Python.
+
+    Raises:
+        RecordingError: If there is no such example.
+    """
+    ids = torch.tensor([int(index) for index in drawn], dtype=torch.int64)
+    beyond = ids[(ids < -count) | (ids >= count)]
+    if len(beyond):
+        raise RecordingError(
+            f"The sampler drew the example {int(beyond[0])}; the training data has the examples 0 to {count - 1}. Let "
+            "it draw from these."
+        )
+    return torch.where(ids < 0, ids + count, ids)
 
 
 def random_before(batches: Collection[Microbatch], state: RandomState) -> tuple[list[RandomState | None], RandomState]:

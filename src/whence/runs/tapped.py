@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from whence._errors import RecordingError, UnsupportedLoaderError
 from whence.datasets import Examples
 from whence.runs.epochs import Epoch, Epochs
-from whence.runs.microbatches import Microbatch
+from whence.runs.microbatches import Microbatch, ids_of
 from whence.runs.randomness import kept_randomness
 
 
@@ -41,7 +41,7 @@ class TappedLoader:
         self._offer = offer
         self._skip = skip
         self._compared = False
-        self._tap = _Tap(loader.batch_sampler, self._begin)
+        self._tap = _Tap(loader.batch_sampler, len(examples), self._begin)
         _replace_batch_sampler(loader, self._tap)
 
     @property
@@ -95,12 +95,13 @@ class TappedLoader:
 class _Tap:
     """A batch sampler that remembers what the one inside gave, in order, and is like that one in all else."""
 
-    def __init__(self, inner: Any, begin: Callable[[], tuple[Epoch, int]]) -> None:
+    def __init__(self, inner: Any, count: int, begin: Callable[[], tuple[Epoch, int]]) -> None:
         self.inner = inner
         self.handed: deque[tuple[int, Tensor]] = deque()
         self.epoch: Epoch | None = None
         self.exhausted = False
         self.open = True
+        self._count = count  # of examples
         self._begin = begin
 
     def __getattr__(self, name: str) -> Any:
@@ -120,7 +121,7 @@ class _Tap:
         self.exhausted = False
         count = len(self.inner) if hasattr(self.inner, "__len__") else None
         for position, ids in enumerate(self.inner, start=1):
-            known = torch.tensor([int(index) for index in ids], dtype=torch.int64)
+            known = ids_of(ids, self._count)
             self.epoch.check(position, known)
             if position > skip:
                 self.handed.append((position, known))
