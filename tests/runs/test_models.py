@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,66 @@ def test_a_model_that_could_not_be_opened_again_is_refused_in_words_at_the_start
     Recipe().record(tmp_path / "other")
     with pytest.raises(error, match=words):
         whence.open_run(tmp_path / "other", model, data(), loss=F.cross_entropy)
+
+
+@dataclass
+class Outputs:
+    """An output of a kind that no rule reads."""
+
+    logits: Tensor
+
+
+class Boxed(nn.Module):
+    """Gives an object that holds its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        return Outputs(self.net(inputs))
+
+
+def test_a_model_that_gives_an_object_in_place_of_tensors_is_refused_in_words(tmp_path: Path) -> None:
+    model = Boxed()
+
+    def loss(outputs: Outputs, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.logits, labels, reduction="none")
+
+    with pytest.raises(
+        RecordingError, match=r"Boxed gives a Outputs in which no tensor is found\. Let its forward pass"
+    ):
+        start_recording(tmp_path / "run", model, SGD(model.parameters(), lr=0.1), data(), loss=loss)
+
+
+class Remembering(nn.Module):
+    """Keeps what it was called with, in training, in a buffer that grows or that comes with the first call."""
+
+    memory: Tensor | None
+
+    def __init__(self, memory: Tensor | None) -> None:
+        super().__init__()
+        self.net = net()
+        self.register_buffer("memory", memory)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.memory = torch.cat([inputs] if self.memory is None else [self.memory, inputs])
+        outputs: Tensor = self.net(inputs)
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        (
+            torch.zeros(0, FEATURES),
+            r"step 0 changed .* buffer '0\.memory' \(first float32 \(0, 5\), now float32 \(4, 5\)\)",
+        ),
+        (None, r"step 0 changed .* buffer '0\.memory' \(first not there, now float32 \(4, 5\)\)"),
+    ],
+)
+def test_a_buffer_that_grows_is_refused_by_name(memory: Tensor | None, words: str, tmp_path: Path) -> None:
+    recipe = Recipe(model=lambda: nn.Sequential(Remembering(memory)))
+    with pytest.raises(RecordingError, match=words):
+        recipe.record(tmp_path / "run")

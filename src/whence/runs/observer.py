@@ -115,6 +115,12 @@ class Observer:
         after = RandomState.read(self._device)
         batch.after = None if after.same(batch.before) else after
         self._buffers.note()
+        reshaped = self._buffers.reshaped()
+        if reshaped is not None:
+            raise RecordingError(
+                f"The forward pass for step {self._step} changed shape or type of the buffer {reshaped}. Those of a "
+                "recorded run stay: give the buffer its full size before recording begins, and fill it in place."
+            )
         self._pending.add(batch)
         output = next((tensor for tensor in _tensors(outputs) if tensor.requires_grad), None)
         if output is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 
@@ -47,6 +48,8 @@ class BufferWatch:
         ]
         self._versions: list[list[tuple[int, int]]] = []
         self._suspect = False
+        self._every = list(model.named_modules())
+        self._forms = self._read_forms()
         self.note()
 
     @property
@@ -60,6 +63,23 @@ class BufferWatch:
             name: buffer.detach().cpu().clone()
             for prefix, module in self._modules
             for name, buffer in module.named_buffers(prefix, recurse=False)
+        }
+
+    def reshaped(self) -> str | None:
+        """Return the name of a buffer whose shape or type is not that at the beginning, and what they are; or None."""
+        now = self._read_forms()
+        if now == self._forms:
+            return None
+        place = next(one for one in {**self._forms, **now} if self._forms.get(one) != now.get(one))
+        name = ".".join(part for part in place if part)
+        return f"{name!r} (first {_form(self._forms.get(place))}, now {_form(now.get(place))})"
+
+    def _read_forms(self) -> dict[tuple[str, str], tuple[torch.Size, torch.dtype]]:
+        return {
+            (prefix, name): (buffer.shape, buffer.dtype)
+            for prefix, module in self._every
+            for name, buffer in module._buffers.items()
+            if buffer is not None
         }
 
     def note(self) -> None:
@@ -82,6 +102,10 @@ class BufferWatch:
             if self._suspect or versions != kept
             for name, buffer in module.named_buffers(prefix, recurse=False)
         }
+
+
+def _form(form: tuple[torch.Size, torch.dtype] | None) -> str:
+    return "not there" if form is None else f"{str(form[1]).removeprefix('torch.')} {tuple(form[0])}"
 
 
 def _versions(module: nn.Module) -> list[tuple[int, int]]:
