@@ -264,14 +264,17 @@ class Counting(nn.Module):
     """Counts its calls in a buffer, in evaluation mode too, and draws."""
 
     calls: Tensor
+    last: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("last", torch.zeros(1, 5))
         self.inner = noisy_model()
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.calls += 1
+        self.last = inputs[:1].detach()
         outputs: Tensor = self.inner(inputs)
         return outputs + torch.rand(1)
 

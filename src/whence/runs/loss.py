@@ -75,7 +75,7 @@ def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLo
 
     Raises:
         UnsupportedLossError: If the loss cannot be called so, or is neither a mean nor a sum over examples.
-        RecordingError: If the model cannot be called with the inputs of the data.
+        RecordingError: If the model cannot be called with the inputs of the data, or gives no tensor.
     """
     if isinstance(loss, TrainingLoss):
         return loss
@@ -83,6 +83,11 @@ def training_loss(loss: Any, model: nn.Module, examples: Examples) -> TrainingLo
     if not callable(loss):
         raise UnsupportedLossError(f"loss must be a callable (outputs, labels) → loss; got {name}.")
     outputs, labels = _outputs(model, examples)
+    if next(leaves(outputs), None) is None:
+        raise RecordingError(
+            f"The model {type(model).__name__} gives a {type(outputs).__name__} in which no tensor is found. Let its "
+            "forward pass return a tensor, or a tuple, list or dict of tensors, such as the outputs of transformers."
+        )
     count = _batch_size(labels, outputs)
     forms = _forms(name, loss, outputs, labels, count)
     if forms is None:
@@ -212,7 +217,7 @@ def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
     """Call the model on a few examples and leave it as it was."""
     tensor = next(iter(model.parameters()), None)
     device = tensor.device if tensor is not None else torch.device("cpu")
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     inputs: Any = None
     try:
@@ -228,8 +233,8 @@ def _outputs(model: nn.Module, examples: Examples) -> tuple[Any, Any]:
             "or into the model."
         ) from error
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, training, held in modes:
+            module.training, module._buffers = training, held  # the forward pass may have put others in their place
         with torch.no_grad():
             for buffer, kept in buffers:
                 if not torch.equal(buffer, kept):
@@ -267,7 +272,7 @@ def _misfit(name: str, outputs: Any, labels: Any, error: Exception) -> str:
 
 
 def _batch_size(labels: Any, outputs: Any) -> int:
-    return len(next(iter(leaves(labels)), next(iter(leaves(outputs)))))
+    return len(next(leaves((labels, outputs))))
 
 
 def _summed_positions(unreduced: _Function, outputs: Any, labels: Any) -> Tensor:
