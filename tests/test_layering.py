@@ -10,6 +10,7 @@ GROUND = (
     "_errors",
     "_extras",
     "_files",
+    "_bytes",
     "_devices",
     "_numbers",
     "_progress",

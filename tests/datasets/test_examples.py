@@ -170,6 +170,13 @@ def test_the_fingerprint_of_tensors_changes_with_one_number_one_label_or_the_len
     assert original == as_examples((x.clone(), y.clone())).fingerprint
 
 
+def test_the_fingerprint_of_tensors_cut_out_of_larger_ones_is_that_of_copies() -> None:
+    column = torch.arange(24.0).reshape(6, 4)[:, 1]
+    items = [(column[row : row + 1], row) for row in range(6)]
+    copies = [(one.clone(memory_format=torch.contiguous_format), row) for one, row in items]
+    assert as_examples(Items(items)).fingerprint == as_examples(Items(copies)).fingerprint
+
+
 def test_the_fingerprint_of_a_dataset_changes_with_an_item_a_label_or_the_length() -> None:
     x, y = pair()
     items = [(x[i], int(y[i])) for i in range(7)]

@@ -108,6 +108,26 @@ def test_a_model_that_could_not_be_opened_again_is_refused_in_words_at_the_start
         whence.open_run(tmp_path / "other", model, data(), loss=F.cross_entropy)
 
 
+def strided() -> nn.Module:
+    """Return a model with tensors that were cut out of larger ones, or turned."""
+    torch.manual_seed(3)
+    model = Scaled(torch.rand(FEATURES, 3)[:, 1])
+    model.register_buffer("one", torch.rand(3, 4)[1:2, 1])
+    model.register_buffer("turned", torch.rand(3, 4).t())
+    model.register_parameter("shift", nn.Parameter(torch.rand(3, 4)[1:2, 1]))
+    return model
+
+
+def halve(model: nn.Module, _optimizer: object, _step: int) -> None:
+    with torch.no_grad():
+        model.get_buffer("scale").mul_(0.5)
+
+
+def test_tensors_cut_out_of_larger_ones_or_turned_are_recorded_and_walked_again(tmp_path: Path) -> None:
+    _, run = Recipe(model=strided, after_step=halve).record(tmp_path / "run")
+    assert run.verify().deviation == 0.0
+
+
 @dataclass
 class Outputs:
     """An output of a kind that no rule reads."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from whence._bytes import bytes_of
 from whence._errors import DataError
 
 Feed = Callable[[bytes], object]
@@ -25,8 +25,7 @@ def fingerprint(parts: Iterable[Any]) -> str:
 def _feed(feed: Feed, value: Any) -> None:
     """Feed one value, with its kind and length before its bytes, so that no two values give the same stream."""
     if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        _framed(feed, f"tensor {plain.dtype} {tuple(plain.shape)}", plain.reshape(-1).view(torch.uint8).numpy().data)
+        _framed(feed, f"tensor {value.dtype} {tuple(value.shape)}", bytes_of(value))
     elif isinstance(value, np.ndarray | np.generic):
         array = np.ascontiguousarray(value)
         _framed(feed, f"array {array.dtype} {array.shape}", array.tobytes())

@@ -25,7 +25,9 @@ def batches_of(ids: bytes, sizes: bytes) -> tuple[Tensor, ...]:
 
 def encode_buffers(buffers: Mapping[int, Mapping[str, Tensor]]) -> bytes | None:
     """Return the buffers before some microbatches, by their number and name, as bytes; None if there are none."""
-    named = {f"{number}/{name}": value for number, group in buffers.items() for name, value in group.items()}
+    named = {
+        f"{number}/{name}": value.contiguous() for number, group in buffers.items() for name, value in group.items()
+    }
     return save_tensors(named) if named else None
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from whence._bytes import bytes_of
 from whence._errors import SnapshotError
 from whence._files import write_atomically
 from whence.runs.randomness import RandomState
@@ -235,5 +236,5 @@ def _checksum(tensors: Mapping[str, Tensor], described: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(value))
     return f"blake2b:{digest.hexdigest()}"
