@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from whence._bytes import bytes_of
 from whence._files import checksum
 
 _DEPTH = 8  # of values inside values; what lies deeper is told by its type
@@ -47,8 +47,7 @@ def _parts(value: Any) -> Sequence[Any]:
 
 @_parts.register
 def _(value: Tensor) -> Sequence[Any]:
-    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return [str(value.dtype), *value.shape, checksum(flat.numpy().tobytes())]
+    return [str(value.dtype), *value.shape, checksum(bytes_of(value))]
 
 
 @_parts.register

@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any, final
 
 import safetensors.torch
-import torch
 import zarr
 from safetensors import SafetensorError
 from torch import Tensor
 
+from whence._bytes import bytes_of
 from whence._errors import AuditError
 from whence._files import checksum, disk_errors, write_atomically
 from whence.audit.adjoints import Adjoints
@@ -150,8 +150,7 @@ def _describe(work: Work) -> dict[str, Any]:
 def _identity(work: Work) -> str:
     """Return a checksum of the parameters at the end of the run: trainings that differ in anything end apart."""
     last = work.run.state_at(work.run.steps).parameters
-    flat = [last[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8) for name in sorted(last)]
-    return checksum(torch.cat(flat).numpy().tobytes())
+    return checksum(b"".join(bytes_of(last[name]) for name in sorted(last)))
 
 
 def _restore(adjoints: Adjoints, tensors: dict[str, Tensor], pending: dict[str, float]) -> None:
