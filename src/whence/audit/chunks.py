@@ -185,7 +185,7 @@ def layer_of(parameter: str) -> str:
 
 
 def layer_names(run: Run) -> tuple[str, ...]:
-    """Return the layers with trained parameters, in the model's order."""
+    """Return the layers with trained parameters, in the order of `Run.parameter_names`."""
     return tuple(dict.fromkeys(layer_of(name) for name in run.parameter_names))
 
 
