@@ -202,10 +202,12 @@ def test_a_model_whose_outputs_do_not_fit_the_loss_is_told_so(name: str) -> None
 
 @pytest.mark.parametrize("name", ["grad-dot", "grad-cos", "influence"])
 def test_a_single_label_that_does_not_fit_the_outputs_is_told_too(name: str) -> None:
-    narrow, labels = nn.Linear(TRAIN[0].shape[1], 2).double(), torch.zeros_like(TRAIN[1])
-    labels[-1] = 2
-    with pytest.raises(UnsupportedLossError, match=UNFIT.format(len(labels))):
-        attribute(MEMBERS[name], narrow, (TARGETS[0], labels[:5]), train_data=(TRAIN[0], labels), loss=F.cross_entropy)
+    narrow = nn.Linear(TRAIN[0].shape[1], 2).double()
+    inputs, labels = TRAIN[0].repeat(20, 1), TRAIN[1].new_zeros(20 * len(TRAIN[1]))
+    labels[1] = 2  # which is not among those that the loss is tried on
+    targets = (TARGETS[0], TRAIN[1].new_zeros(len(TARGETS[0])))
+    with pytest.raises(UnsupportedLossError, match=UNFIT.format(r"\d{2,}")):
+        attribute(MEMBERS[name], narrow, targets, train_data=(inputs, labels), loss=F.cross_entropy)
 
 
 @pytest.mark.parametrize("name", [name for name, one in MEMBERS.items() if {"layer", "layers"} & fields_of(one)])
