@@ -431,3 +431,26 @@ def test_functions_that_close_over_other_numbers_are_told_apart() -> None:
     values = [0, np.int64(0), np.int64(2), np.float32(0), np.arange(3), np.arange(3) + 1, {1, 2}, frozenset({1})]
     assert len({identity_of(logit_of(value)) for value in values}) == len(values)
     assert identity_of(logit_of({"a", "b", "c"})) == identity_of(logit_of({"c", "b", "a"}))
+
+
+class Remembering(nn.Module):
+    """Keeps what it computed last, to be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tanh_net()
+        self.seen: dict[str, Any] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.net(x)
+        self.seen["last"] = [found]
+        return found
+
+
+def test_a_model_that_keeps_what_it_computed_is_asked_more_than_once(tmp_path: Path) -> None:
+    model = Remembering()
+    run = trained(tmp_path / "run", model, SGD(model.parameters(), 0.1), blobs())
+    first, second = (whence.audit(run, blobs(5, seed=1)).influence for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    effects = whence.counterfactual(run, blobs(5, seed=1), smoothness=1)
+    assert whence.check(effects, [[0, 1]], seeds=0, processes=1).data["retrained"].shape == (1, 5)

@@ -16,7 +16,7 @@ from whence._errors import ArgumentError, GradientError
 from whence.audit.quantities import Quantity, evaluate
 from whence.datasets import call_model
 from whence.gradients import Dense, PerExample, capture, interleave
-from whence.runs import cast_floating, cast_model, leaves, transform
+from whence.runs import cast_floating, cast_model, leaves, model_copy, transform
 
 State = Mapping[str, Tensor]
 
@@ -62,7 +62,7 @@ class TargetPass:
     def __init__(
         self, model: nn.Module, inputs: Any, labels: Any, quantity: Quantity, names: tuple[str, ...], dtype: torch.dtype
     ) -> None:
-        self._model = cast_model(copy.deepcopy(model), dtype).eval()
+        self._model = cast_model(model_copy(model), dtype).eval()
         self._inputs, self._labels = _cut_off(cast_floating(inputs, dtype)), _cut_off(labels)
         self._writes: bool | None = None  # whether the model writes to its inputs; not known yet
         self._quantity, self._names = quantity, names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import final
@@ -21,7 +20,17 @@ from whence.counterfactual.steps import Frozen
 from whence.datasets import call_model
 from whence.gradients import differentiable_once_only, pulled_back, twice_differentiable
 from whence.optimizers import Scaled
-from whence.runs import Modes, Run, cast_floating, cast_model, check_shared, kept_randomness, share_of, to_device
+from whence.runs import (
+    Modes,
+    Run,
+    cast_floating,
+    cast_model,
+    check_shared,
+    kept_randomness,
+    model_copy,
+    share_of,
+    to_device,
+)
 
 _NO_HOOKS = "saved tensor hooks"  # in what torch.func says of them
 
@@ -42,7 +51,7 @@ class Curvature:
 
     def __init__(self, run: Run, dtype: torch.dtype, room: int, held_out: HeldOut | None = None) -> None:
         self._run, self._dtype, self._room, self._held_out = run, dtype, room, held_out
-        self._model = cast_model(copy.deepcopy(run.model), dtype)
+        self._model = cast_model(model_copy(run.model), dtype)
         self._parameters = dict(self._model.named_parameters())
         self._buffers = dict(self._model.named_buffers())
         self._averages = Averages(self._model)

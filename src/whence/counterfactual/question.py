@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -22,7 +21,17 @@ from whence.audit.quantities import Numbers, Quantity, as_quantity, evaluate
 from whence.audit.targets import TargetGradients, TargetPass, refuse_infinite
 from whence.counterfactual.averages import averaging, end_gradients
 from whence.datasets import Examples, as_examples, call_model
-from whence.runs import ModelState, Run, cast_floating, cast_model, check_run, kept_randomness, leaves, to_device
+from whence.runs import (
+    ModelState,
+    Run,
+    cast_floating,
+    cast_model,
+    check_run,
+    kept_randomness,
+    leaves,
+    model_copy,
+    to_device,
+)
 
 Over = Literal["all", "label"] | Sequence[Any] | None
 _PASS_ROWS = 512  # targets that go through the model at once, at most
@@ -98,7 +107,7 @@ class Question:
         """
         device = next(run.model.parameters()).device
         inputs, labels = to_device(self.examples.batch(rows), device)
-        model = cast_model(copy.deepcopy(run.model), dtype).eval()
+        model = cast_model(model_copy(run.model), dtype).eval()
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         with kept_randomness(device), torch.enable_grad():

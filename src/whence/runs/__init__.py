@@ -8,6 +8,7 @@ from whence.runs.manifest import Manifest
 from whence.runs.modes import Modes
 from whence.runs.opening import check_run, open_run
 from whence.runs.pieces import pieces_of, size
+from whence.runs.private import model_copy
 from whence.runs.randomness import RandomState, kept_randomness
 from whence.runs.record import record, start_recording
 from whence.runs.recorder import Recorder
@@ -55,6 +56,7 @@ __all__ = (
     "kept_randomness",
     "leaves",
     "lightning_recorder",
+    "model_copy",
     "open_run",
     "pieces_of",
     "prepare",

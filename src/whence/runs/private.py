@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.weight_norm import WeightNorm
 
 from whence._errors import ArgumentError, RecordingError
+from whence.runs.trees import leaves
 
 _UNCOPIED = (RuntimeError, TypeError, ValueError, AttributeError, PicklingError)
 
@@ -53,6 +54,12 @@ def check_copied(model: nn.Module) -> None:
         raise RecordingError(_uncopied(model, error)) from error
 
 
+def model_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model, also of one that keeps what it computed with gradients, such as attention weights."""
+    computed = [tensor for module in model.modules() for tensor in leaves(vars(module)) if tensor.grad_fn is not None]
+    return copy.deepcopy(model, {id(one): one.detach().clone() for one in computed})
+
+
 def private_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose tensors can all be written to.
 
@@ -60,11 +67,11 @@ def private_copy(model: nn.Module) -> nn.Module:
         ArgumentError: If it cannot be copied.
     """
     try:
-        copied = copy.deepcopy(model)
+        own = model_copy(model)
     except _UNCOPIED as error:
         raise ArgumentError(_uncopied(model, error)) from error
-    own_memory(copied)
-    return copied
+    own_memory(own)
+    return own
 
 
 def own_memory(model: nn.Module) -> None:

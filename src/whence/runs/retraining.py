@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
@@ -16,6 +15,7 @@ from whence._errors import ArgumentError
 from whence._numbers import is_number, is_several, is_whole
 from whence._progress import progress
 from whence.runs.loss import TrainingLoss
+from whence.runs.private import model_copy
 from whence.runs.settings import optimizer_class
 from whence.runs.share import check_shared, share_of
 from whence.runs.snapshots import ModelState
@@ -88,7 +88,7 @@ Watch = Callable[[int, int, Any, Any], None]
 def retrain(run: Run, weights: Float[Tensor, " train"], watch: Watch | None = None) -> ModelState:
     """Train again with every example's loss multiplied by its weight; see `Run.retrain`."""
     clipping = run.clipping()
-    walker = Walker(copy.deepcopy(run.model), optimizer_class(run.manifest.optimizer), run.examples, run.loss)
+    walker = Walker(model_copy(run.model), optimizer_class(run.manifest.optimizer), run.examples, run.loss)
     if run.steps == 0:
         return run.state_at(0)
     walker.stand(run.training_state_at(0), run.record_of(0).settings)

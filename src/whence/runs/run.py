@@ -1,6 +1,5 @@
 """A recorded run: its steps, and how to walk them again."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from whence.runs.landing import Landing, check_landing, measure
 from whence.runs.layout import snapshots_of, table_path
 from whence.runs.loss import TrainingLoss
 from whence.runs.manifest import Manifest
+from whence.runs.private import model_copy
 from whence.runs.retraining import as_weights, retrain
 from whence.runs.settings import decode_settings, optimizer_class
 from whence.runs.snapshots import ModelState, Snapshots, TrainingState, copied
@@ -71,7 +71,7 @@ class Run:
         self._load = lru_cache(maxsize=2)(self._snapshots.load)
         kind = optimizer_class(manifest.optimizer)
         self._walker = Walker(model, kind, examples, loss)
-        self._aside = Walker(copy.deepcopy(model), kind, examples, loss)  # so that state_at leaves a walk alone
+        self._aside = Walker(model_copy(model), kind, examples, loss)  # so that state_at leaves a walk alone
         self._walks = 0
         self._clipping: Clipping | None = None
 
