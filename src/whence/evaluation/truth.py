@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,17 @@ from whence.audit.identity import identity_of
 from whence.audit.storage import save_dataset
 from whence.datasets import Examples, as_examples, call_model
 from whence.evaluation.inputs import as_count, as_share
-from whence.runs import ModelState, Run, TrainingLoss, as_weights, prepare, retrain, to_device, training_loss
+from whence.runs import (
+    ModelState,
+    Run,
+    TrainingLoss,
+    as_weights,
+    model_copy,
+    prepare,
+    retrain,
+    to_device,
+    training_loss,
+)
 
 FORMAT = 1
 OF_RUN = ("run", "run_identity", "steps")
@@ -222,7 +231,7 @@ def removal_losses(
 
 def model_at(run: Run, state: ModelState) -> nn.Module:
     """Return a copy of a run's model at a state."""
-    model = copy.deepcopy(run.model)
+    model = model_copy(run.model)
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in (*state.parameters.items(), *state.buffers.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -16,7 +15,7 @@ from whence._numbers import is_whole
 from whence.kernel.products import Scales
 from whence.kernel.trained import Trained, with_state
 from whence.optimizers import linear_step
-from whence.runs import Run, StepRecord
+from whence.runs import Run, StepRecord, model_copy
 from whence.runs.settings import new_optimizer, optimizer_class
 from whence.runs.snapshots import apply_state
 
@@ -206,7 +205,7 @@ def _by_snapshot(run: Run, steps: Sequence[int]) -> list[tuple[int, set[int]]]:
 def _at_snapshot(run: Run, step: int, weigh: Weigh) -> Moment:
     """Return the state at a snapshot, where no step need be made again; before the first step, that step is made."""
     record = run.record_of(max(step - 1, 0))
-    model = copy.deepcopy(run.model)
+    model = model_copy(run.model)
     live = dict(model.named_parameters())
     optimizer = new_optimizer(optimizer_class(run.manifest.optimizer), record.settings, live)
     apply_state(run.training_state_at(max(step, 1)), model, optimizer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from whence._errors import ArgumentError
 from whence._numbers import is_whole
 from whence.datasets import Examples, as_examples
-from whence.runs import Run, TrainingLoss, check_run, training_loss
+from whence.runs import Run, TrainingLoss, check_run, model_copy, training_loss
 
 
 @final
@@ -85,7 +84,7 @@ def as_trained(source: Run | Trained | nn.Module, train_data: Any = None, *, los
         raise ArgumentError(f"Give a recorded run or a trained model (nn.Module); got {type(source).__name__}.")
     if train_data is None or loss is None:
         raise ArgumentError("A trained model needs its data and its loss: as_trained(model, train_data, loss=...).")
-    model = copy.deepcopy(source).eval()
+    model = model_copy(source).eval()
     examples = as_examples(train_data)
     return Trained(model, examples, training_loss(loss, model, examples))
 
@@ -128,7 +127,7 @@ def at_step(run: Run, step: int) -> Trained:
 
 def with_state(run: Run, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Trained:
     """Return the model of a run with other parameters and buffers, in evaluation mode."""
-    model = copy.deepcopy(run.model).eval()
+    model = model_copy(run.model).eval()
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, value in (*parameters.items(), *buffers.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from whence.datasets import Examples, call_model
 from whence.invariants.autoencoders.layout import device_of
-from whence.runs import Run, to_device
+from whence.runs import Run, model_copy, to_device
 
 _BATCH = 256
 
@@ -53,7 +52,7 @@ class Answerer:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._model: nn.Module = copy.deepcopy(run.model).eval()
+        self._model: nn.Module = model_copy(run.model).eval()
         self._places: Mapping[str, Tensor] = {
             **dict(self._model.named_parameters(remove_duplicate=False)),
             **dict(self._model.named_buffers(remove_duplicate=False)),
