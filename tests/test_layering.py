@@ -18,8 +18,8 @@ GROUND = (
     "_statistics",
 )  # below every folder, in this order
 FLOW = (
-    *("datasets", "runs", "gradients", "optimizers", "audit", "counterfactual", "kernel", "adversarial", "attribution"),
-    *("regions", "provenance", "invariants", "membership", "quality", "evaluation", "report", "cli"),
+    *("compiled", "datasets", "runs", "gradients", "optimizers", "audit", "counterfactual", "kernel", "adversarial"),
+    *("attribution", "regions", "provenance", "invariants", "membership", "quality", "evaluation", "report", "cli"),
 )
 TOP = ("__init__", "__main__")  # see everything
 

@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.compiled.switch import without_kernels
+from tests.compiled.test_walking import needs_compiler
 from tests.gradients.reference import assert_agree, captured, one_by_one
+from whence import compiled
 from whence.gradients import Dense, Outer, PerExample, Scatter
-from whence.gradients.convolution import at_once, padded, written
+from whence.gradients.convolution import at_once, by_kernel, padded, suits_kernel, written
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 batches = st.integers(1, 5)
@@ -71,7 +76,7 @@ def test_convolutions_with_groups_strides_dilations_and_paddings(data: st.DataOb
     groups = data.draw(st.integers(1, 2))
     layer = CONVOLUTIONS[dims](
         2 * groups,
-        3 * groups,
+        data.draw(st.sampled_from([3, 5])) * groups,
         kernel,
         stride,
         padding,
@@ -80,8 +85,9 @@ def test_convolutions_with_groups_strides_dilations_and_paddings(data: st.DataOb
         bias=data.draw(st.booleans()),
         padding_mode=mode,
     )
-    size = data.draw(st.tuples(*[st.integers(7, 9)] * dims))
-    check(layer, torch.randn(data.draw(batches), 2 * groups, *size))
+    inputs = torch.randn(data.draw(batches), 2 * groups, *data.draw(st.tuples(*[st.integers(7, 9)] * dims)))
+    with nullcontext() if data.draw(st.booleans()) else without_kernels():
+        check(layer, inputs)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -92,6 +98,41 @@ def test_one_product_with_all_patches_as_on_a_gpu_is_the_sum_of_a_product_an_off
         gradients = torch.randn_like(layer(inputs))
         parts, whole = (form(layer, padded(layer, inputs), gradients).values for form in (written, at_once))
         torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_compiled_kernel_is_taken_where_it_suits_and_gives_the_sum_of_a_product_an_offset(
+    dims: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = CONVOLUTIONS[dims](4, 10, 3, 2, 1, dilation=2, groups=groups).double()
+    inputs = torch.randn(5, 4, *[18, 17][:dims], dtype=torch.float64)
+    gradients = torch.randn_like(layer(inputs))
+    parts, whole = (form(layer, padded(layer, inputs), gradients).values for form in (written, by_kernel))
+    torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
+    kernel = Mock(wraps=compiled.convolution)
+    monkeypatch.setattr(compiled, "convolution", kernel)
+    check(layer, inputs)
+    kernel.assert_called()
+
+
+@pytest.mark.parametrize(
+    ("layer", "examples"),
+    [
+        (nn.Conv2d(4, 8, 1), 9),  # one tap
+        (nn.Conv2d(8, 8, 3, groups=8), 9),  # few rows a group
+        (nn.Conv1d(1, 8, 3), 9),  # few columns
+        (nn.Conv2d(4, 8, 3), 2),  # fewer examples than threads
+    ],
+    ids=str,
+)
+def test_where_products_are_faster_the_compiled_kernel_is_not_taken(
+    layer: nn.Conv2d, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert suits_kernel(nn.Conv2d(4, 8, 3), 9)
+    assert not suits_kernel(layer, examples)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])

@@ -9,68 +9,20 @@ out whole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whence.audit.products import add_product
+from whence.audit.blocks import Block, Coefficient, Microbatch, blocks, entries
+from whence.audit.products import add_product, multiplies_low
+from whence.compiled import Carried, Factors, Transpose, has_kernels, walk
 from whence.gradients import Dense, Outer, PerExample
 from whence.optimizers import LinearStep
 
-BLOCK_BYTES = 4 * 2**20  # per matrix; measured best on CPUs with 16-32 MiB of shared cache
-BLOCK_BYTES_BEYOND = 32 * 2**20  # elsewhere, where each call has its price
+_POSITIONS = 16  # of the targets' gradients; with more, torch adds up the outer products faster than the kernels
 _SMALL = 1e-6  # below it, a carried factor is multiplied in, long before float32 runs out of range
-Coefficient = float | Tensor
-
-
-@final
-@dataclass(frozen=True)
-class Block:
-    """Rows ``start..stop`` of one parameter's first axis; ``width`` entries in all, from entry ``first``."""
-
-    name: str
-    layer: int
-    start: int
-    stop: int
-    first: int
-    width: int
-
-
-@final
-@dataclass(frozen=True)
-class Microbatch:
-    """Per-example gradients of one microbatch, and what the loop and the clipping made of them."""
-
-    gradients: Mapping[str, PerExample]
-    examples: int
-    scale: Mapping[str, Coefficient] | float
-
-    def scale_of(self, name: str) -> Coefficient:
-        """Return the factor from raw to used gradient of a parameter: a number, or one number an entry."""
-        return self.scale if isinstance(self.scale, float | int) else self.scale.get(name, 1.0)
-
-
-def blocks(
-    shapes: Mapping[str, torch.Size],
-    layers: Mapping[str, int],
-    rows: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[Block]:
-    """Cut the parameters into blocks of whole rows, for ``rows`` targets of few enough bytes for the device."""
-    most = BLOCK_BYTES if device.type == "cpu" else BLOCK_BYTES_BEYOND
-    found = []
-    for name, shape in shapes.items():
-        length = shape[0] if shape else 1
-        row = shape.numel() // length if length else 0
-        step = max(1, most // max(1, rows * row * dtype.itemsize))
-        for start in range(0, length, step):
-            stop = min(start + step, length)
-            found.append(Block(name, layers[name], start, stop, start * row, (stop - start) * row))
-    return found
 
 
 @final
@@ -100,6 +52,9 @@ class Adjoints:
         self.parameters: list[Tensor] | None = None  # zero between steps, so not held, until a step decays parameters
         self.pending = dict.fromkeys(shapes, 1.0)  # a factor of the buffers, carried along instead of multiplied in
         self._held: list[Tensor | None] = [None, None]
+        self._indices: dict[str, list[int]] = {}  # of each parameter's blocks
+        for index, block in enumerate(self.blocks):
+            self._indices.setdefault(block.name, []).append(index)
 
     def step(
         self,
@@ -124,8 +79,13 @@ class Adjoints:
         total = sum(one.examples for one in batch)
         found = self.buffers[0].new_zeros(self.layers, self.targets, total)
         rounding = self.buffers[0].new_zeros(self.targets, dtype=torch.float64)
+        done = {
+            name
+            for name, step in steps.items()
+            if name not in noise and self._walk_compiled(name, step, gradients.get(name), batch, found)
+        }
         for index, block in enumerate(self.blocks):
-            if block.name in steps:
+            if block.name in steps and block.name not in done:
                 h = self._part(gradients[block.name], block, 0) if block.name in gradients else None
                 pulled = self._pull(index, block, h, steps[block.name])
                 if pulled is not None:
@@ -139,6 +99,36 @@ class Adjoints:
                 self.pending[name] = step.beta * (self.pending[name] if self.pending[name] >= _SMALL else 1.0)
         return found, rounding
 
+    def _walk_compiled(
+        self, name: str, step: LinearStep, gradient: PerExample | None, batch: Sequence[Microbatch], found: Tensor
+    ) -> bool:
+        """Walk a weight back by the compiled kernels, which know outer products; return whether that was done."""
+        outers = [one.gradients.get(name) for one in batch]
+        examples = [one for one in outers if isinstance(one, Outer) and one.rows.shape[1] == 1]
+        scales = [one for one in (part.scale_of(name) for part in batch) if isinstance(one, float)]
+        if not isinstance(gradient, Outer) or min(len(examples), len(scales)) < len(batch) or not has_kernels(found):
+            return False
+        if not 0 < gradient.rows.shape[1] <= _POSITIONS or not gradient.columns.numel():
+            return False
+        if any(multiplies_low(one.columns, found) for one in examples):
+            return False
+        indices = self._indices[name]
+        pending = self._bear([self.buffers[index] for index in indices], self.pending[name]) if step.buffered else 1.0
+        rows = [one.rows.to(found) * (step.sign * scale) for one, scale in zip(examples, scales, strict=True)]
+        walk(
+            [self._carried(index, gradient.columns.shape[2], buffered=step.buffered) for index in indices],
+            Factors(gradient.rows, gradient.columns),
+            Factors(torch.cat(rows), torch.cat([one.columns for one in examples])),
+            Transpose(step.kappa, step.sigma, step.gamma, pending, 1.0 - step.decay, step.coupled),
+            found[self.blocks[indices[0]].layer],
+        )
+        return True
+
+    def _carried(self, index: int, columns: int, *, buffered: bool) -> Carried:
+        """Return what a block carries from step to step."""
+        weights = None if self.parameters is None else self.parameters[index]
+        return Carried(self.blocks[index].width // columns, self.buffers[index] if buffered else None, weights)
+
     def _pull(self, index: int, block: Block, h: Tensor | None, step: LinearStep) -> tuple[Tensor, float] | None:
         """Walk one block back; return its sensitivity to the used gradient as (matrix, factor), or None if it is 0."""
         p = None if self.parameters is None else self.parameters[index]
@@ -146,19 +136,20 @@ class Adjoints:
             p += h
         moved = h if p is None else p
         b = self.buffers[index]
-        kappa, sigma, gamma = (_slice(value, block) for value in (step.kappa, step.sigma, step.gamma))
+        kappa, sigma, gamma = (entries(value, block) for value in (step.kappa, step.sigma, step.gamma))
         if not step.buffered:
             return None if moved is None else _sensitivity(b, moved, 0.0, gamma, 1.0)
-        pending = self._bear(b, self.pending[block.name])
+        pending = self._bear([b], self.pending[block.name])
         if moved is not None:
             _subtract(b, sigma, moved, 1.0 / pending)
         return _sensitivity(b, moved, kappa, gamma, pending)
 
-    def _bear(self, b: Tensor, pending: float) -> float:
-        """Return the factor by which a buffer is to be read, after applying it if it has become very small."""
+    def _bear(self, buffers: Sequence[Tensor], pending: float) -> float:
+        """Return the factor by which buffers are to be read, after applying it if it has become very small."""
         if pending >= _SMALL:
             return pending
-        b.mul_(pending)
+        for b in buffers:
+            b.mul_(pending)
         return 1.0
 
     def _settle(self, index: int, h: Tensor | None, step: LinearStep, u: Tensor, factor: float) -> None:
@@ -182,7 +173,7 @@ class Adjoints:
         for one in batch:
             gradient = one.gradients.get(block.name)
             if gradient is not None:
-                scale = _slice(one.scale_of(block.name), block)
+                scale = entries(one.scale_of(block.name), block)
                 left = u if isinstance(scale, float) else u * scale
                 part = self._part(gradient, block, 1)
                 alpha = sign * (factor * scale if isinstance(scale, float) else factor)
@@ -215,12 +206,6 @@ class Adjoints:
             if block.name in buffers:
                 second += self.pending[block.name] * _times(self.buffers[index], buffers[block.name], block)
         return first, second
-
-
-def _slice(value: Coefficient, block: Block) -> Coefficient:
-    if isinstance(value, Tensor):
-        return value.reshape(-1)[block.first : block.first + block.width]
-    return float(value)
 
 
 def _subtract(total: Tensor, factor: Coefficient, term: Tensor, times: float) -> None:

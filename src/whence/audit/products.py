@@ -35,10 +35,17 @@ def add_product(
     """
     if left.dtype == right.dtype:
         total.addmm_(left, right.T, alpha=scale)
-    elif right.device.type != "cpu" or _no_slower(right.dtype, left.dtype):
+    elif multiplies_low(right, left):
         total.add_(left.to(right.dtype) @ right.T, alpha=scale)
     else:
         total.addmm_(left, right.to(left.dtype).T, alpha=scale)
+
+
+def multiplies_low(right: Tensor, left: Tensor) -> bool:
+    """Say whether a product of factors of two types is taken in the lower, that of ``right``."""
+    if left.dtype == right.dtype:
+        return False
+    return right.device.type != "cpu" or _no_slower(right.dtype, left.dtype)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def _bound(term: PerExample) -> Float[Tensor, " entries"]:
     """Return, quickly, what the sum of the shares' sizes and the root of the sum of their squares are below."""
     match term:
         case Outer():
-            rows, columns = (torch.linalg.vector_norm(one.flatten(0, 1), dim=0) for one in (term.rows, term.columns))
+            rows, columns = (one.flatten(0, 1).square().sum(0).sqrt() for one in (term.rows, term.columns))
             return torch.outer(rows, columns).reshape(-1)
         case Sum():
             return reduce(torch.add, [_bound(one) for one in term.terms])

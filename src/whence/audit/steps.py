@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from whence.audit.adjoints import Microbatch
+from whence.audit.blocks import Microbatch
 from whence.audit.rounding import nobodys
 from whence.audit.targets import State
 from whence.gradients import Captured, capture

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from whence import compiled
 from whence.gradients.calls import Call
 from whence.gradients.factored import Outer
 from whence.gradients.per_example import Dense, PerExample
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_ROWS, _COLUMNS = 4, 6  # of a group's weight; the compiled kernel computes some such tile, or a larger one, at once
 _ROOM = 2**26  # bytes that the patches may take on an accelerator, where one product of all beats many of few
 
 
@@ -36,6 +38,8 @@ def convolution(call: Call, wanted: frozenset[str]) -> dict[str, PerExample]:
             found["weight"] = patched(layer, padded(layer, a), e)
         elif whole and not a.is_cpu and len(e) * positions * columns * e.itemsize <= _ROOM:
             found["weight"] = at_once(layer, padded(layer, a), e)
+        elif isinstance(layer, nn.Conv1d | nn.Conv2d) and suits_kernel(layer, len(e)) and compiled.has_kernels(e):
+            found["weight"] = by_kernel(layer, padded(layer, a), e)
         else:
             found["weight"] = written(layer, padded(layer, a), e)
     if "bias" in wanted:
@@ -88,6 +92,36 @@ def written(
         one = torch.bmm(block, by_group.transpose(1, 2)).view(examples * groups, inside, last, by_group.shape[1])
         values[(slice(None),) * 3 + offset] = one.movedim(3, 1)
     return Dense(values.reshape(examples, *layer.weight.shape))
+
+
+def suits_kernel(layer: Convolution, examples: int) -> bool:
+    """Say whether the compiled kernel, rather than products, suits a layer.
+
+    It needs rows and columns to fill its tiles, more than one tap, and examples for every thread.
+    """
+    groups, taps = layer.groups, prod(layer.kernel_size)
+    filled = layer.out_channels // groups >= _ROWS and layer.in_channels // groups * taps >= _COLUMNS
+    return filled and taps > 1 and examples * groups >= torch.get_num_threads()
+
+
+def by_kernel(
+    layer: nn.Conv1d | nn.Conv2d,
+    a: Float[Tensor, "examples channels *space"],
+    e: Float[Tensor, "examples rows *positions"],
+) -> Dense:
+    """Return the weight's gradients written out, by the compiled kernel; one axis is two, the first of length 1."""
+    flat = isinstance(layer, nn.Conv1d)
+    kernel, stride, dilation = (
+        (1, int(one[0])) if flat else (int(one[0]), int(one[1]))
+        for one in (layer.kernel_size, layer.stride, layer.dilation)
+    )
+    if flat:
+        a, e = a.unsqueeze(2), e.unsqueeze(2)
+    examples, groups = len(e), layer.groups
+    a = a.reshape(examples * groups, layer.in_channels // groups, *a.shape[2:])
+    e = e.reshape(examples * groups, layer.out_channels // groups, *e.shape[2:])
+    found = compiled.convolution(a, e, kernel, stride, dilation)
+    return Dense(found.view(examples, *layer.weight.shape))
 
 
 def at_once(
