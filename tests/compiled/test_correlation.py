@@ -70,3 +70,10 @@ def test_sums_over_many_positions_err_as_few_roundings() -> None:
 def test_output_gradients_of_another_input_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"see inputs of as many examples and of at least .* Give the input as it is"):
         convolution(torch.zeros(1, 1, 3, 3), torch.zeros(shape), (3, 3), (1, 1), (1, 1))
+
+
+@needs_compiler
+@pytest.mark.parametrize("positions", [(0, 2), (2, 0)])
+def test_a_sum_over_no_positions_is_zero(positions: tuple[int, int]) -> None:
+    found = convolution(torch.ones(1, 1, 5, 5), torch.ones(1, 4, *positions), (3, 3), (1, 1), (1, 1))
+    assert torch.equal(found, torch.zeros(1, 4, 1, 3, 3))

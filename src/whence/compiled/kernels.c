@@ -184,7 +184,7 @@ INLINE void correlate(const convolution_job *job, const REAL *const *place, cons
 
 static void convolve_part(const convolution_job *job, long example, REAL *gradients) {
     const long positions = job->positions[0] * job->positions[1], taps = job->kernel[0] * job->kernel[1];
-    const long lines = job->positions[1] < AT_ONCE ? AT_ONCE / job->positions[1] : 1;
+    const long across = job->positions[1] ? job->positions[1] : 1, lines = across < AT_ONCE ? AT_ONCE / across : 1;
     const long entries = job->channels * taps, plane = job->height * job->width;
     const REAL *input = job->input + example * job->channels * plane;
     const REAL *outputs = job->output_gradients + example * job->rows * positions;
